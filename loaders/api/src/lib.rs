@@ -1,0 +1,89 @@
+//! What a loader is to the server: a pattern of keys, and a way to bring the values of some of them.
+//!
+//! No database here, no runtime, no protocol: only the words both sides share.
+
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// Loads values for keys of one pattern. Shared by all tasks of the loader runtime.
+pub trait Loader: Send + Sync + 'static {
+    /// Whether this loader loads `key`: it fits the pattern, every placeholder parses, and the text is the canonical text
+    /// of its values (`user:42`, not `user:042`). Called on data threads, for misses only; must not block or allocate much.
+    fn matches(&self, key: &[u8]) -> bool;
+
+    /// Loads all keys of the request, with one query where the loader has a batch query. One answer per key, in order.
+    /// Never cancelled by the caller; ends by itself within about the source's statement timeout.
+    fn load(&self, request: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>>;
+
+    /// Most keys in one request; 1 if there is no batch query.
+    fn batch_max(&self) -> usize;
+
+    /// What would be asked for `key`, as field and value (`sql`, `batch_sql`, `param 1` …), for `LOADER EXPLAIN`.
+    fn explain(&self, key: &[u8]) -> Vec<(&'static str, String)>;
+
+    /// Whether the source answered when it was last needed; the text says what is wrong.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// Keys to load together.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    /// Keys that this loader matches, without duplicates, at most `batch_max`.
+    pub keys: Vec<Bytes>,
+}
+
+/// The answer for one key.
+pub type Loaded = Result<Row, LoadError>;
+
+/// What the source has for a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// The value as it will be cached.
+    Value {
+        /// JSON, or the bytes of the column.
+        value: Bytes,
+        /// From the version column, if the loader has one: microseconds for timestamps, the number for integers.
+        version: Option<u64>,
+    },
+    /// There is no such row.
+    Absent,
+}
+
+/// Why a load brought nothing. Absence is a [`Row`], not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// The source cannot be reached, or no connection came free in time. Worth another try later.
+    Unavailable(String),
+    /// The query ran into a time limit. Worth another try later.
+    Timeout(Duration),
+    /// The source refused the query, or sent what the loader cannot turn into a value. Asking again will not help
+    /// until somebody changes the data, the schema or the configuration.
+    Rejected(String),
+    /// The row is larger than the loader's limit, in bytes.
+    TooLarge { bytes: usize, bytes_max: usize },
+}
+
+impl LoadError {
+    /// Whether the same load may succeed later without a change by anyone.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Timeout(_))
+    }
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unavailable(reason) => write!(f, "source unavailable: {reason}"),
+            Self::Timeout(after) => write!(f, "no answer within {} ms", after.as_millis()),
+            Self::Rejected(reason) => write!(f, "rejected: {reason}"),
+            Self::TooLarge { bytes, bytes_max } => write!(f, "row of {bytes} bytes is over the limit of {bytes_max}"),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}

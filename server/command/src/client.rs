@@ -1,0 +1,65 @@
+//! The state of one connection that commands read and write.
+
+use leasehold_keyspace::Db;
+
+/// A connection as its commands see it. The socket and the buffers belong to the binary.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Unique on the node, never reused; `CLIENT ID`.
+    pub id: u64,
+    /// Reactor thread that owns the connection.
+    pub thread: u16,
+    pub db: Db,
+    pub authenticated: bool,
+    pub name: Vec<u8>,
+    pub lib_name: Vec<u8>,
+    pub lib_version: Vec<u8>,
+    /// Address of the peer, `host:port`.
+    pub address: String,
+    /// Our address on this connection.
+    pub local_address: String,
+    pub reply_mode: ReplyMode,
+    pub no_evict: bool,
+    pub no_touch: bool,
+    /// Server time in ms.
+    pub connected_at_ms: u64,
+    /// Index in the command table of the last command, for `CLIENT LIST`.
+    pub last_command: Option<u16>,
+    /// Number of the command under way, counted per connection; part of its [`leasehold_keyspace::Waiter`]s.
+    pub ticket: u32,
+}
+
+/// `CLIENT REPLY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyMode {
+    On,
+    Off,
+    /// The reply to `CLIENT REPLY SKIP` itself is not sent, nor that to the command after it.
+    SkipNext,
+    /// The command under way is the one to be skipped.
+    Skip,
+}
+
+impl Client {
+    /// A client just connected.
+    #[must_use]
+    pub fn new(id: u64, thread: u16, address: String, local_address: String, now_ms: u64) -> Self {
+        Self {
+            id,
+            thread,
+            db: Db(0),
+            authenticated: false,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            address,
+            local_address,
+            reply_mode: ReplyMode::On,
+            no_evict: false,
+            no_touch: false,
+            connected_at_ms: now_ms,
+            last_command: None,
+            ticket: 0,
+        }
+    }
+}

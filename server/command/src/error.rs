@@ -1,0 +1,86 @@
+//! Every error a client can cause, with its text. The texts are Redis's where Redis has the error.
+
+use std::fmt;
+
+/// The client's fault, or the node's state: an error reply, and the connection goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyError {
+    /// No such command; the text lists the arguments as Redis does.
+    UnknownCommand {
+        name: Vec<u8>,
+        arguments: Vec<Vec<u8>>,
+    },
+    UnknownSubcommand {
+        name: Vec<u8>,
+        command: &'static str,
+    },
+    /// `command` in lower case, `a|b` for subcommands.
+    WrongArity {
+        command: String,
+    },
+    Syntax,
+    NotAnInteger,
+    NotAFloat,
+    /// `command` in lower case.
+    InvalidExpire {
+        command: &'static str,
+    },
+    NoSuchKey,
+    OutOfRange,
+    DbIndexOutOfRange,
+    OutOfMemory,
+    NoAuth,
+    WrongPassword,
+    NoProto,
+    /// Any other text, with its code.
+    Text(String),
+}
+
+impl ReplyError {
+    /// An error with the code `ERR`.
+    #[must_use]
+    pub fn err(text: impl fmt::Display) -> Self {
+        Self::Text(format!("ERR {text}"))
+    }
+}
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownCommand { name, arguments } => {
+                // As Redis: at most 128 bytes of the name and of the arguments together.
+                let name = String::from_utf8_lossy(&name[..name.len().min(128)]);
+                let mut list = String::new();
+                for argument in arguments {
+                    if list.len() >= 128 {
+                        break;
+                    }
+                    let shown = argument.len().min(128 - list.len());
+                    list.push_str(&format!("'{}' ", String::from_utf8_lossy(&argument[..shown])));
+                }
+                write!(f, "ERR unknown command '{name}', with args beginning with: {list}")
+            }
+            Self::UnknownSubcommand { name, command } => {
+                let name = String::from_utf8_lossy(&name[..name.len().min(128)]);
+                write!(f, "ERR unknown subcommand '{name}'. Try {command} HELP.")
+            }
+            Self::WrongArity { command } => {
+                write!(f, "ERR wrong number of arguments for '{command}' command")
+            }
+            Self::Syntax => f.write_str("ERR syntax error"),
+            Self::NotAnInteger => f.write_str("ERR value is not an integer or out of range"),
+            Self::NotAFloat => f.write_str("ERR value is not a valid float"),
+            Self::InvalidExpire { command } => write!(f, "ERR invalid expire time in '{command}' command"),
+            Self::NoSuchKey => f.write_str("ERR no such key"),
+            Self::OutOfRange => f.write_str("ERR index out of range"),
+            Self::DbIndexOutOfRange => f.write_str("ERR DB index is out of range"),
+            Self::OutOfMemory => f.write_str("OOM command not allowed when used memory > 'maxmemory'."),
+            Self::NoAuth => f.write_str("NOAUTH Authentication required."),
+            Self::WrongPassword => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
+            Self::NoProto => f.write_str("NOPROTO unsupported protocol version"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ReplyError {}

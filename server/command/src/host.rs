@@ -1,0 +1,128 @@
+//! What commands need of the world outside: loaders, configuration, other clients, the machine.
+//!
+//! Two implementations: the binary, and the simulator in `tests/`. Nothing here is on the path of a hit.
+
+use crate::error::ReplyError;
+use leasehold_keyspace::{Db, Load, Waiter};
+
+/// See the module.
+pub trait Host {
+    // Loaders.
+
+    /// The loader of a key, if one matches.
+    fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy>;
+
+    /// Starts a load whose lease the server holds. It ends in [`leasehold_keyspace::Keyspace::fill`] or `fail`, at the
+    /// latest after the loader's hard timeout, whatever becomes of the clients.
+    ///
+    /// # Errors
+    /// The text of the error reply (`LOADBUSY …`), when the loader's queue is full or the loader is paused. The caller
+    /// passes it to `Keyspace::fail`.
+    fn start_load(&self, load: Load) -> Result<(), String>;
+
+    /// Loaders in the order of the configuration.
+    fn loaders(&self) -> Vec<LoaderView>;
+
+    /// `LOADER EXPLAIN`: how this key would be loaded, as field and value; `None` if no loader matches.
+    fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>>;
+
+    /// `LOADER TEST`: runs the key's load without storing anything; the answer comes as a wake of `waiter`.
+    ///
+    /// # Errors
+    /// The text of the error reply.
+    fn test_load(&self, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String>;
+
+    // Configuration.
+
+    /// `CONFIG GET`: name and value of each option whose name (Redis's or ours) matches one of the glob patterns.
+    fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)>;
+
+    /// `CONFIG SET`: all or none.
+    ///
+    /// # Errors
+    /// Which option is unknown, fixed at start or out of range.
+    fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), ReplyError>;
+
+    /// `CONFIG RESETSTAT`.
+    fn reset_stats(&self);
+
+    /// Number of databases.
+    fn databases(&self) -> u8;
+
+    /// Whether `password` is right for `user` (`default` if none was named). `None`: no password is configured.
+    fn check_password(&self, user: &[u8], password: &[u8]) -> Option<bool>;
+
+    /// Whether clients must authenticate.
+    fn password_required(&self) -> bool;
+
+    // The node.
+
+    /// The text of `INFO` for these sections (lower case; empty: the default set).
+    fn info(&self, sections: &[&[u8]]) -> String;
+
+    /// Wall clock in microseconds since 1970, for `TIME`.
+    fn wall_us(&self) -> u64;
+
+    /// All connections, in order of id.
+    fn clients(&self) -> Vec<ClientRow>;
+
+    /// Closes the matching connections of all threads; how many. The caller's own, if it matches, is counted but left
+    /// to the caller to close.
+    fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize;
+}
+
+/// What a reader of a loader's key must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderPolicy {
+    /// Index of the loader.
+    pub loader: u32,
+    /// Whether GET and MGET load (`mode = "transparent"`), or only LOADTHROUGH.
+    pub transparent: bool,
+    pub serve_stale: ServeStale,
+    /// After so long a stale value is served instead of waiting on, in ms.
+    pub soft_timeout_ms: u64,
+    /// After so long the waiter gets `-LOADFAIL`, in ms.
+    pub hard_timeout_ms: u64,
+}
+
+/// `serve_stale` of a loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeStale {
+    /// Readers wait for the load.
+    Never,
+    /// Readers wait; the stale value is the answer when the load fails or takes longer than the soft timeout.
+    OnError,
+    /// Readers get the stale value at once; a load refreshes it behind them.
+    Always,
+}
+
+/// One loader in `LOADER LIST` and `LOADER STATS`.
+#[derive(Clone, Debug, Default)]
+pub struct LoaderView {
+    pub name: String,
+    /// Fields of `LOADER LIST` (match, source, mode, value, ttl_ms, state …) in order.
+    pub settings: Vec<(&'static str, String)>,
+    /// Counters of `LOADER STATS` in order.
+    pub counters: Vec<(&'static str, i64)>,
+}
+
+/// One connection in `CLIENT LIST`.
+#[derive(Clone, Debug, Default)]
+pub struct ClientRow {
+    pub id: u64,
+    /// The whole line without a line end: `id=… addr=… …`.
+    pub line: String,
+}
+
+/// Which connections `CLIENT KILL` means; all named conditions must hold.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFilter {
+    pub ids: Vec<u64>,
+    pub address: Option<String>,
+    pub local_address: Option<String>,
+    pub user: Option<String>,
+    /// `normal`, `master`, `replica`, `pubsub`.
+    pub kind: Option<String>,
+    pub age_s_min: Option<u64>,
+    pub skip_caller: bool,
+}

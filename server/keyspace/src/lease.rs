@@ -1,0 +1,181 @@
+//! Leases: who may fill a missing key, and whether what they bring may still be stored.
+
+use crate::settings::Db;
+use crate::turn::Waiter;
+use bytes::Bytes;
+
+/// Who asks to fill a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimant {
+    /// A client, by GETL: the winner gets a token.
+    Client,
+    /// The server itself, for a reader of this loader's key.
+    Server {
+        /// Index of the loader.
+        loader: u32,
+    },
+}
+
+/// What a reader that missed asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Who would fill the key.
+    pub claimant: Claimant,
+    /// How long the token shall be valid, in ms; `None` = the configured time.
+    pub lease_ms: Option<u64>,
+    /// An entry with a version below this counts as stale.
+    pub version_min: Option<u64>,
+    /// Treat a fresh value as stale (`LOADTHROUGH … FRESH`).
+    pub fresh_required: bool,
+    /// Park this waiter if another holds the lease.
+    pub waiter: Option<Waiter>,
+}
+
+/// What a claim came to.
+#[derive(Clone, Debug)]
+pub enum Claimed {
+    /// Somebody filled the key meanwhile.
+    Hit {
+        /// The value.
+        value: Bytes,
+        /// The external version if there is one, else the internal.
+        version: u64,
+        /// End of the fresh life in server time.
+        expire_at_ms: Option<u64>,
+    },
+    /// The source is known to have no such key.
+    Negative {
+        /// How long this is remembered, in ms.
+        ttl_ms: u64,
+        /// Version of the negative entry.
+        version: u64,
+    },
+    /// The claimant is the holder. A server's waiter, if given, is parked already.
+    Lead {
+        /// Names the lease; above 1.
+        token: u64,
+        /// How long the token is valid, in ms.
+        lease_ms: u64,
+        /// The stale value, if there is one.
+        stale: Option<Bytes>,
+        /// A fill must have a version of at least this, if it has one; 0 = none.
+        version_floor: u64,
+    },
+    /// Another holds the lease and no waiter was given, or no more may park.
+    Wait {
+        /// When a new token may be issued, in ms from now.
+        retry_after_ms: u64,
+        /// The stale value, if there is one.
+        stale: Option<Bytes>,
+        /// Version of the stale value, or 0.
+        version: u64,
+    },
+    /// Another holds the lease; the waiter is parked.
+    Parked {
+        /// The stale value, if there is one: for an answer when the wait is over.
+        stale: Option<Bytes>,
+        /// Version of the stale value, or 0.
+        version: u64,
+    },
+}
+
+/// What a holder brings.
+#[derive(Clone, Copy, Debug)]
+pub enum Fill<'a> {
+    /// The value of the key.
+    Value {
+        /// The bytes.
+        value: &'a [u8],
+        /// TTL of the fresh life from now in ms; `None` = no end. `KEEPTTL` is resolved by the caller giving `Keep`.
+        expiry: crate::keyspace::Expiry,
+        /// How long the entry stays readable as stale after that, in ms.
+        stale_for_ms: u64,
+        /// External version.
+        version: Option<u64>,
+    },
+    /// The source has no such key.
+    Absent {
+        /// How long to remember it, in ms.
+        ttl_ms: u64,
+    },
+}
+
+/// What became of a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Stored; waiters have it.
+    Stored {
+        /// Internal version of the entry.
+        version: u64,
+    },
+    /// Stored, but only as a stale value: the key was softly invalidated meanwhile.
+    Stale,
+    /// Not stored.
+    Lost(LostReason),
+}
+
+/// Why a fill was not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostReason {
+    /// The key was written, deleted or invalidated since the token was issued.
+    Revoked,
+    /// A newer token has filled the key.
+    Superseded,
+    /// No such token: evicted, timed out, of another key, of another boot or node.
+    Unknown,
+    /// The key has this version or a newer one already.
+    OlderVersion,
+}
+
+impl LostReason {
+    /// The word in the reply `LOST <reason>`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Superseded => "superseded",
+            Self::Unknown => "unknown",
+            Self::OlderVersion => "older-version",
+        }
+    }
+}
+
+/// How a holder gives up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Release {
+    /// The source has no such key: remember it so long, in ms.
+    pub negative_ms: Option<u64>,
+    /// Issue no new token for so long, in ms.
+    pub backoff_ms: Option<u64>,
+}
+
+/// How a key is invalidated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalidation {
+    /// The entry is gone.
+    Hard,
+    /// The entry is stale from now on, for so many ms; `None` = its own `stale_for`, or the configured time.
+    Soft {
+        /// Milliseconds, or the entry's own.
+        stale_ms: Option<u64>,
+    },
+}
+
+/// One line of `LEASES`.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    /// Database of the key.
+    pub db: Db,
+    /// The key.
+    pub key: Bytes,
+    /// The newest token, 0 if none is valid.
+    pub token: u64,
+    /// Whether a client holds it, or the server.
+    pub claimant: Claimant,
+    /// Server time at which it was issued.
+    pub issued_at_ms: u64,
+    /// How long it is valid still, in ms.
+    pub lease_left_ms: u64,
+    /// Commands parked on the key.
+    pub waiters: usize,
+}

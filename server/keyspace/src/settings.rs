@@ -1,0 +1,69 @@
+//! What the keyspace is told at start, and what an operator may change while it runs.
+
+/// A logical database, as chosen by `SELECT`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Db(pub u8);
+
+/// Databases a keyspace can hold.
+pub const DATABASES_MAX: usize = 16;
+
+/// The random key of the hash function; a fresh one per process keeps key floods out of one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct HashSeed(pub [u64; 4]);
+
+/// What to evict when memory is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvictionPolicy {
+    /// Nothing: writes that need memory are refused.
+    NoEviction,
+    /// The least recently used of all entries.
+    AllKeysLru,
+    /// The least recently used of the entries with a TTL.
+    VolatileLru,
+    /// Any entry.
+    AllKeysRandom,
+    /// Any entry with a TTL.
+    VolatileRandom,
+    /// The entry whose TTL ends first.
+    VolatileTtl,
+}
+
+/// Settings of a [`crate::Keyspace`].
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Number of shards, a power of two from 1 to 4096.
+    pub shards: usize,
+    /// Memory for entries, tables, absences and leases in bytes; 0 = no limit. Live.
+    pub memory_bytes_max: u64,
+    /// Live.
+    pub policy: EvictionPolicy,
+    /// Entries looked at to find one victim, 1 to 64. Live.
+    pub eviction_samples: u8,
+    /// Memory for negative entries and tombstones in bytes, within `memory_bytes_max`. Live.
+    pub absence_bytes_max: u64,
+    /// Wall clock at boot, milliseconds since 1970: makes versions and tokens of this boot larger than of any before.
+    pub boot_unix_ms: u64,
+    /// See [`LeaseSettings`].
+    pub lease: LeaseSettings,
+}
+
+/// Defaults and bounds of leases. All live.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseSettings {
+    /// How long a token is valid, in ms, when the client names no time.
+    pub lease_ms: u64,
+    /// Longest time a client may ask for, in ms.
+    pub lease_ms_max: u64,
+    /// Least time between two tokens of a key in ms; `None` = min(lease, 4 × the key's recent load time).
+    pub reissue_after_ms: Option<u64>,
+    /// Waiters that may park on one key.
+    pub waiters_per_key_max: usize,
+    /// Waiters that may park in all.
+    pub waiters_max: usize,
+    /// Lease records in all; over it the oldest record without waiters goes, and its tokens are lost.
+    pub records_max: usize,
+    /// How long a key stays remembered as deleted at a version, in ms.
+    pub tombstone_ttl_ms: u64,
+    /// How long an entry softly invalidated stays readable as stale, in ms, when neither the entry nor the caller says.
+    pub invalidated_stale_ms: u64,
+}
