@@ -10,9 +10,10 @@ pub enum ReplyError {
         name: Vec<u8>,
         arguments: Vec<Vec<u8>>,
     },
+    /// `command` in upper case.
     UnknownSubcommand {
         name: Vec<u8>,
-        command: &'static str,
+        command: String,
     },
     /// `command` in lower case, `a|b` for subcommands.
     WrongArity {

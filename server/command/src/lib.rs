@@ -7,13 +7,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bitmap;
 pub mod client;
+pub mod connection;
 pub mod context;
 pub mod dispatch;
 pub mod error;
+pub mod generic;
 pub mod host;
+pub mod lease;
+pub mod loader;
 pub mod parked;
+pub mod server;
 pub mod spec;
+pub mod string;
 pub mod table;
 
 pub use client::{Client, ReplyMode};

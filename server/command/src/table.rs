@@ -1,17 +1,325 @@
 //! The one command table, and lookup in it.
+//!
+//! [`TABLE`] joins the groups' lists; the lookup table over it is built by the compiler. A name of at most
+//! [`NAME_BYTES_MAX`] bytes folds into two words and its length, which together are the name in lower case, so that one
+//! multiplication and usually one comparison find a command, without a loop over its letters and without allocation.
+//! Subcommands are few, rare on hot paths, and searched one by one.
 
 use crate::error::ReplyError;
-use crate::spec::Spec;
+use crate::spec::{Keys, Spec};
+use crate::{bitmap, connection, generic, lease, loader, server, string};
 use leasehold_protocol::Request;
 
+/// Longest name of a command in bytes; subcommands may be longer.
+pub const NAME_BYTES_MAX: usize = 16;
+
+/// Longest key in bytes that a command accepts.
+pub const KEY_BYTES_MAX: usize = 65_535;
+
+static GROUPS: [&[&Spec]; 7] =
+    [connection::SPECS, generic::SPECS, string::SPECS, bitmap::SPECS, lease::SPECS, loader::SPECS, server::SPECS];
+
 /// All commands, in the order of their groups.
-pub static TABLE: &[&Spec] = &[];
+pub static TABLE: &[&Spec] = &JOINED;
+
+static JOINED: [&Spec; COMMANDS] = join();
+
+const COMMANDS: usize = {
+    let mut total = 0;
+    let mut group = 0;
+    while group < GROUPS.len() {
+        total += GROUPS[group].len();
+        group += 1;
+    }
+    total
+};
+
+const fn join() -> [&'static Spec; COMMANDS] {
+    let mut joined: [&'static Spec; COMMANDS] = [&PLACEHOLDER; COMMANDS];
+    let (mut group, mut next) = (0, 0);
+    while group < GROUPS.len() {
+        let mut index = 0;
+        while index < GROUPS[group].len() {
+            joined[next] = GROUPS[group][index];
+            next += 1;
+            index += 1;
+        }
+        group += 1;
+    }
+    joined
+}
+
+/// Fills `join`'s array before the real rows do.
+static PLACEHOLDER: Spec = Spec {
+    name: "",
+    summary: "",
+    group: crate::spec::Group::Server,
+    since: "",
+    complexity: "",
+    arity: 0,
+    flags: crate::spec::Flags::NONE,
+    keys: Keys::None,
+    arguments: &[],
+    subcommands: &[],
+    run: |_, _| crate::Outcome::Replied,
+};
 
 /// The command (or subcommand) that a request names, with its index in the statistics; arity is checked.
 ///
 /// # Errors
 /// [`ReplyError::UnknownCommand`], [`ReplyError::UnknownSubcommand`], [`ReplyError::WrongArity`].
+#[inline]
 pub fn find(request: Request<'_>) -> Result<(u16, &'static Spec), ReplyError> {
-    let _ = request;
-    todo!()
+    let Some((index, spec)) = command(request.arg(0)) else {
+        return Err(unknown_command(request));
+    };
+    if spec.subcommands.is_empty() || request.len() == 1 {
+        if !arity_accepts(spec.arity, request.len()) {
+            return Err(ReplyError::WrongArity { command: spec.name.to_owned() });
+        }
+        return Ok((index, spec));
+    }
+    find_subcommand(index, spec, request)
 }
+
+#[cold]
+fn unknown_command(request: Request<'_>) -> ReplyError {
+    // The text shows 128 bytes of arguments at most, each in quotes and with a space.
+    let arguments = request.args_from(1).take(64).map(|argument| argument[..argument.len().min(128)].to_vec());
+    ReplyError::UnknownCommand { name: request.arg(0).to_vec(), arguments: arguments.collect() }
+}
+
+fn find_subcommand(index: u16, spec: &'static Spec, request: Request<'_>) -> Result<(u16, &'static Spec), ReplyError> {
+    let word = request.arg(1);
+    let Some((position, subcommand)) = subcommand(spec, word) else {
+        return Err(ReplyError::UnknownSubcommand { name: word.to_vec(), command: spec.name.to_ascii_uppercase() });
+    };
+    if !arity_accepts(subcommand.arity, request.len()) {
+        return Err(ReplyError::WrongArity { command: format!("{}|{}", spec.name, subcommand.name) });
+    }
+    Ok((index + 1 + position as u16, subcommand))
+}
+
+/// Whether so many arguments, the name included, satisfy an arity as specs state it.
+#[inline]
+#[must_use]
+pub const fn arity_accepts(arity: i32, arguments: usize) -> bool {
+    if arity >= 0 { arguments == arity as usize } else { arguments >= arity.unsigned_abs() as usize }
+}
+
+/// The command of this name in any case, with its index in the statistics.
+#[inline]
+#[must_use]
+pub fn command(name: &[u8]) -> Option<(u16, &'static Spec)> {
+    let folded = fold(name)?;
+    let mut place = folded.place();
+    loop {
+        let row = &LOOKUP[place];
+        if row.name.matches(&folded) {
+            return Some((row.index, TABLE[row.position as usize]));
+        }
+        if row.name.len == 0 {
+            return None;
+        }
+        place = (place + 1) % LOOKUP_LEN;
+    }
+}
+
+/// The subcommand of this name in any case, with its position in `spec.subcommands`.
+#[must_use]
+pub fn subcommand(spec: &'static Spec, name: &[u8]) -> Option<(usize, &'static Spec)> {
+    spec.subcommands.iter().enumerate().find(|(_, subcommand)| subcommand.name.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// `get`, `client|setname`: a command or subcommand by its full name in any case, with its index.
+#[must_use]
+pub fn by_full_name(name: &[u8]) -> Option<(u16, &'static Spec)> {
+    let Some(bar) = name.iter().position(|byte| *byte == b'|') else {
+        return command(name);
+    };
+    let (index, spec) = command(&name[..bar])?;
+    let (position, subcommand) = subcommand(spec, &name[bar + 1..])?;
+    Some((index + 1 + position as u16, subcommand))
+}
+
+/// One row of the statistics: a command, or a subcommand with its command.
+#[derive(Clone, Copy, Debug)]
+pub struct Indexed {
+    /// The command that contains this one.
+    pub container: Option<&'static Spec>,
+    /// The command or subcommand itself.
+    pub spec: &'static Spec,
+}
+
+impl Indexed {
+    /// `get`, or `client|setname`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        match self.container {
+            Some(container) => format!("{}|{}", container.name, self.spec.name),
+            None => self.spec.name.to_owned(),
+        }
+    }
+}
+
+/// Commands and subcommands together: the indices that [`find`] gives are below this.
+#[must_use]
+pub const fn commands_total() -> usize {
+    TOTAL
+}
+
+/// The command or subcommand at an index that [`find`] gave.
+#[must_use]
+pub fn spec_by_index(index: u16) -> Option<Indexed> {
+    // Containers are few, and this is for CLIENT LIST and statistics: a walk is good enough.
+    let mut first = 0;
+    for spec in TABLE.iter().copied() {
+        let offset = usize::from(index) - first;
+        if offset == 0 {
+            return Some(Indexed { container: None, spec });
+        }
+        if offset <= spec.subcommands.len() {
+            return Some(Indexed { container: Some(spec), spec: &spec.subcommands[offset - 1] });
+        }
+        first += 1 + spec.subcommands.len();
+    }
+    None
+}
+
+const TOTAL: usize = {
+    let mut total = 0;
+    let mut position = 0;
+    while position < COMMANDS {
+        total += 1 + JOINED[position].subcommands.len();
+        position += 1;
+    }
+    total
+};
+
+const _: () = assert!(TOTAL <= u16::MAX as usize, "an index of the statistics is a u16");
+
+/// The places of the keys among the arguments of a request: `arguments` in number, the name included. Empty if `keys`
+/// does not fit the request.
+pub fn key_positions<'a>(
+    keys: Keys,
+    arguments: usize,
+    argument: impl Fn(usize) -> &'a [u8],
+) -> std::iter::StepBy<std::ops::Range<usize>> {
+    const NOTHING: std::ops::Range<usize> = 0..0;
+    match keys {
+        Keys::None => NOTHING.step_by(1),
+        Keys::Range { first, last, step } => {
+            let last = if last < 0 { arguments as i64 + i64::from(last) } else { i64::from(last) };
+            let end = (last + 1).clamp(i64::from(first), (arguments as i64).max(i64::from(first))) as usize;
+            (first as usize..end).step_by(step.max(1) as usize)
+        }
+        Keys::Counted { numkeys, step } => {
+            let (first, step) = (numkeys + 1, step.max(1));
+            if arguments <= first {
+                return NOTHING.step_by(1);
+            }
+            let count = std::str::from_utf8(argument(numkeys)).ok().and_then(|text| text.parse::<usize>().ok());
+            match count.and_then(|count| count.checked_mul(step)) {
+                Some(span) if span <= arguments - first => (first..first + span).step_by(step),
+                _ => NOTHING.step_by(1),
+            }
+        }
+    }
+}
+
+/// The keys of a request.
+pub fn keys_of<'a>(spec: &Spec, request: Request<'a>) -> impl Iterator<Item = &'a [u8]> {
+    key_positions(spec.keys, request.len(), move |index| request.arg(index)).map(move |index| request.arg(index))
+}
+
+/// A name in lower case, in a form that compares in three steps. Names of 8 bytes and more fill both words from their
+/// two ends, shorter ones leave `high` 0; with the length this tells all names apart.
+#[derive(Clone, Copy)]
+struct Folded {
+    low: u64,
+    high: u64,
+    len: u64,
+}
+
+impl Folded {
+    #[inline]
+    const fn matches(&self, other: &Self) -> bool {
+        self.low == other.low && self.high == other.high && self.len == other.len
+    }
+
+    #[inline]
+    const fn place(&self) -> usize {
+        // Fibonacci hashing: the upper bits of a product with an odd constant depend on all bits below.
+        let mixed = (self.low ^ self.high.rotate_left(23) ^ self.len).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> (64 - LOOKUP_BITS)) as usize
+    }
+}
+
+/// `None`: no command has so long a name, or an empty one.
+#[inline]
+const fn fold(name: &[u8]) -> Option<Folded> {
+    let len = name.len();
+    let (low, high) = match len {
+        8..=NAME_BYTES_MAX => (eight(name, 0), eight(name, len - 8)),
+        4..=7 => (four(name, 0) | four(name, len - 4) << 32, 0),
+        1..=3 => (name[0] as u64 | (name[len / 2] as u64) << 8 | (name[len - 1] as u64) << 16, 0),
+        _ => return None,
+    };
+    Some(Folded { low: lower(low), high: lower(high), len: len as u64 })
+}
+
+#[inline]
+const fn eight(bytes: &[u8], at: usize) -> u64 {
+    four(bytes, at) | four(bytes, at + 4) << 32
+}
+
+#[inline]
+const fn four(bytes: &[u8], at: usize) -> u64 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as u64
+}
+
+/// Sets the case bit of each byte from `A` to `Z`, all eight at once.
+#[inline]
+const fn lower(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // Without their top bits the bytes cannot carry into one another; a byte that had it is no letter.
+    let seven = word & (0x7f * EACH);
+    let from_a = seven + (0x80 - b'A' as u64) * EACH;
+    let past_z = seven + (0x80 - b'Z' as u64 - 1) * EACH;
+    let letters = from_a & !past_z & !word & (0x80 * EACH);
+    word | (letters >> 2)
+}
+
+/// One place of the lookup table; `name.len == 0`: free.
+#[derive(Clone, Copy)]
+struct Row {
+    name: Folded,
+    /// Where in [`TABLE`].
+    position: u16,
+    /// In the statistics, where subcommands are counted too.
+    index: u16,
+}
+
+const LOOKUP_BITS: u32 = 9;
+const LOOKUP_LEN: usize = 1 << LOOKUP_BITS;
+// At a quarter full nearly every search ends at its first place.
+const _: () = assert!(COMMANDS * 3 <= LOOKUP_LEN);
+
+static LOOKUP: [Row; LOOKUP_LEN] = {
+    let free = Row { name: Folded { low: 0, high: 0, len: 0 }, position: 0, index: 0 };
+    let mut rows = [free; LOOKUP_LEN];
+    let (mut position, mut index) = (0, 0);
+    while position < COMMANDS {
+        let spec = JOINED[position];
+        let Some(name) = fold(spec.name.as_bytes()) else { panic!("a command's name is empty or too long") };
+        let mut place = name.place();
+        while rows[place].name.len != 0 {
+            assert!(!rows[place].name.matches(&name), "two commands have one name");
+            place = (place + 1) % LOOKUP_LEN;
+        }
+        rows[place] = Row { name, position: position as u16, index: index as u16 };
+        index += 1 + spec.subcommands.len();
+        position += 1;
+    }
+    rows
+};

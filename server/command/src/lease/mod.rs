@@ -1,0 +1,6 @@
+//! Lease commands.
+
+use crate::spec::Spec;
+
+/// The commands of this group.
+pub static SPECS: &[&Spec] = &[];

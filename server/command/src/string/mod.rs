@@ -1,0 +1,6 @@
+//! String commands.
+
+use crate::spec::Spec;
+
+/// The commands of this group.
+pub static SPECS: &[&Spec] = &[];
