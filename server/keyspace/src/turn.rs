@@ -91,6 +91,10 @@ pub enum WakeEvent {
     },
     /// The waiter is the holder now.
     Lead {
+        /// The key that the lease is for, so that a lease nobody takes any more can be given back.
+        db: Db,
+        /// See `db`.
+        key: Bytes,
         /// Names the lease.
         token: u64,
         /// How long the token is valid, in ms.
