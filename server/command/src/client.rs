@@ -1,6 +1,6 @@
 //! The state of one connection that commands read and write.
 
-use leasehold_keyspace::Db;
+use leasehold_keyspace::{Access, Db};
 
 /// A connection as its commands see it. The socket and the buffers belong to the binary.
 #[derive(Clone, Debug)]
@@ -61,5 +61,12 @@ impl Client {
             last_command: None,
             ticket: 0,
         }
+    }
+
+    /// How this client's reads of values count.
+    #[inline]
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.no_touch { Access::Quiet } else { Access::Touch }
     }
 }

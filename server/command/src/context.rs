@@ -1,6 +1,7 @@
 //! What a handler works with, and what it answers.
 
 use crate::client::Client;
+use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
 use leasehold_keyspace::{Keyspace, Turn};
@@ -25,4 +26,15 @@ pub enum Outcome {
     Parked(Box<Parked>),
     /// The reply is written; the connection closes once it is sent.
     Close,
+}
+
+impl Context<'_> {
+    /// How a handler that may fail ends: its error, if there is one, is the reply. It must have written nothing then.
+    #[inline]
+    pub fn conclude(&mut self, result: Result<(), ReplyError>) -> Outcome {
+        if let Err(error) = result {
+            self.reply.error(&error);
+        }
+        Outcome::Replied
+    }
 }

@@ -22,6 +22,16 @@ pub enum ReplyError {
     Syntax,
     NotAnInteger,
     NotAFloat,
+    /// Behind `VER` or `MINVER`.
+    NotAVersion,
+    /// `INCR` and its kind.
+    Overflow,
+    /// `DECRBY` by the one number that has no negative.
+    DecrementOverflow,
+    NotFinite,
+    /// A value would grow over `proto-max-bulk-len`.
+    ValueTooLong,
+    OffsetOutOfRange,
     /// `command` in lower case.
     InvalidExpire {
         command: &'static str,
@@ -71,6 +81,12 @@ impl fmt::Display for ReplyError {
             Self::Syntax => f.write_str("ERR syntax error"),
             Self::NotAnInteger => f.write_str("ERR value is not an integer or out of range"),
             Self::NotAFloat => f.write_str("ERR value is not a valid float"),
+            Self::NotAVersion => f.write_str("ERR version is not an unsigned 64-bit integer"),
+            Self::Overflow => f.write_str("ERR increment or decrement would overflow"),
+            Self::DecrementOverflow => f.write_str("ERR decrement would overflow"),
+            Self::NotFinite => f.write_str("ERR increment would produce NaN or Infinity"),
+            Self::ValueTooLong => f.write_str("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
+            Self::OffsetOutOfRange => f.write_str("ERR offset is out of range"),
             Self::InvalidExpire { command } => write!(f, "ERR invalid expire time in '{command}' command"),
             Self::NoSuchKey => f.write_str("ERR no such key"),
             Self::OutOfRange => f.write_str("ERR index out of range"),

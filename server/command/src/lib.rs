@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod argument;
 pub mod bitmap;
 pub mod client;
 pub mod connection;
