@@ -15,6 +15,7 @@ pub mod context;
 pub mod dispatch;
 pub mod error;
 pub mod generic;
+pub mod glob;
 pub mod host;
 pub mod lease;
 pub mod loader;
@@ -23,6 +24,8 @@ pub mod server;
 pub mod spec;
 pub mod string;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use client::{Client, ReplyMode};
 pub use context::{Context, Outcome};

@@ -41,6 +41,68 @@ pub struct Argument {
     pub parts: &'static [Argument],
 }
 
+impl Argument {
+    /// One value that must be given.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: ArgumentKind) -> Self {
+        Self { name, kind, token: None, optional: false, multiple: false, parts: &[] }
+    }
+
+    /// A key.
+    #[must_use]
+    pub const fn key(name: &'static str) -> Self {
+        Self::new(name, ArgumentKind::Key)
+    }
+
+    /// Any bytes.
+    #[must_use]
+    pub const fn string(name: &'static str) -> Self {
+        Self::new(name, ArgumentKind::String)
+    }
+
+    /// A whole number.
+    #[must_use]
+    pub const fn integer(name: &'static str) -> Self {
+        Self::new(name, ArgumentKind::Integer)
+    }
+
+    /// A word without a value.
+    #[must_use]
+    pub const fn word(name: &'static str, token: &'static str) -> Self {
+        Self::new(name, ArgumentKind::PureToken).with_token(token)
+    }
+
+    /// One of these.
+    #[must_use]
+    pub const fn one_of(name: &'static str, parts: &'static [Argument]) -> Self {
+        Self { parts, ..Self::new(name, ArgumentKind::OneOf) }
+    }
+
+    /// All of these, together.
+    #[must_use]
+    pub const fn block(name: &'static str, parts: &'static [Argument]) -> Self {
+        Self { parts, ..Self::new(name, ArgumentKind::Block) }
+    }
+
+    /// May be left out.
+    #[must_use]
+    pub const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// May be given more than once.
+    #[must_use]
+    pub const fn multiple(self) -> Self {
+        Self { multiple: true, ..self }
+    }
+
+    /// Behind this literal word.
+    #[must_use]
+    pub const fn with_token(self, token: &'static str) -> Self {
+        Self { token: Some(token), ..self }
+    }
+}
+
 /// The types `COMMAND DOCS` knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgumentKind {

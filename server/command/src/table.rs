@@ -323,3 +323,85 @@ static LOOKUP: [Row; LOOKUP_LEN] = {
     }
     rows
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::parse;
+
+    fn find_words(words: &[&[u8]]) -> Result<(u16, &'static Spec), ReplyError> {
+        let (parser, input) = parse(words);
+        find(parser.request(&input))
+    }
+
+    #[test]
+    fn every_name_is_found_in_any_case_and_no_neighbour_of_it() {
+        for spec in TABLE.iter().copied() {
+            let name = spec.name.as_bytes();
+            let mixed: Vec<u8> =
+                name.iter().enumerate().map(|(i, b)| if i % 2 == 0 { b.to_ascii_uppercase() } else { *b }).collect();
+            for form in [name.to_vec(), name.to_ascii_uppercase(), mixed] {
+                assert!(std::ptr::eq(command(&form).expect("a command of the table").1, spec), "{}", spec.name);
+            }
+            for place in 0..name.len() {
+                // Each bit of each byte: only the case bit of a letter may be flipped.
+                for bit in 0..8 {
+                    let mut other = name.to_vec();
+                    other[place] ^= 1 << bit;
+                    let found = command(&other).is_some_and(|(_, found)| std::ptr::eq(found, spec));
+                    assert_eq!(found, bit == 5 && name[place].is_ascii_alphabetic(), "{other:?}");
+                }
+            }
+            let mut longer = name.to_vec();
+            longer.push(0);
+            assert!(command(&longer).is_none());
+        }
+        assert!(command(b"").is_none());
+        assert!(command(&[b'a'; 4096]).is_none());
+    }
+
+    #[test]
+    fn every_index_leads_back_to_its_command() {
+        let mut seen = 0;
+        for spec in TABLE.iter().copied() {
+            let (index, _) = command(spec.name.as_bytes()).expect("in the table");
+            assert_eq!(usize::from(index), seen);
+            assert_eq!(spec_by_index(index).expect("in range").full_name(), spec.name);
+            for (position, sub) in spec.subcommands.iter().enumerate() {
+                let full = format!("{}|{}", spec.name, sub.name);
+                let (index, found) = by_full_name(full.as_bytes()).expect("in the table");
+                assert!(std::ptr::eq(found, sub));
+                assert_eq!(usize::from(index), seen + 1 + position);
+                assert_eq!(spec_by_index(index).expect("in range").full_name(), full);
+            }
+            seen += 1 + spec.subcommands.len();
+        }
+        assert_eq!(seen, commands_total());
+        assert!(spec_by_index(seen as u16).is_none());
+    }
+
+    #[test]
+    fn unknown_commands_list_their_arguments() {
+        let error = find_words(&[b"nosuch", b"a", b"b c"]).expect_err("no such command");
+        assert_eq!(error.to_string(), "ERR unknown command 'nosuch', with args beginning with: 'a' 'b c' ");
+        let error = find_words(&[b"nosuch"]).expect_err("no such command");
+        assert_eq!(error.to_string(), "ERR unknown command 'nosuch', with args beginning with: ");
+    }
+
+    #[test]
+    fn key_positions_follow_every_shape() {
+        let places = |keys: Keys, words: &[&'static str]| -> Vec<usize> {
+            key_positions(keys, words.len(), |index| words[index].as_bytes()).collect()
+        };
+        assert_eq!(places(Keys::ONE, &["get", "k"]), [1]);
+        assert_eq!(places(Keys::ALL, &["mget", "a", "b", "c"]), [1, 2, 3]);
+        assert_eq!(places(Keys::Range { first: 1, last: -1, step: 2 }, &["mset", "a", "1", "b", "2"]), [1, 3]);
+        assert_eq!(places(Keys::Range { first: 2, last: -1, step: 1 }, &["bitop", "and", "d", "a"]), [2, 3]);
+        assert_eq!(places(Keys::Range { first: 2, last: 2, step: 1 }, &["object", "encoding", "k"]), [2]);
+        assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "2", "a", "1", "b", "2", "nx"]), [2, 4]);
+        assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "3", "a", "1", "b", "2"]), [0; 0]);
+        assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "18446744073709551615", "a"]), [0; 0]);
+        assert_eq!(places(Keys::ONE, &["get"]), [0; 0]);
+        assert_eq!(places(Keys::None, &["ping", "k"]), [0; 0]);
+    }
+}

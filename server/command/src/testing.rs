@@ -1,0 +1,194 @@
+//! A node for tests of commands: a keyspace, a scripted world outside, and one client, with time in the test's hands.
+
+use crate::client::Client;
+use crate::context::{Context, Outcome};
+use crate::dispatch::execute;
+use crate::error::ReplyError;
+use crate::host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView};
+use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
+use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+/// Server time at which every test begins, in ms.
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
+/// One client on a node of its own.
+pub(crate) struct Node {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) host: FakeHost,
+    pub(crate) client: Client,
+    pub(crate) turn: Turn,
+    pub(crate) version: RespVersion,
+    /// How the last command ended.
+    pub(crate) outcome: Outcome,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self::with_settings(settings())
+    }
+
+    pub(crate) fn with_settings(settings: Settings) -> Self {
+        Self {
+            keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])),
+            host: FakeHost::default(),
+            client: Client::new(7, 0, "127.0.0.1:50000".to_owned(), "127.0.0.1:6379".to_owned(), START_MS),
+            turn: Turn::new(START_MS, 42),
+            version: RespVersion::V2,
+            outcome: Outcome::Replied,
+        }
+    }
+
+    /// Runs a line of words, and gives the reply as text.
+    pub(crate) fn run(&mut self, line: &str) -> String {
+        let words: Vec<&[u8]> = line.split_ascii_whitespace().map(str::as_bytes).collect();
+        String::from_utf8_lossy(&self.run_args(&words)).into_owned()
+    }
+
+    /// Runs a request of any bytes, and gives the bytes of the reply.
+    pub(crate) fn run_args(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        let mut reply = Reply::new(self.version);
+        let (parser, input) = parse(args);
+        let mut context = Context {
+            keyspace: &self.keyspace,
+            host: &self.host,
+            client: &mut self.client,
+            reply: &mut reply,
+            turn: &mut self.turn,
+        };
+        self.outcome = execute(&mut context, parser.request(&input));
+        self.version = reply.version();
+        reply.as_bytes().to_vec()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn advance_ms(&mut self, ms: u64) {
+        self.turn.now_ms += ms;
+    }
+}
+
+/// A parser that holds the request of these arguments, and the bytes that it borrows from.
+pub(crate) fn parse(args: &[&[u8]]) -> (Parser, Vec<u8>) {
+    let mut input = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        input.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        input.extend_from_slice(arg);
+        input.extend_from_slice(b"\r\n");
+    }
+    let mut parser = Parser::new();
+    let parsed = parser.parse(&input, &Limits::DEFAULT);
+    assert!(matches!(parsed, Ok(Parsed::Complete { .. })), "{parsed:?}");
+    (parser, input)
+}
+
+/// Four shards, no memory limit.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        shards: 4,
+        memory_bytes_max: 0,
+        policy: EvictionPolicy::NoEviction,
+        eviction_samples: 5,
+        absence_bytes_max: 1 << 20,
+        boot_unix_ms: START_MS,
+        lease: LeaseSettings {
+            lease_ms: 10_000,
+            lease_ms_max: 60_000,
+            reissue_after_ms: Some(1_000),
+            waiters_per_key_max: 100,
+            waiters_max: 1_000,
+            records_max: 1_000,
+            tombstone_ttl_ms: 60_000,
+            invalidated_stale_ms: 10_000,
+        },
+    }
+}
+
+/// A world outside that does what the test wrote into it, and remembers what it was asked.
+#[derive(Default)]
+pub(crate) struct FakeHost {
+    /// Of the user `default`.
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) options: RefCell<BTreeMap<String, String>>,
+    pub(crate) rows: Vec<ClientRow>,
+    pub(crate) killed: RefCell<Vec<ClientFilter>>,
+    pub(crate) loader: Option<LoaderPolicy>,
+    pub(crate) loads: RefCell<Vec<Load>>,
+    pub(crate) stats_resets: Cell<usize>,
+    pub(crate) info_sections: RefCell<Vec<String>>,
+}
+
+impl Host for FakeHost {
+    fn loader_for(&self, _: Db, key: &[u8]) -> Option<LoaderPolicy> {
+        self.loader.filter(|_| key.starts_with(b"load:"))
+    }
+
+    fn start_load(&self, load: Load) -> Result<(), String> {
+        self.loads.borrow_mut().push(load);
+        Ok(())
+    }
+
+    fn loaders(&self) -> Vec<LoaderView> {
+        Vec::new()
+    }
+
+    fn explain(&self, _: Db, _: &[u8]) -> Option<Vec<(&'static str, String)>> {
+        None
+    }
+
+    fn test_load(&self, _: Db, _: &[u8], _: Waiter) -> Result<(), String> {
+        Err("ERR no loader matches".to_owned())
+    }
+
+    fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
+        let options = self.options.borrow();
+        let wanted =
+            |name: &str| patterns.iter().any(|pattern| crate::glob::matches_ignore_case(pattern, name.as_bytes()));
+        options.iter().filter(|(name, _)| wanted(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), ReplyError> {
+        let mut options = self.options.borrow_mut();
+        for (name, value) in pairs {
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            options.insert(name.into_owned(), value.into_owned());
+        }
+        Ok(())
+    }
+
+    fn reset_stats(&self) {
+        self.stats_resets.set(self.stats_resets.get() + 1);
+    }
+
+    fn databases(&self) -> u8 {
+        16
+    }
+
+    fn check_password(&self, user: &[u8], password: &[u8]) -> Option<bool> {
+        self.password.as_ref().map(|wanted| user == b"default" && wanted == password)
+    }
+
+    fn password_required(&self) -> bool {
+        self.password.is_some()
+    }
+
+    fn info(&self, sections: &[&[u8]]) -> String {
+        let sections: Vec<String> = sections.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        let text = format!("# Asked\r\nsections:{}\r\n", sections.join(","));
+        *self.info_sections.borrow_mut() = sections;
+        text
+    }
+
+    fn wall_us(&self) -> u64 {
+        START_MS * 1000 + 7
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        self.rows.clone()
+    }
+
+    fn kill_clients(&self, filter: &ClientFilter, _: u64) -> usize {
+        self.killed.borrow_mut().push(filter.clone());
+        self.rows.iter().filter(|row| filter.ids.is_empty() || filter.ids.contains(&row.id)).count()
+    }
+}
