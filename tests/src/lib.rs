@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The harness of the tests: the real server as a process, raw clients, reference servers, a simulator, and the
+//! transcripts that run on both.
+//!
+//! Tests speak the protocol, or drive the state machines in simulated time; none looks into the server.
+//!
+//! ```text
+//! Server::start() ── Client ── reply::Value         the real binary over a socket
+//! Simulator ── leasehold_command::execute           the same commands with a clock that the test moves
+//! transcript::run(file, Setting)                    one file on either, RESP2 or RESP3, one shard or many
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod groups;
+pub mod process;
+pub mod redis_server;
+pub mod reply;
+pub mod server;
+
+pub use client::{Client, NoReply};
+pub use redis_server::RedisServer;
+pub use reply::Value;
+pub use server::{Server, ServerOptions};

@@ -1,0 +1,207 @@
+//! The server under test: the real binary, built once per test process, one process per test.
+
+use crate::client::Client;
+use crate::process::{Directory, Process, free_port};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// A running server. Ends with the value; a server that ended by itself fails the test.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    directory: Directory,
+}
+
+/// How to start a server.
+#[derive(Clone, Debug, Default)]
+pub struct ServerOptions {
+    conf: Option<String>,
+    settings: Vec<(String, String)>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+/// The port was taken between its choice and its use; more than a few times in a row is no accident.
+const START_ATTEMPTS_MAX: usize = 3;
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Server {
+    /// A server with two threads, and defaults for everything else.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::options().start()
+    }
+
+    /// Options of a server to be started.
+    #[must_use]
+    pub fn options() -> ServerOptions {
+        ServerOptions::default()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.process.port()
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// A directory that lives as long as the server; its conf lies there as `leasehold.toml`.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A new connection, RESP2.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::connect(self.port())
+    }
+
+    /// What the server has written to stdout and stderr.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        self.process.output()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// SIGTERM; the status it ends with, `None` if it had to be killed.
+    pub fn terminate(&mut self) -> Option<ExitStatus> {
+        self.process.terminate(STOP_PATIENCE)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+impl ServerOptions {
+    /// The text of the conf.
+    #[must_use]
+    pub fn conf(mut self, text: impl Into<String>) -> Self {
+        self.conf = Some(text.into());
+        self
+    }
+
+    /// `--set name=value`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// One more argument on the command line.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// One more environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn start(&self) -> Server {
+        let mut failure = String::new();
+        for _ in 0..START_ATTEMPTS_MAX {
+            let directory = Directory::new();
+            let port = free_port();
+            match Process::start(self.command(&directory, port), port, START_PATIENCE) {
+                Ok(process) => return Server { process, directory },
+                Err(failed) => failure = format!("status {:?}\n{}", failed.status, failed.output),
+            }
+        }
+        panic!("the server does not start: {failure}");
+    }
+
+    /// Runs the binary to its end with these options, without waiting for it to listen: for `--check-config` and for
+    /// starts that must fail. Status, and stdout and stderr.
+    ///
+    /// # Panics
+    /// If the binary cannot be run.
+    #[must_use]
+    pub fn run_to_end(&self) -> (ExitStatus, String) {
+        let directory = Directory::new();
+        let output = self.command(&directory, free_port()).output().expect("the binary can be run");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn command(&self, directory: &Directory, port: u16) -> Command {
+        let mut command = Command::new(binary());
+        command.current_dir(directory.path()).arg("--port").arg(port.to_string());
+        if let Some(text) = &self.conf {
+            let path = directory.path().join("leasehold.toml");
+            std::fs::write(&path, text).expect("the directory is ours");
+            command.arg("--conf").arg(path);
+        }
+        if !self.settings.iter().any(|(name, _)| name == "threads") {
+            command.arg("--threads").arg("2");
+        }
+        for (name, value) in &self.settings {
+            command.arg("--set").arg(format!("{name}={value}"));
+        }
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// Where the binary is: `LEASEHOLD_BIN`, or built here in the profile that this test was built in.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("LEASEHOLD_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    // target/PROFILE/deps/TEST-HASH
+    let profile_directory = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // The features of the whole workspace, as `cargo test --workspace` has them: nothing is built twice.
+    command.current_dir(workspace()).args(["build", "--quiet", "--workspace", "--bin", "leasehold"]);
+    if profile_directory.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().expect("cargo can be run");
+    assert!(status.success(), "the server does not build");
+    let binary = profile_directory.join("leasehold");
+    assert!(binary.is_file(), "no binary at {}", binary.display());
+    binary
+}
+
+/// The root of the workspace.
+///
+/// # Panics
+/// If this crate was moved.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
+}
