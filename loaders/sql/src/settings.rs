@@ -1,0 +1,147 @@
+//! What an operator says about a source and a loader, and what can be wrong with it.
+//!
+//! Plain values: reading them from a file, and naming file and line in an error, is the binary's work.
+
+use std::fmt;
+use std::time::Duration;
+
+/// One database.
+///
+/// `Debug` prints no URL, because it may hold a password.
+#[derive(Clone)]
+pub struct SourceSettings {
+    /// The name that loaders call it by.
+    pub name: String,
+    /// `postgres://…`, `postgresql://…` or `sqlite:…`.
+    pub url: String,
+    /// Most connections open at once; at least 1.
+    pub max_connections: u32,
+    /// Longest wait for a free connection, connecting included. Then the load fails as unavailable.
+    pub acquire_timeout: Duration,
+    /// Longest run of one statement; the database itself ends it.
+    pub statement_timeout: Duration,
+    /// SQL script that creates a SQLite database when its file does not exist yet. Run once, all or nothing.
+    pub create_with: Option<String>,
+}
+
+impl SourceSettings {
+    /// Settings with the defaults: 16 connections, 1 s for a connection, 2 s for a statement.
+    #[must_use]
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(1),
+            statement_timeout: Duration::from_secs(2),
+            create_with: None,
+        }
+    }
+}
+
+impl fmt::Debug for SourceSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceSettings")
+            .field("name", &self.name)
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One loader: which keys, which query, what becomes the value.
+#[derive(Clone, Debug)]
+pub struct LoaderSettings {
+    /// Its name in errors and statistics.
+    pub name: String,
+    /// The keys it loads, such as `user:{id:int}`; see [`crate::Template`].
+    pub pattern: String,
+    /// The query for one key. `$1` … `$n` are the placeholders of the pattern, in order.
+    pub sql: String,
+    /// The query for many keys. `$1` … `$n` are arrays, one per placeholder: PostgreSQL arrays (`id = ANY($1)`), or on SQLite
+    /// JSON arrays (`id IN (SELECT value FROM json_each($1))`). It selects the same columns as `sql`, in the same order.
+    pub batch_sql: Option<String>,
+    /// The columns that hold the key's values, one per placeholder, in order; in both queries. By default the columns
+    /// named like the placeholders.
+    pub batch_key: Option<Vec<String>>,
+    /// Most keys in one batch query; at least 1.
+    pub batch_max: usize,
+    /// What becomes the value.
+    pub value: ValueFormat,
+    /// Column with the version of the row: an integer, or a PostgreSQL `timestamptz` (microseconds since 1970).
+    pub version_column: Option<String>,
+    /// Largest value, and largest row, in bytes.
+    pub row_bytes_max: usize,
+    /// How integers that a double cannot hold are written in JSON.
+    pub big_numbers: BigNumbers,
+}
+
+impl LoaderSettings {
+    /// Settings with the defaults: no batch query, JSON, no version, rows up to 16 MiB.
+    #[must_use]
+    pub fn new(name: impl Into<String>, pattern: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            pattern: pattern.into(),
+            sql: sql.into(),
+            batch_sql: None,
+            batch_key: None,
+            batch_max: 500,
+            value: ValueFormat::Json,
+            version_column: None,
+            row_bytes_max: 16 * 1024 * 1024,
+            big_numbers: BigNumbers::Number,
+        }
+    }
+}
+
+/// What becomes the value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueFormat {
+    /// One JSON object of all columns, in the order of the query.
+    Json,
+    /// The bytes of the one column that is neither key nor version. NULL there counts as no row.
+    Column,
+}
+
+/// How JSON holds integers beyond ±2^53, which many readers of JSON round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BigNumbers {
+    /// As numbers, like all other integers.
+    Number,
+    /// As strings of digits.
+    String,
+}
+
+/// Which part of the configuration a problem is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigSubject {
+    /// The source of this name.
+    Source(String),
+    /// The loader of this name.
+    Loader(String),
+}
+
+/// What is wrong with one option of one source or loader. The binary adds file and line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The source or loader.
+    pub subject: ConfigSubject,
+    /// The option as it is called in the settings: `url`, `pattern`, `sql`, `batch_sql`, `batch_key`, `version_column` …
+    pub option: &'static str,
+    /// What is wrong and what would be right. Holds no secrets.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match &self.subject {
+            ConfigSubject::Source(name) => ("source", name),
+            ConfigSubject::Loader(name) => ("loader", name),
+        };
+        write!(f, "{kind} {name}: {}: {}", self.option, self.reason)
+    }
+}
+
+impl std::error::Error for ConfigProblem {}
