@@ -71,6 +71,22 @@ pub fn version(argument: &[u8]) -> Result<u64, ReplyError> {
     unsigned(argument).ok_or(ReplyError::NotAVersion)
 }
 
+/// A span of time in ms, such as `WAIT` and `STALEFOR` take.
+///
+/// # Errors
+/// [`ReplyError::NotMilliseconds`].
+pub fn milliseconds(argument: &[u8]) -> Result<u64, ReplyError> {
+    integer(argument).and_then(|ms| u64::try_from(ms).ok()).ok_or(ReplyError::NotMilliseconds)
+}
+
+/// A lease token as GETL gave it.
+///
+/// # Errors
+/// [`ReplyError::NotAToken`]: not even a number, so no lease that was lost.
+pub fn token(argument: &[u8]) -> Result<u64, ReplyError> {
+    unsigned(argument).ok_or(ReplyError::NotAToken)
+}
+
 /// The word before a time, which says what the number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {

@@ -24,6 +24,9 @@ pub enum ReplyError {
     NotAFloat,
     /// Behind `VER` or `MINVER`.
     NotAVersion,
+    /// Behind `WAIT`, `LEASE`, `STALEFOR` and their kind.
+    NotMilliseconds,
+    NotAToken,
     /// `INCR` and its kind.
     Overflow,
     /// `DECRBY` by the one number that has no negative.
@@ -82,6 +85,8 @@ impl fmt::Display for ReplyError {
             Self::NotAnInteger => f.write_str("ERR value is not an integer or out of range"),
             Self::NotAFloat => f.write_str("ERR value is not a valid float"),
             Self::NotAVersion => f.write_str("ERR version is not an unsigned 64-bit integer"),
+            Self::NotMilliseconds => f.write_str("ERR time is not a whole number of milliseconds from 0"),
+            Self::NotAToken => f.write_str("ERR token is not a number"),
             Self::Overflow => f.write_str("ERR increment or decrement would overflow"),
             Self::DecrementOverflow => f.write_str("ERR decrement would overflow"),
             Self::NotFinite => f.write_str("ERR increment would produce NaN or Infinity"),

@@ -1,31 +1,224 @@
 //! Commands that wait: for a fill, a lease, or the end of their patience.
+//!
+//! A parked command is a list of keys, each of which will have an answer, and a way to write the reply once all have. Keys
+//! are woken one by one, in any order; each has its own deadlines.
 
 use crate::context::{Context, Outcome};
-use leasehold_keyspace::WakeEvent;
+use crate::host::{LoaderPolicy, ServeStale};
+use crate::lease::getl;
+use crate::loader::through;
+use bytes::Bytes;
+use leasehold_keyspace::{Db, Release, Waiter, WakeEvent};
 
 /// A command whose reply is still owed. The connection keeps it, and executes nothing else until it is done.
 #[derive(Debug)]
 pub struct Parked {
     /// Server time at which [`Parked::time_out`] is to be called.
     pub deadline_ms: u64,
+    kind: Kind,
+    keys: Vec<Awaited>,
+    unanswered: usize,
+}
+
+/// What the reply looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// GET, LOADTHROUGH, LOADER TEST: the value, nil or an error.
+    One,
+    /// MGET: an array of values, or the first error.
+    Many,
+    /// MLOADTHROUGH: an array, with an error in the place of a key that failed.
+    ManyWithErrors,
+    /// GETL: its array of five.
+    Getl,
+}
+
+/// One key of a parked command.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    pub(crate) db: Db,
+    pub(crate) key: Bytes,
+    pub(crate) waiter: Waiter,
+    pub(crate) patience: Patience,
+    pub(crate) answer: Option<Answer>,
+}
+
+/// How long a key is waited for, and what it comes to then.
+#[derive(Clone, Debug)]
+pub(crate) enum Patience {
+    /// A read through a loader. The stale value, if it may be served, is the answer after the soft timeout.
+    Load { policy: LoaderPolicy, stale: Option<Bytes>, soft_deadline_ms: u64, hard_deadline_ms: u64, asked_ms: u64 },
+    /// GETL … WAIT.
+    Lease { deadline_ms: u64, claim: getl::Wish },
+    /// LOADER TEST: not in any queue of the keyspace.
+    Test { deadline_ms: u64, asked_ms: u64 },
+}
+
+/// What became of a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Value(Bytes),
+    Absent,
+    /// The text of an error reply.
+    Error(String),
+    Getl(getl::Status),
+}
+
+impl Patience {
+    fn deadline_ms(&self) -> u64 {
+        match self {
+            Self::Load { stale: Some(_), soft_deadline_ms, hard_deadline_ms, .. } => {
+                (*soft_deadline_ms).min(*hard_deadline_ms)
+            }
+            Self::Load { hard_deadline_ms, .. } => *hard_deadline_ms,
+            Self::Lease { deadline_ms, .. } | Self::Test { deadline_ms, .. } => *deadline_ms,
+        }
+    }
 }
 
 impl Parked {
+    /// Parks a command, unless all its keys have their answers already.
+    pub(crate) fn park_or_reply(context: &mut Context<'_>, kind: Kind, keys: Vec<Awaited>) -> Outcome {
+        let unanswered = keys.iter().filter(|key| key.answer.is_none()).count();
+        let mut parked = Self { deadline_ms: 0, kind, keys, unanswered };
+        if unanswered == 0 {
+            return parked.reply(context);
+        }
+        parked.set_deadline();
+        Outcome::Parked(Box::new(parked))
+    }
+
     /// One of the awaited keys has its answer. `None`: the command waits on; look at `deadline_ms` again.
     pub fn wake(&mut self, context: &mut Context<'_>, index: u32, event: WakeEvent) -> Option<Outcome> {
-        let _ = (context, index, event);
-        todo!()
+        let awaited = self.keys.get_mut(index as usize)?;
+        if awaited.answer.is_some() {
+            give_back(context, event);
+            return None;
+        }
+        let answer = match &awaited.patience {
+            Patience::Lease { claim, .. } => Answer::Getl(claim.woken(event, context.turn.now_ms)),
+            Patience::Load { .. } | Patience::Test { .. } => match event {
+                WakeEvent::Value { value, .. } => Answer::Value(value),
+                WakeEvent::Absent { .. } => Answer::Absent,
+                WakeEvent::Failed { stale, reason } => awaited.failed(stale, &reason),
+                WakeEvent::Lead { .. } => {
+                    give_back(context, event);
+                    return None;
+                }
+            },
+        };
+        awaited.answer = Some(answer);
+        self.answered(context, 1)
     }
 
     /// The deadline has passed. `None`: the command waits on, with a later deadline.
     pub fn time_out(&mut self, context: &mut Context<'_>) -> Option<Outcome> {
-        let _ = context;
-        todo!()
+        let mut answered = 0;
+        for awaited in &mut self.keys {
+            if awaited.answer.is_none() && awaited.patience.deadline_ms() <= context.turn.now_ms {
+                awaited.time_out(context);
+                answered += usize::from(awaited.answer.is_some());
+            }
+        }
+        self.answered(context, answered)
     }
 
-    /// The connection is gone: leave every queue, give back what was won.
+    /// The connection is gone: leave every queue. A lease that is on the way to this command comes back by its wake.
     pub fn abandon(&mut self, context: &mut Context<'_>) {
-        let _ = context;
-        todo!()
+        for awaited in self.keys.iter().filter(|awaited| awaited.answer.is_none()) {
+            context.keyspace.leave(context.turn, awaited.db, &awaited.key, awaited.waiter);
+        }
+        // A lease already won and not yet told (the other keys of its command still wait) cannot occur: GETL has one key.
+        self.unanswered = 0;
+    }
+
+    fn answered(&mut self, context: &mut Context<'_>, count: usize) -> Option<Outcome> {
+        self.unanswered -= count;
+        if self.unanswered == 0 {
+            return Some(self.reply(context));
+        }
+        self.set_deadline();
+        None
+    }
+
+    fn set_deadline(&mut self) {
+        let open = self.keys.iter().filter(|awaited| awaited.answer.is_none());
+        self.deadline_ms = open.map(|awaited| awaited.patience.deadline_ms()).min().unwrap_or(u64::MAX);
+    }
+
+    fn reply(&mut self, context: &mut Context<'_>) -> Outcome {
+        let answers = || self.keys.iter().filter_map(|awaited| awaited.answer.as_ref());
+        match self.kind {
+            Kind::One | Kind::Getl => answers().for_each(|answer| write_answer(context, answer)),
+            Kind::Many => match answers().find(|answer| matches!(answer, Answer::Error(_))) {
+                Some(error) => write_answer(context, error),
+                None => {
+                    context.reply.array(self.keys.len());
+                    answers().for_each(|answer| write_answer(context, answer));
+                }
+            },
+            Kind::ManyWithErrors => {
+                context.reply.array(self.keys.len());
+                answers().for_each(|answer| write_answer(context, answer));
+            }
+        }
+        Outcome::Replied
+    }
+}
+
+impl Awaited {
+    fn failed(&self, stale: Option<Bytes>, reason: &str) -> Answer {
+        match &self.patience {
+            Patience::Load { policy, .. } if policy.serve_stale != ServeStale::Never => {
+                stale.map_or_else(|| Answer::Error(reason.to_owned()), Answer::Value)
+            }
+            _ => Answer::Error(reason.to_owned()),
+        }
+    }
+
+    /// Past one of its deadlines. Without an answer afterwards only if its wake is on the way.
+    fn time_out(&mut self, context: &mut Context<'_>) {
+        let now_ms = context.turn.now_ms;
+        let answer = match &mut self.patience {
+            // The load goes on without this reader.
+            Patience::Load { stale: Some(stale), .. } => Some(Answer::Value(stale.clone())),
+            Patience::Load { policy, asked_ms, .. } => {
+                Some(Answer::Error(through::timeout_text(context.host, policy.loader, now_ms - *asked_ms)))
+            }
+            Patience::Test { asked_ms, .. } => {
+                Some(Answer::Error(format!("LOADFAIL no answer within {} ms", now_ms - *asked_ms)))
+            }
+            Patience::Lease { deadline_ms, claim } => {
+                let claim = claim.clone();
+                // Woken already: the wake brings a lease or a value, and reaches us within this turn or the next.
+                *deadline_ms = now_ms + WAKE_UNDER_WAY_MS;
+                if context.keyspace.leave(context.turn, self.db, &self.key, self.waiter) {
+                    self.answer = Some(Answer::Getl(claim.last_word(context, self.db, &self.key)));
+                }
+                return;
+            }
+        };
+        context.keyspace.leave(context.turn, self.db, &self.key, self.waiter);
+        self.answer = answer;
+    }
+}
+
+/// How long to wait for a wake that left the keyspace already: it crosses threads in microseconds.
+const WAKE_UNDER_WAY_MS: u64 = 100;
+
+/// A wake that nobody takes any more: a lease that came with it goes to the next waiter. The reactor calls this for wakes
+/// whose connection is gone or busy with a later command.
+pub fn give_back(context: &mut Context<'_>, event: WakeEvent) {
+    if let WakeEvent::Lead { db, key, token, .. } = event {
+        context.keyspace.release(context.turn, db, &key, token, Release::default());
+    }
+}
+
+fn write_answer(context: &mut Context<'_>, answer: &Answer) {
+    match answer {
+        Answer::Value(value) => context.reply.bulk(value),
+        Answer::Absent => context.reply.null(),
+        Answer::Error(text) => context.reply.error(text),
+        Answer::Getl(status) => status.write(context.reply),
     }
 }

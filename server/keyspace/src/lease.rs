@@ -1,7 +1,7 @@
 //! Leases: who may fill a missing key, and whether what they bring may still be stored.
 
 use crate::settings::Db;
-use crate::turn::{Effects, Waiter};
+use crate::turn::Waiter;
 use bytes::Bytes;
 
 /// Who asks to fill a key.
@@ -128,14 +128,14 @@ pub enum LostReason {
 }
 
 impl LostReason {
-    /// The word in the reply `LOST <reason>`.
+    /// The reply of SETL.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn reply(self) -> &'static str {
         match self {
-            Self::Revoked => "revoked",
-            Self::Superseded => "superseded",
-            Self::Unknown => "unknown",
-            Self::OlderVersion => "older-version",
+            Self::Revoked => "LOST revoked",
+            Self::Superseded => "LOST superseded",
+            Self::Unknown => "LOST unknown",
+            Self::OlderVersion => "LOST older-version",
         }
     }
 }
@@ -178,31 +178,4 @@ pub struct LeaseView {
     pub lease_left_ms: u64,
     /// Commands parked on the key.
     pub waiters: usize,
-}
-
-/// The outstanding leases of one shard.
-#[derive(Debug, Default)]
-pub(crate) struct LeaseTable {}
-
-impl LeaseTable {
-    /// Whether there is nothing to revoke: the test that every write makes first.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        true
-    }
-
-    /// Makes all tokens of the key void. Called on every write and removal of a key, absent ones too.
-    pub(crate) fn revoke(&mut self, db: Db, key: &[u8], now_ms: u64, effects: &mut Effects) {
-        let _ = (db, key, now_ms, effects);
-    }
-
-    /// Makes all tokens of a database, or of all, void.
-    pub(crate) fn revoke_all(&mut self, db: Option<Db>, now_ms: u64, effects: &mut Effects) {
-        let _ = (db, now_ms, effects);
-    }
-
-    /// Bytes the records cost.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        0
-    }
 }

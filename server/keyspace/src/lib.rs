@@ -7,6 +7,7 @@
 mod claims;
 pub mod keyspace;
 pub mod lease;
+mod lease_table;
 pub mod settings;
 pub mod turn;
 

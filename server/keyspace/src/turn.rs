@@ -128,9 +128,11 @@ pub struct Load {
     pub cause: LoadCause,
 }
 
-/// Why a load is started from inside the keyspace.
+/// Why a load is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadCause {
+    /// A reader missed.
+    Missed,
     /// The key was invalidated while it was loaded, and clients still wait for it.
     Invalidated,
     /// The holder before gave up or ran out of time, and a reader of a loader's key waits.

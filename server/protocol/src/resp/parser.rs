@@ -89,7 +89,7 @@ impl<'a> Request<'a> {
     }
 
     /// The arguments from `first` on.
-    pub fn args_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+    pub fn args_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let Request { bytes, args } = *self;
         args[first.min(args.len())..].iter().map(move |arg| &bytes[arg.start as usize..][..arg.len as usize])
     }

@@ -1,0 +1,203 @@
+//! Reading through: what happens when a key is missing that a loader knows.
+//!
+//! ```text
+//! miss ─► loader? ─► claim ─► Hit | Negative                     answered at once
+//!                          ├► Lead    the server loads           ┐
+//!                          └► Parked  somebody is loading it     ┴► parked until the fill, or the deadline
+//! ```
+
+use crate::context::{Context, Outcome};
+use crate::host::{Host, LoaderPolicy, ServeStale};
+use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
+use bytes::Bytes;
+use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Load, LoadCause, Lookup, Waiter};
+
+/// How long a load of the server may fill, in ms: far longer than any statement timeout, so that a late load still fills.
+const SERVER_LEASE_MS: u64 = 10 * 60 * 1000;
+
+/// What a reader demands of a value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// Loads even if there is a fresh value.
+    pub(crate) fresh: bool,
+    /// A value at most so long past its fresh life is good enough, in ms.
+    pub(crate) stale_ms_max: Option<u64>,
+    /// Instead of the loader's hard timeout, in ms.
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+impl Demand {
+    /// What a plain GET demands.
+    pub(crate) const PLAIN: Self = Self { fresh: false, stale_ms_max: None, timeout_ms: None };
+}
+
+/// GET of a key that has no fresh entry.
+#[cold]
+pub(crate) fn missed(context: &mut Context<'_>, key: &[u8]) -> Outcome {
+    match transparent_loader(context, key) {
+        Some(policy) => load_one(context, key, policy, Demand::PLAIN),
+        None => {
+            context.reply.null();
+            Outcome::Replied
+        }
+    }
+}
+
+/// The loader that plain reads of `key` go through, if there is one.
+pub(crate) fn transparent_loader(context: &Context<'_>, key: &[u8]) -> Option<LoaderPolicy> {
+    context.host.loader_for(context.client.db, key).filter(|policy| policy.transparent)
+}
+
+/// Answers or parks one key.
+pub(crate) fn load_one(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Outcome {
+    next_ticket(context);
+    let awaited = want(context, 0, key, policy, demand);
+    Parked::park_or_reply(context, Kind::One, vec![awaited])
+}
+
+/// Answers or parks many keys; each is its value already, or absent, or to be loaded.
+pub(crate) fn load_many<'k>(
+    context: &mut Context<'_>,
+    kind: Kind,
+    keys: impl Iterator<Item = (&'k [u8], Found)>,
+) -> Outcome {
+    next_ticket(context);
+    let mut wanted = Vec::new();
+    for (index, (key, found)) in keys.enumerate() {
+        let index = u32::try_from(index).expect("a request has at most 2^20 arguments");
+        wanted.push(match found {
+            Found::Answer(answer) => answered(context, index, key, answer),
+            Found::Loader(policy) => want(context, index, key, policy, Demand::PLAIN),
+        });
+    }
+    Parked::park_or_reply(context, kind, wanted)
+}
+
+/// What is known of a key before anything is loaded.
+pub(crate) enum Found {
+    Answer(Answer),
+    Loader(LoaderPolicy),
+}
+
+/// The text for a reader whose time is up.
+pub(crate) fn timeout_text(host: &dyn Host, loader: u32, waited_ms: u64) -> String {
+    let loaders = host.loaders();
+    let name = loaders.get(loader as usize).map_or("?", |loader| loader.name.as_str());
+    format!("LOADFAIL {name} no answer within {waited_ms} ms")
+}
+
+/// Every parked command has a number of its own on its connection, so that a late wake finds it gone.
+pub(crate) fn next_ticket(context: &mut Context<'_>) {
+    context.client.ticket = context.client.ticket.wrapping_add(1);
+}
+
+/// The name under which key `index` of the command under way waits.
+pub(crate) fn waiter(context: &Context<'_>, index: u32) -> Waiter {
+    let client = &context.client;
+    Waiter { thread: client.thread, connection: client.id, ticket: client.ticket, index }
+}
+
+fn answered(context: &Context<'_>, index: u32, key: &[u8], answer: Answer) -> Awaited {
+    Awaited {
+        db: context.client.db,
+        key: Bytes::copy_from_slice(key),
+        waiter: waiter(context, index),
+        patience: Patience::Test { deadline_ms: 0, asked_ms: 0 },
+        answer: Some(answer),
+    }
+}
+
+fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Awaited {
+    let (db, now_ms) = (context.client.db, context.turn.now_ms);
+    if !demand.fresh
+        && let Some(stale) = acceptable_stale(context, key, policy, demand)
+    {
+        refresh_behind(context, key, policy);
+        return answered(context, index, key, Answer::Value(stale));
+    }
+    if demand.fresh {
+        // A load that began before this command may not show what its caller has just written.
+        context.keyspace.outdate(context.turn, db, key);
+    }
+    let claim = Claim {
+        claimant: Claimant::Server { loader: policy.loader },
+        lease_ms: Some(SERVER_LEASE_MS),
+        version_min: None,
+        fresh_required: demand.fresh,
+        waiter: Some(waiter(context, index)),
+    };
+    let stale = match context.keyspace.claim(context.turn, db, key, claim) {
+        Claimed::Hit { value, .. } => return answered(context, index, key, Answer::Value(value)),
+        Claimed::Negative { .. } => return answered(context, index, key, Answer::Absent),
+        Claimed::Lead { token, stale, .. } => {
+            start(context, key, policy, token);
+            stale
+        }
+        Claimed::Parked { stale, .. } => stale,
+        Claimed::Wait { stale, .. } => {
+            let busy = || Answer::Error("LOADBUSY too many clients wait for this key".to_owned());
+            let answer = servable(policy, stale).map_or_else(busy, Answer::Value);
+            return answered(context, index, key, answer);
+        }
+    };
+    let timeout_ms = demand.timeout_ms.unwrap_or(policy.hard_timeout_ms);
+    Awaited {
+        db,
+        key: Bytes::copy_from_slice(key),
+        waiter: waiter(context, index),
+        patience: Patience::Load {
+            policy,
+            stale: servable(policy, stale).filter(|_| !demand.fresh),
+            soft_deadline_ms: now_ms.saturating_add(policy.soft_timeout_ms),
+            hard_deadline_ms: now_ms.saturating_add(timeout_ms),
+            asked_ms: now_ms,
+        },
+        answer: None,
+    }
+}
+
+/// A stale value that this reader takes without waiting.
+fn acceptable_stale(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Option<Bytes> {
+    let now_ms = context.turn.now_ms;
+    let stale_ms_max = match (demand.stale_ms_max, policy.serve_stale) {
+        (Some(ms), _) => ms,
+        (None, ServeStale::Always) => u64::MAX,
+        (None, ServeStale::OnError | ServeStale::Never) => return None,
+    };
+    let lookup = context.keyspace.lookup(context.turn, context.client.db, key, Access::Quiet, |entry| {
+        let stale_ms = now_ms.saturating_sub(entry.expire_at_ms.unwrap_or(now_ms));
+        (stale_ms <= stale_ms_max).then(|| Bytes::copy_from_slice(entry.value))
+    });
+    match lookup {
+        Lookup::Stale(value) => value,
+        Lookup::Fresh(_) | Lookup::Negative { .. } | Lookup::Absent => None,
+    }
+}
+
+/// Loads a key without anybody waiting for it.
+fn refresh_behind(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy) {
+    let claim = Claim {
+        claimant: Claimant::Server { loader: policy.loader },
+        lease_ms: Some(SERVER_LEASE_MS),
+        version_min: None,
+        fresh_required: false,
+        waiter: None,
+    };
+    if let Claimed::Lead { token, .. } = context.keyspace.claim(context.turn, context.client.db, key, claim) {
+        start(context, key, policy, token);
+    }
+}
+
+/// Starts the load of a lease just won; a refusal is told to everyone who waits, this command too.
+fn start(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, token: u64) {
+    let db = context.client.db;
+    let key = Bytes::copy_from_slice(key);
+    let load = Load { db, key: key.clone(), token, loader: policy.loader, cause: LoadCause::Missed };
+    if let Err(reason) = context.host.start_load(load) {
+        context.keyspace.fail(context.turn, db, &key, token, &reason.into(), 0);
+    }
+}
+
+fn servable(policy: LoaderPolicy, stale: Option<Bytes>) -> Option<Bytes> {
+    stale.filter(|_| policy.serve_stale != ServeStale::Never)
+}

@@ -1,0 +1,596 @@
+//! The lease table of one shard: who leads, who waits, which tokens may still fill.
+
+use crate::lease::{Claim, Claimant, LeaseView, LostReason};
+use crate::settings::{Db, LeaseSettings};
+use crate::turn::{Effects, Load, LoadCause, Waiter, Wake, WakeEvent};
+use bytes::Bytes;
+use hashbrown::{Equivalent, HashMap};
+use std::collections::VecDeque;
+
+/// Tokens outstanding for one key at the same time. An older one than these is lost: it fails closed.
+const ISSUED_MAX: usize = 8;
+
+/// Least time between two tokens of a key in ms when it follows the load time (SPEC §2 rule 2).
+const REISSUE_MS_MIN: u64 = 50;
+
+/// A token is reissued after so many recent load times.
+const REISSUE_LOADS: u64 = 4;
+
+/// Records looked at to find an old one to give up.
+const RECORD_SAMPLES: usize = 16;
+
+/// Bytes a record costs beside its key: itself, its token list and its place in the table.
+const RECORD_BYTES: usize = size_of::<Record>() + ISSUED_MAX * size_of::<Issued>() + 32;
+
+/// Name of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RecordKey {
+    db: Db,
+    key: Bytes,
+}
+
+/// A borrowed [`RecordKey`]; hashes alike.
+#[derive(Hash)]
+struct RecordRef<'a> {
+    db: Db,
+    key: &'a [u8],
+}
+
+impl Equivalent<RecordKey> for RecordRef<'_> {
+    fn equivalent(&self, other: &RecordKey) -> bool {
+        self.db == other.db && *self.key == *other.key
+    }
+}
+
+/// A token that may still fill.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    token: u64,
+    issued_at_ms: u64,
+    valid_until_ms: u64,
+    claimant: Claimant,
+    /// The key was softly invalidated since: the fill may replace a stale value, no more.
+    softened: bool,
+}
+
+/// Whose load the others wait for.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    token: u64,
+    claimant: Claimant,
+    /// From then on another may lead. For the server: when its load is given up for lost.
+    until_ms: u64,
+}
+
+/// A command parked on a key.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    waiter: Waiter,
+    claimant: Claimant,
+    lease_ms: u64,
+}
+
+/// What is known of one key's leases. Kept while a token may still come back, so that its fate can be told by name.
+#[derive(Debug, Default)]
+struct Record {
+    /// Oldest first.
+    issued: Vec<Issued>,
+    holder: Option<Holder>,
+    /// Nobody leads before this time: the last holder asked for it.
+    backoff_until_ms: u64,
+    waiting: VecDeque<Waiting>,
+    /// How long the last fill took, in ms.
+    load_ms: Option<u64>,
+    /// Tokens up to this one are void because of a write or an invalidation.
+    revoked_up_to: u64,
+    /// The newest token that filled.
+    filled_up_to: u64,
+    /// When the record may go.
+    keep_until_ms: u64,
+}
+
+/// A right to fill that was just given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Issue {
+    pub(crate) token: u64,
+    pub(crate) lease_ms: u64,
+}
+
+/// Whether a token may fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenState {
+    Valid {
+        load_ms: u64,
+        claimant: Claimant,
+    },
+    /// Valid but for a soft invalidation.
+    Softened,
+    Lost(LostReason),
+}
+
+/// What a claim on a record comes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Contest {
+    Lead(Issue),
+    Parked,
+    Wait { retry_after_ms: u64 },
+}
+
+/// The leases of one shard: a state machine per key. It knows tokens, holders and waiters, not values; the shard asks it
+/// whether a fill is allowed, and passes on what its waiters are to hear.
+///
+/// ```text
+///             claim                    fill ≥ all waiters hear the value
+///   no record ─────► held ──────────────────────────────────────────────► filled (record kept for its other tokens)
+///                     │ release, revoked (client), reissue time over
+///                     └► next waiter leads │ none: free for the next claim
+///   held by the server and revoked: the load runs on, its fill is LOST; waiters left → it loads again, once at a time
+/// ```
+///
+/// Rule 1 of SPEC §2 is [`LeaseTable::check`] and [`LeaseTable::revoke`]; everything else is load shedding.
+pub(crate) struct LeaseTable {
+    records: HashMap<RecordKey, Record, ahash::RandomState>,
+    settings: LeaseSettings,
+    /// Share of `records_max` and `waiters_max` of this shard.
+    records_max: usize,
+    waiters_max: usize,
+    waiters: usize,
+    key_bytes: usize,
+    /// Load time over all keys of the shard, exponentially averaged over about 8 fills; for keys that have none of their own.
+    load_ms: Option<u64>,
+    /// Nothing is due before this time.
+    due_ms: u64,
+    /// Test-only: rule 1 switched off, to prove that the checkers of the test suite can see a stale fill.
+    revoking: bool,
+    pub(crate) counters: LeaseCounters,
+}
+
+/// Sums since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LeaseCounters {
+    pub(crate) issued: u64,
+    pub(crate) hot_misses: u64,
+}
+
+impl LeaseTable {
+    pub(crate) fn new(settings: LeaseSettings, shards: usize, hasher: ahash::RandomState) -> Self {
+        let mut table = Self {
+            records: HashMap::with_hasher(hasher),
+            settings,
+            records_max: 0,
+            waiters_max: 0,
+            waiters: 0,
+            key_bytes: 0,
+            load_ms: None,
+            due_ms: u64::MAX,
+            revoking: true,
+            counters: LeaseCounters::default(),
+        };
+        table.set_settings(settings, shards);
+        table
+    }
+
+    pub(crate) fn set_settings(&mut self, settings: LeaseSettings, shards: usize) {
+        self.settings = settings;
+        // Keys spread unevenly over shards; twice the mean share keeps one shard from refusing while others are empty.
+        let share = |total: usize| if shards == 1 { total } else { (2 * total).div_ceil(shards) };
+        self.records_max = share(settings.records_max).max(1);
+        self.waiters_max = share(settings.waiters_max);
+    }
+
+    /// Test-only switch: tokens survive writes. Exists to show that the no-stale-set checker fails without rule 1.
+    pub(crate) fn set_revoking(&mut self, revoking: bool) {
+        self.revoking = revoking;
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn waiters(&self) -> usize {
+        self.waiters
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.records.len() * RECORD_BYTES + self.key_bytes + self.waiters * size_of::<Waiting>()
+    }
+
+    /// Whether [`LeaseTable::sweep`] has something to do at `now_ms`.
+    #[inline]
+    pub(crate) fn is_due(&self, now_ms: u64) -> bool {
+        self.due_ms <= now_ms
+    }
+
+    /// Someone who missed asks to lead. `token` is unused and larger than all before; it is issued if the answer is `Lead`.
+    /// A server's waiter is parked in either case: the value comes by its own load.
+    pub(crate) fn contest(
+        &mut self,
+        db: Db,
+        key: &[u8],
+        claim: &Claim,
+        token: u64,
+        entry_load_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Contest {
+        let lease_ms = claim.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, self.settings.lease_ms_max);
+        self.make_record(db, key, now_ms);
+        let settings = self.settings;
+        let shard_load_ms = self.load_ms;
+        let room = self.waiters < self.waiters_max;
+        let record = self.records.get_mut(&RecordRef { db, key }).expect("made above");
+        record.load_ms = record.load_ms.or(entry_load_ms);
+        let is_server = matches!(claim.claimant, Claimant::Server { .. });
+        let free_at_ms = record.free_at_ms();
+        let leads = free_at_ms <= now_ms;
+        if leads {
+            record.issue(token, claim.claimant, lease_ms, now_ms, &settings, shard_load_ms);
+            self.counters.issued += 1;
+        } else {
+            self.counters.hot_misses += 1;
+        }
+        // The reader that starts the server's load always has a place: its answer comes with the load.
+        let has_place = room && record.waiting.len() < settings.waiters_per_key_max;
+        let parks = if leads { is_server } else { has_place };
+        if let Some(waiter) = claim.waiter.filter(|_| parks) {
+            record.waiting.push_back(Waiting { waiter, claimant: claim.claimant, lease_ms });
+            self.waiters += 1;
+        }
+        self.due_ms = self.due_ms.min(record.due_ms());
+        if leads {
+            Contest::Lead(Issue { token, lease_ms })
+        } else if parks && claim.waiter.is_some() {
+            Contest::Parked
+        } else {
+            Contest::Wait { retry_after_ms: free_at_ms.saturating_sub(now_ms).max(1) }
+        }
+    }
+
+    /// Whether `token` may fill the key now.
+    pub(crate) fn check(&self, db: Db, key: &[u8], token: u64, now_ms: u64) -> TokenState {
+        let Some(record) = self.records.get(&RecordRef { db, key }) else {
+            return TokenState::Lost(LostReason::Unknown);
+        };
+        match record.issued.iter().find(|issued| issued.token == token) {
+            Some(issued) if issued.valid_until_ms <= now_ms => TokenState::Lost(LostReason::Unknown),
+            Some(issued) if issued.softened => TokenState::Softened,
+            Some(issued) => {
+                TokenState::Valid { load_ms: now_ms.saturating_sub(issued.issued_at_ms), claimant: issued.claimant }
+            }
+            None if token <= 1 => TokenState::Lost(LostReason::Unknown),
+            None if token <= record.revoked_up_to => TokenState::Lost(LostReason::Revoked),
+            None if token <= record.filled_up_to => TokenState::Lost(LostReason::Superseded),
+            None => TokenState::Lost(LostReason::Unknown),
+        }
+    }
+
+    /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`.
+    pub(crate) fn filled(
+        &mut self,
+        db: Db,
+        key: &[u8],
+        token: u64,
+        load_ms: u64,
+        event: &WakeEvent,
+        effects: &mut Effects,
+    ) {
+        let average = self.load_ms.map_or(load_ms, |average| (average * 7 + load_ms).div_ceil(8));
+        self.load_ms = Some(average);
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        record.load_ms = Some(load_ms);
+        record.issued.retain(|issued| issued.token > token);
+        record.filled_up_to = record.filled_up_to.max(token);
+        // A server's load that is still running stays the holder: its end must find the record.
+        if record.holder.is_some_and(|holder| holder.token == token || holder.claimant == Claimant::Client) {
+            record.holder = None;
+        }
+        self.waiters -= record.waiting.len();
+        let waiting = record.waiting.drain(..);
+        effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+        self.due_ms = self.due_ms.min(record.due_ms());
+    }
+
+    /// The holder of `token` is done without a fill that counted: a lost fill, a release. The next in the queue leads.
+    pub(crate) fn ended(
+        &mut self,
+        db: Db,
+        key: &[u8],
+        token: u64,
+        end: End,
+        next_token: u64,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        record.issued.retain(|issued| issued.token != token);
+        if let End::Released { backoff_ms } = end {
+            record.backoff_until_ms = record.backoff_until_ms.max(now_ms.saturating_add(backoff_ms));
+        }
+        if record.holder.is_some_and(|holder| holder.token == token) {
+            record.holder = None;
+        }
+        let cause = match end {
+            End::Lost => LoadCause::Invalidated,
+            End::Released { .. } => LoadCause::HolderLost,
+        };
+        self.hand_over(db, key, next_token, cause, now_ms, effects);
+    }
+
+    /// The server's load of `token` failed: readers who wait hear it, the first client among the waiters leads. The token stays
+    /// good for its time, so that a load that was only late still fills.
+    pub(crate) fn failed(
+        &mut self,
+        db: Db,
+        key: &[u8],
+        token: u64,
+        event: &WakeEvent,
+        next_token: u64,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        if record.holder.is_some_and(|holder| holder.token != token) {
+            return;
+        }
+        record.holder = None;
+        let before = record.waiting.len();
+        record.waiting.retain(|waiting| {
+            let is_client = waiting.claimant == Claimant::Client;
+            if !is_client {
+                effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+            }
+            is_client
+        });
+        self.waiters -= before - record.waiting.len();
+        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+    }
+
+    /// The key was written, deleted or hard invalidated: no token issued so far may fill it. The caller goes on to
+    /// [`LeaseTable::settle`] once the key has its new state. Whether there was a token.
+    pub(crate) fn revoke(&mut self, db: Db, key: &[u8]) -> bool {
+        self.revoking && self.records.get_mut(&RecordRef { db, key }).is_some_and(Record::revoke)
+    }
+
+    /// The key was softly invalidated: tokens issued so far may at most replace its stale value. As
+    /// [`LeaseTable::revoke`] otherwise.
+    pub(crate) fn soften(&mut self, db: Db, key: &[u8]) -> bool {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }).filter(|_| self.revoking) else { return false };
+        record.issued.iter_mut().for_each(|issued| issued.softened = true);
+        record.drop_client();
+        !record.issued.is_empty()
+    }
+
+    /// After a change of the key from outside its leases: those who wait hear `fresh` if the key has a value now, else the
+    /// next of them leads.
+    pub(crate) fn settle(
+        &mut self,
+        db: Db,
+        key: &[u8],
+        fresh: Option<&WakeEvent>,
+        next_token: u64,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        if let Some(event) = fresh {
+            self.waiters -= record.waiting.len();
+            let waiting = record.waiting.drain(..);
+            effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+        }
+        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+    }
+
+    /// Whether commands are parked on this key.
+    pub(crate) fn has_waiters(&self, db: Db, key: &[u8]) -> bool {
+        self.records.get(&RecordRef { db, key }).is_some_and(|record| !record.waiting.is_empty())
+    }
+
+    /// Revokes every record of one database, or of all.
+    pub(crate) fn revoke_all(
+        &mut self,
+        db: Option<Db>,
+        mut next_token: impl FnMut() -> u64,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) {
+        let keys: Vec<RecordKey> =
+            self.records.keys().filter(|name| db.is_none_or(|db| name.db == db)).cloned().collect();
+        for name in keys {
+            self.revoke(name.db, &name.key);
+            self.settle(name.db, &name.key, None, next_token(), now_ms, effects);
+        }
+    }
+
+    /// `LEASE KILL`: the holder, whoever it is, is one no more. Whether there was a token.
+    pub(crate) fn kill(&mut self, db: Db, key: &[u8], next_token: u64, now_ms: u64, effects: &mut Effects) -> bool {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return false };
+        let had_token = record.revoke();
+        record.holder = None;
+        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+        had_token
+    }
+
+    /// Takes a waiter out of the queue; `false` if it is not in it.
+    pub(crate) fn leave(&mut self, db: Db, key: &[u8], waiter: Waiter) -> bool {
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return false };
+        let Some(position) = record.waiting.iter().position(|waiting| waiting.waiter == waiter) else { return false };
+        record.waiting.remove(position);
+        self.waiters -= 1;
+        true
+    }
+
+    /// Ends what is over at `now_ms`: tokens, reissue times, back-offs, records. Waiters whose turn has come lead.
+    pub(crate) fn sweep(&mut self, mut next_token: impl FnMut() -> u64, now_ms: u64, effects: &mut Effects) {
+        if !self.is_due(now_ms) {
+            return;
+        }
+        let due: Vec<RecordKey> =
+            self.records.iter().filter(|(_, record)| record.due_ms() <= now_ms).map(|(name, _)| name.clone()).collect();
+        for name in due {
+            let Some(record) = self.records.get_mut(&name) else { continue };
+            record.issued.retain(|issued| issued.valid_until_ms > now_ms);
+            if record.holder.is_some_and(|holder| holder.until_ms <= now_ms) {
+                record.holder = None;
+            }
+            self.hand_over(name.db, &name.key, next_token(), LoadCause::HolderLost, now_ms, effects);
+            if self.records.get(&name).is_some_and(|record| record.is_over(now_ms)) {
+                self.drop_record(&name);
+            }
+        }
+        self.due_ms = self.records.values().map(Record::due_ms).min().unwrap_or(u64::MAX);
+    }
+
+    /// What is outstanding at `now_ms`.
+    pub(crate) fn views(&self, now_ms: u64) -> impl Iterator<Item = LeaseView> + '_ {
+        self.records.iter().filter_map(move |(name, record)| {
+            let newest = record.issued.iter().rev().find(|issued| issued.valid_until_ms > now_ms);
+            let claimant = record.holder.map(|holder| holder.claimant).or(newest.map(|issued| issued.claimant))?;
+            Some(LeaseView {
+                db: name.db,
+                key: name.key.clone(),
+                token: newest.map_or(0, |issued| issued.token),
+                claimant,
+                issued_at_ms: newest.map_or(now_ms, |issued| issued.issued_at_ms),
+                lease_left_ms: newest.map_or(0, |issued| issued.valid_until_ms.saturating_sub(now_ms)),
+                waiters: record.waiting.len(),
+            })
+        })
+    }
+
+    /// If nobody leads and someone waits, the first in the queue leads: a client by a wake, the server by a load.
+    fn hand_over(&mut self, db: Db, key: &[u8], next_token: u64, cause: LoadCause, now_ms: u64, effects: &mut Effects) {
+        let (settings, shard_load_ms) = (self.settings, self.load_ms);
+        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        if record.free_at_ms() <= now_ms
+            && let Some(&Waiting { waiter, claimant, lease_ms }) = record.waiting.front()
+        {
+            record.issue(next_token, claimant, lease_ms, now_ms, &settings, shard_load_ms);
+            self.counters.issued += 1;
+            let key = Bytes::copy_from_slice(key);
+            match claimant {
+                Claimant::Client => {
+                    record.waiting.pop_front();
+                    self.waiters -= 1;
+                    // The shard adds the stale value and the version floor.
+                    let event = WakeEvent::Lead { db, key, token: next_token, lease_ms, stale: None, version_floor: 0 };
+                    effects.wakes.push(Wake { waiter, event });
+                }
+                Claimant::Server { loader } => {
+                    effects.loads.push(Load { db, key, token: next_token, loader, cause });
+                }
+            }
+        }
+        self.due_ms = self.due_ms.min(record.due_ms());
+    }
+
+    fn make_record(&mut self, db: Db, key: &[u8], now_ms: u64) {
+        if self.records.contains_key(&RecordRef { db, key }) {
+            return;
+        }
+        if self.records.len() >= self.records_max {
+            // A record given up makes its tokens unknown: they fail closed.
+            let oldest = self
+                .records
+                .iter()
+                .filter(|(_, record)| record.waiting.is_empty())
+                .take(RECORD_SAMPLES)
+                .min_by_key(|(_, record)| record.keep_until_ms)
+                .map(|(name, _)| name.clone());
+            if let Some(name) = oldest {
+                self.drop_record(&name);
+            }
+        }
+        self.key_bytes += key.len();
+        let record = Record { keep_until_ms: now_ms, ..Record::default() };
+        self.records.insert(RecordKey { db, key: Bytes::copy_from_slice(key) }, record);
+    }
+
+    fn drop_record(&mut self, name: &RecordKey) {
+        if let Some(record) = self.records.remove(name) {
+            debug_assert!(record.waiting.is_empty());
+            self.key_bytes -= name.key.len();
+        }
+    }
+}
+
+/// How a lease ended that did not fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its fill came and was refused.
+    Lost,
+    /// Its holder gave it back.
+    Released { backoff_ms: u64 },
+}
+
+impl Record {
+    /// When somebody may lead: now if there is no holder and no back-off.
+    fn free_at_ms(&self) -> u64 {
+        self.holder.map_or(0, |holder| holder.until_ms).max(self.backoff_until_ms)
+    }
+
+    fn issue(
+        &mut self,
+        token: u64,
+        claimant: Claimant,
+        lease_ms: u64,
+        now_ms: u64,
+        settings: &LeaseSettings,
+        shard_load_ms: Option<u64>,
+    ) {
+        let valid_until_ms = now_ms.saturating_add(lease_ms);
+        let until_ms = match claimant {
+            // One load at a time: another starts only when this one is given up for lost.
+            Claimant::Server { .. } => valid_until_ms,
+            Claimant::Client => {
+                let reissue_ms = settings.reissue_after_ms.unwrap_or_else(|| {
+                    self.load_ms
+                        .or(shard_load_ms)
+                        .map_or(lease_ms, |load_ms| (REISSUE_LOADS * load_ms).max(REISSUE_MS_MIN))
+                });
+                now_ms.saturating_add(reissue_ms.min(lease_ms))
+            }
+        };
+        if self.issued.len() == ISSUED_MAX {
+            self.issued.remove(0);
+        }
+        self.issued.push(Issued { token, issued_at_ms: now_ms, valid_until_ms, claimant, softened: false });
+        self.holder = Some(Holder { token, claimant, until_ms });
+        self.backoff_until_ms = 0;
+        self.keep_until_ms = self.keep_until_ms.max(valid_until_ms);
+    }
+
+    /// Voids all tokens. Whether there was one.
+    fn revoke(&mut self) -> bool {
+        self.drop_client();
+        let Some(newest) = self.issued.last() else { return false };
+        self.revoked_up_to = self.revoked_up_to.max(newest.token);
+        self.issued.clear();
+        true
+    }
+
+    /// A client's lease is over. The server's load runs on and must not be doubled: if it is still wanted when it ends,
+    /// it is run again.
+    fn drop_client(&mut self) {
+        if self.holder.is_some_and(|holder| holder.claimant == Claimant::Client) {
+            self.holder = None;
+        }
+    }
+
+    /// When [`LeaseTable::sweep`] must look at this record: when the next waiter may lead, or when it may go.
+    fn due_ms(&self) -> u64 {
+        let free_at_ms = self.free_at_ms();
+        if self.waiting.is_empty() { free_at_ms.max(self.keep_until_ms) } else { free_at_ms }
+    }
+
+    fn is_over(&self, now_ms: u64) -> bool {
+        self.waiting.is_empty()
+            && self.issued.is_empty()
+            && self.holder.is_none()
+            && self.keep_until_ms <= now_ms
+            && self.backoff_until_ms <= now_ms
+    }
+}
