@@ -1,0 +1,193 @@
+//! What the process was told: every option once, in one table ([`options`]), and the settings they fill.
+//!
+//! The way of a value: command line and file → [`parse`] (against the table; every mistake is kept, with its place) →
+//! [`check`] (what only holds between options) → [`Config`]. [`render`] writes `conf/leasehold.toml` from the same table,
+//! and [`live`] answers `CONFIG GET` and `CONFIG SET` from it. No option is described anywhere else.
+
+pub(crate) mod check;
+pub(crate) mod live;
+pub(crate) mod machine;
+pub(crate) mod options;
+pub(crate) mod spec;
+pub(crate) mod text;
+
+use leasehold_command::ServeStale;
+use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+use leasehold_loader_sql::{LoaderSettings, SourceSettings};
+use leasehold_protocol::Limits;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the process runs with. The defaults are those of the option table: [`Config::default`] fills it from there.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Addresses to listen on.
+    pub bind: Vec<BindAddress>,
+    pub port: u16,
+    /// Length of the queue of connections the kernel has accepted and we have not.
+    pub tcp_backlog: u32,
+    /// Data threads.
+    pub threads: usize,
+    /// Threads of the runtime that runs the loaders.
+    pub loader_threads: usize,
+    /// Shards of the keyspace, a power of two.
+    pub shards: usize,
+    /// Logical databases, 1 to 16.
+    pub databases: u8,
+    pub limits: Limits,
+    /// How long connections may go on after SIGTERM.
+    pub shutdown_timeout: Duration,
+    pub log_format: LogFormat,
+    /// Where the log goes; `None` = standard output.
+    pub log_file: Option<PathBuf>,
+    /// Lines for standard output once the server listens.
+    pub welcome: Vec<String>,
+    /// What `CONFIG SET` changes.
+    pub live: Live,
+    /// In the order of the file.
+    pub sources: Vec<SourceSettings>,
+    /// In the order of the file.
+    pub loaders: Vec<LoaderConfig>,
+}
+
+impl Config {
+    /// The keyspace's settings; the seed of the hash is not part of them.
+    pub(crate) fn keyspace_settings(&self, boot_unix_ms: u64) -> Settings {
+        Settings {
+            shards: self.shards,
+            memory_bytes_max: self.live.memory_bytes_max,
+            policy: self.live.policy,
+            eviction_samples: self.live.eviction_samples,
+            absence_bytes_max: self.live.absence_bytes_max(),
+            boot_unix_ms,
+            lease: self.live.lease,
+        }
+    }
+}
+
+/// The settings `CONFIG SET` may change while the server runs. A thread works with its own copy and takes a new one when
+/// [`live::LiveConfig::generation`] has moved.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    /// Connections in all; one more is refused.
+    pub clients_max: usize,
+    /// Idle connections are closed after so long; `None` = never.
+    pub idle_timeout: Option<Duration>,
+    /// Idle time before the kernel probes a peer; `None` = never. For connections accepted from now on.
+    pub tcp_keepalive: Option<Duration>,
+    /// A connection whose unsent replies take more bytes is closed; 0 = no limit.
+    pub output_bytes_hard_max: u64,
+    /// A connection whose unsent replies take more bytes for longer than [`Live::output_soft_time`] is closed; 0 = no limit.
+    pub output_bytes_soft_max: u64,
+    pub output_soft_time: Duration,
+    /// 0 = no limit.
+    pub memory_bytes_max: u64,
+    pub policy: EvictionPolicy,
+    pub eviction_samples: u8,
+    /// As configured; the keyspace is given [`Live::absence_bytes_max`].
+    pub negative_memory_bytes: u64,
+    pub lease: LeaseSettings,
+    /// Longest time a client may park with `WAIT` or `TIMEOUT`.
+    pub wait_max: Duration,
+    pub log_level: LogLevel,
+    /// What AUTH must bring; empty = no password.
+    pub password: Secret,
+}
+
+impl Live {
+    /// Memory for absences in bytes: never more than half of a limited memory.
+    pub(crate) fn absence_bytes_max(&self) -> u64 {
+        if self.memory_bytes_max == 0 {
+            self.negative_memory_bytes
+        } else {
+            self.negative_memory_bytes.min(self.memory_bytes_max / 2)
+        }
+    }
+}
+
+/// A text nobody may see: `Debug` hides it, and it has no `Display`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secret(pub String);
+
+impl Secret {
+    /// Whether there is no secret.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `attempt` is this secret, in a time that does not tell how much of it was right.
+    pub(crate) fn accepts(&self, attempt: &[u8]) -> bool {
+        let secret = self.0.as_bytes();
+        let mut difference = u8::from(secret.len() != attempt.len());
+        for (index, byte) in attempt.iter().enumerate() {
+            difference |= byte ^ secret.get(index).copied().unwrap_or(0);
+        }
+        // Without the fence the optimiser may leave the loop at the first difference.
+        std::hint::black_box(difference) == 0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_empty() { "(none)" } else { "(hidden)" })
+    }
+}
+
+/// One address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BindAddress {
+    pub ip: IpAddr,
+    /// Written with a leading `-`: it is no error if this machine has no such address.
+    pub optional: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Redis's log levels, from the most to the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogLevel {
+    Debug,
+    Verbose,
+    Notice,
+    Warning,
+    Nothing,
+}
+
+/// What brings the values of some keys: `[loaders.NAME]`.
+#[derive(Clone, Debug)]
+pub(crate) struct LoaderConfig {
+    /// Name, pattern, queries and form of the value, as the loader itself needs them.
+    pub settings: LoaderSettings,
+    /// Name of the source; it exists.
+    pub source: String,
+    /// Keys of other databases are not this loader's.
+    pub db: Db,
+    /// Whether GET and MGET load, or only LOADTHROUGH does.
+    pub transparent: bool,
+    pub serve_stale: ServeStale,
+    pub ttl: Duration,
+    /// Share of the TTL by which it is spread up and down, 0 to 0.5.
+    pub jitter: f64,
+    pub negative_ttl: Duration,
+    pub stale_for: Duration,
+    pub soft_timeout: Duration,
+    pub hard_timeout: Duration,
+    /// Queries of this loader under way at one time.
+    pub concurrency_max: usize,
+    /// Keys that wait for a query of this loader.
+    pub queue_max: usize,
+    /// How long a load waits for others to share its query.
+    pub batch_window: Duration,
+}
+
+/// A hash seed from the system's randomness.
+pub(crate) fn random_hash_seed() -> HashSeed {
+    use std::hash::{BuildHasher, RandomState};
+    HashSeed(std::array::from_fn(|index| RandomState::new().hash_one(index)))
+}
