@@ -63,6 +63,18 @@ pub fn integer_or_error(argument: &[u8]) -> Result<i64, ReplyError> {
     integer(argument).ok_or(ReplyError::NotAnInteger)
 }
 
+/// Where `len` bytes from `offset` on end in a value.
+///
+/// # Errors
+/// [`ReplyError::ValueTooLong`] past [`VALUE_BYTES_MAX`].
+#[inline]
+pub fn value_end(offset: u64, len: usize) -> Result<usize, ReplyError> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= VALUE_BYTES_MAX => Ok(end as usize),
+        _ => Err(ReplyError::ValueTooLong),
+    }
+}
+
 /// The external version behind `VER`, and the floor behind `MINVER`: any u64.
 ///
 /// # Errors

@@ -1,10 +1,11 @@
 //! What a handler works with, and what it answers.
 
+use crate::argument::value_end;
 use crate::client::Client;
 use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
-use leasehold_keyspace::{Keyspace, Turn};
+use leasehold_keyspace::{Access, Keyspace, Turn};
 use leasehold_protocol::Reply;
 
 /// The arguments of every handler.
@@ -28,7 +29,27 @@ pub enum Outcome {
     Close,
 }
 
+/// Growth in bytes that needs no room of its own: a request of some length has been made room for already.
+const GROWTH_BYTES_MIN: usize = 4096;
+
 impl Context<'_> {
+    /// Evicts for a value that is about to reach to `offset + len`, however short the request that says so. Returns that
+    /// end. The value may change before it is written: then a little more or less is evicted than needed.
+    ///
+    /// # Errors
+    /// [`ReplyError::ValueTooLong`], [`ReplyError::OutOfMemory`].
+    pub fn make_room_until(&mut self, key: &[u8], offset: u64, len: usize) -> Result<usize, ReplyError> {
+        let end = value_end(offset, len)?;
+        if end > GROWTH_BYTES_MIN {
+            let (turn, db) = (&mut *self.turn, self.client.db);
+            let held = self.keyspace.read(turn, db, key, Access::Quiet, |entry| entry.value.len()).unwrap_or(0);
+            if end > held + GROWTH_BYTES_MIN {
+                self.keyspace.make_room(turn, end - held).map_err(|_| ReplyError::OutOfMemory)?;
+            }
+        }
+        Ok(end)
+    }
+
     /// How a handler that may fail ends: its error, if there is one, is the reply. It must have written nothing then.
     #[inline]
     pub fn conclude(&mut self, result: Result<(), ReplyError>) -> Outcome {

@@ -35,6 +35,22 @@ pub enum ReplyError {
     /// A value would grow over `proto-max-bulk-len`.
     ValueTooLong,
     OffsetOutOfRange,
+    /// `MSETEX`.
+    Numkeys,
+    KeyValuePairs,
+    /// `LCS` with both `LEN` and `IDX`.
+    LcsLenAndIdx,
+    /// The lengths of two values, multiplied, exceed this.
+    LcsTooLong {
+        cells_max: u64,
+    },
+    BitOffset,
+    BitValue,
+    BitWanted,
+    BitopNot,
+    BitfieldType,
+    BitfieldOverflow,
+    BitfieldReadOnly,
     /// `command` in lower case.
     InvalidExpire {
         command: &'static str,
@@ -92,6 +108,21 @@ impl fmt::Display for ReplyError {
             Self::NotFinite => f.write_str("ERR increment would produce NaN or Infinity"),
             Self::ValueTooLong => f.write_str("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
             Self::OffsetOutOfRange => f.write_str("ERR offset is out of range"),
+            Self::Numkeys => f.write_str("ERR invalid numkeys value"),
+            Self::KeyValuePairs => f.write_str("ERR wrong number of key-value pairs"),
+            Self::LcsLenAndIdx => f.write_str("ERR If you want both the length and indexes, please just use IDX."),
+            Self::LcsTooLong { cells_max } => {
+                write!(f, "ERR values too long for LCS: the product of their lengths is above {cells_max}")
+            }
+            Self::BitOffset => f.write_str("ERR bit offset is not an integer or out of range"),
+            Self::BitValue => f.write_str("ERR bit is not an integer or out of range"),
+            Self::BitWanted => f.write_str("ERR The bit argument must be 1 or 0."),
+            Self::BitopNot => f.write_str("ERR BITOP NOT must be called with a single source key."),
+            Self::BitfieldType => f.write_str(
+                "ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is.",
+            ),
+            Self::BitfieldOverflow => f.write_str("ERR Invalid OVERFLOW type specified"),
+            Self::BitfieldReadOnly => f.write_str("ERR BITFIELD_RO only supports the GET subcommand"),
             Self::InvalidExpire { command } => write!(f, "ERR invalid expire time in '{command}' command"),
             Self::NoSuchKey => f.write_str("ERR no such key"),
             Self::OutOfRange => f.write_str("ERR index out of range"),

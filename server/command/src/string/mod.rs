@@ -1,6 +1,39 @@
 //! String commands.
 
+mod extended;
+mod get;
+mod lcs;
+mod lifetime;
+mod multi;
+mod number;
+mod range;
+mod set;
+
 use crate::spec::Spec;
 
 /// The commands of this group.
-pub static SPECS: &[&Spec] = &[];
+pub static SPECS: &[&Spec] = &[
+    &range::APPEND,
+    &number::DECR,
+    &number::DECRBY,
+    &get::GET,
+    &get::GETDEL,
+    &get::GETEX,
+    &range::GETRANGE,
+    &set::GETSET,
+    &number::INCR,
+    &number::INCRBY,
+    &number::INCRBYFLOAT,
+    &lcs::LCS,
+    &get::MGET,
+    &multi::MSET,
+    &multi::MSETEX,
+    &multi::MSETNX,
+    &set::PSETEX,
+    &set::SET,
+    &set::SETEX,
+    &set::SETNX,
+    &range::SETRANGE,
+    &range::STRLEN,
+    &range::SUBSTR,
+];

@@ -1,0 +1,147 @@
+//! Commands that read whole values.
+
+use super::lifetime::{EXPIRATION_OR_PERSIST, Lifetime};
+use crate::context::{Context, Outcome};
+use crate::error::ReplyError;
+use crate::spec::{Argument, Flags, Group, Keys, Spec};
+use leasehold_protocol::Request;
+
+pub(super) static GET: Spec = Spec {
+    name: "get",
+    summary: "Returns the value of a key; null if it has none",
+    group: Group::String,
+    since: "1.0.0",
+    complexity: "O(1)",
+    arity: 2,
+    flags: Flags::READONLY.with(Flags::FAST),
+    keys: Keys::ONE,
+    arguments: &[Argument::key("key")],
+    subcommands: &[],
+    run: get,
+};
+
+fn get(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let Context { keyspace, client, reply, turn, .. } = context;
+    let found = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| reply.bulk(entry.value));
+    if found.is_none() {
+        reply.null();
+    }
+    Outcome::Replied
+}
+
+pub(super) static MGET: Spec = Spec {
+    name: "mget",
+    summary: "Returns the values of several keys as of one moment; null for each that has none",
+    group: Group::String,
+    since: "1.0.0",
+    complexity: "O(N) where N is the number of keys",
+    arity: -2,
+    flags: Flags::READONLY.with(Flags::FAST),
+    keys: Keys::ALL,
+    arguments: &[Argument::key("key").multiple()],
+    subcommands: &[],
+    run: mget,
+};
+
+fn mget(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let Context { keyspace, client, reply, turn, .. } = context;
+    reply.array(request.len() - 1);
+    keyspace.read_many(turn, client.db, Keyed(request, 1), client.access(), |_, entry| match entry {
+        Some(entry) => reply.bulk(entry.value),
+        None => reply.null(),
+    });
+    Outcome::Replied
+}
+
+/// The arguments from an index on, as an iterator that can be cloned.
+#[derive(Clone)]
+struct Keyed<'a>(Request<'a>, usize);
+
+impl<'a> Iterator for Keyed<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let key = self.0.get(self.1)?;
+        self.1 += 1;
+        Some(key)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.len().saturating_sub(self.1);
+        (left, Some(left))
+    }
+}
+
+pub(super) static GETDEL: Spec = Spec {
+    name: "getdel",
+    summary: "Returns the value of a key and deletes the key",
+    group: Group::String,
+    since: "6.2.0",
+    complexity: "O(1)",
+    arity: 2,
+    flags: Flags::WRITE.with(Flags::FAST),
+    keys: Keys::ONE,
+    arguments: &[Argument::key("key")],
+    subcommands: &[],
+    run: getdel,
+};
+
+fn getdel(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let Context { keyspace, client, reply, turn, .. } = context;
+    keyspace.update(turn, client.db, request.arg(1), |slot| {
+        slot.touch();
+        match slot.entry() {
+            Some(entry) => reply.bulk(entry.value),
+            None => reply.null(),
+        }
+        // Of an absent key too: who is loading it must not fill it after this.
+        slot.remove();
+    });
+    Outcome::Replied
+}
+
+pub(super) static GETEX: Spec = Spec {
+    name: "getex",
+    summary: "Returns the value of a key and sets, keeps or removes its time to live",
+    group: Group::String,
+    since: "6.2.0",
+    complexity: "O(1)",
+    arity: -2,
+    flags: Flags::WRITE.with(Flags::FAST),
+    keys: Keys::ONE,
+    arguments: &[Argument::key("key"), EXPIRATION_OR_PERSIST],
+    subcommands: &[],
+    run: |context, request| {
+        let result = getex(context, request);
+        context.conclude(result)
+    },
+};
+
+fn getex(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyError> {
+    let mut lifetime = Lifetime::default();
+    let mut index = 2;
+    while index < request.len() {
+        index = lifetime.take("PERSIST", request, index)?.ok_or(ReplyError::Syntax)?;
+    }
+    let Context { keyspace, client, reply, turn, .. } = context;
+    // A bad time is an error only if there is a value whose time it would be.
+    let expire_at_ms = match lifetime {
+        Lifetime::Unsaid => Ok(None),
+        Lifetime::Bare => Ok(Some(None)),
+        Lifetime::Until(unit, time) => unit.deadline_ms(time, turn, "getex").map(|time| Some(Some(time))),
+    };
+    keyspace.update(turn, client.db, request.arg(1), |slot| {
+        slot.touch();
+        let Some(entry) = slot.entry() else {
+            reply.null();
+            return Ok(());
+        };
+        let expire_at_ms = expire_at_ms?;
+        reply.bulk(entry.value);
+        if let Some(expire_at_ms) = expire_at_ms {
+            slot.set_expiry(expire_at_ms);
+        }
+        Ok(())
+    })
+}
