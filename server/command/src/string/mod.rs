@@ -11,6 +11,8 @@ mod set;
 
 use crate::spec::Spec;
 
+pub(crate) use range::Positions;
+
 /// The commands of this group.
 pub static SPECS: &[&Spec] = &[
     &range::APPEND,
