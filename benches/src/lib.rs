@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Benchmarks against rivals: the load generator, the floor it is measured against, and the records it leaves.
+//!
+//! The figure that counts is **server CPU time per operation**: it survives a noisy machine, where operations per second
+//! do not. `README.md` says how a run goes and how to read its table. Workloads and rivals are data, in `workloads/`.
+
+pub mod generator;
+pub mod histogram;
+pub mod keys;
+pub mod preload;
+pub mod record;
+pub mod rival;
+pub mod system;
+pub mod wire;
+pub mod workload;
