@@ -82,3 +82,14 @@ impl Keyspace {
         todo!()
     }
 }
+
+impl crate::shard::Shard {
+    /// After a write or an invalidation of the key: those who wait for it hear its new value, or the next of them leads.
+    pub(crate) fn settle(&mut self, key: &crate::entry::Key<'_>, turn: &mut Turn) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let token = self.next_version();
+        self.leases.settle(key.db, key.bytes, None, token, turn.now_ms, &mut turn.effects);
+    }
+}

@@ -1,19 +1,49 @@
 //! The narrow waist: every verb of every protocol ends in a method of [`Keyspace`].
+//!
+//! A method hashes the key, locks its shard, finds the entry and runs what the caller brought: one hash, one lock, one find.
+//! Methods on several keys lock the shards they need in order of their number, each once, so they cannot wait for each other
+//! in a circle. Reading and writing live here; stepping through entries in [`crate::scan`], eviction, expiry, flushing and the
+//! lease verbs in files of those names.
 
+use crate::entry::Key;
+use crate::memory::Memory;
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+use crate::shard::{AbsenceKind, Shard, ShardNumber};
+use crate::slot::{Slot, Slots};
+use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
+use ahash::RandomState;
+use crossbeam::utils::CachePadded;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All data of a node: shards behind short locks. Shared by all threads.
-pub struct Keyspace {}
+///
+/// What callers pass to be run under a lock must not call the keyspace again: a thread would wait for itself.
+pub struct Keyspace {
+    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    hash: RandomState,
+    pub(crate) memory: Memory,
+    pub(crate) policy: AtomicU8,
+    pub(crate) eviction_samples: AtomicU8,
+}
+
+/// Most shards: the hash has 12 bits for their number.
+const SHARDS_MAX: usize = 4096;
 
 /// An entry, borrowed under the shard's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
+    /// Database of the key.
     pub db: Db,
+    /// The key.
     pub key: &'a [u8],
+    /// The value.
     pub value: &'a [u8],
     /// Internal version: unique on the node, only grows.
     pub version: u64,
+    /// The version its writer gave it, if one did.
     pub external_version: Option<u64>,
     /// End of the fresh life in server time.
     pub expire_at_ms: Option<u64>,
@@ -39,20 +69,25 @@ pub enum Access {
 /// What a reader of a loader's key finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup<R> {
+    /// Within its fresh life.
     Fresh(R),
     /// Past its fresh life or softly invalidated, within its stale window.
     Stale(R),
     /// The source is known to have no such key.
     Negative {
+        /// How long this is remembered, in ms.
         ttl_ms: u64,
+        /// Version of the negative entry.
         version: u64,
     },
+    /// Nothing is known.
     Absent,
 }
 
 /// The TTL of a value that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
+    /// No TTL.
     Never,
     /// Server time in ms.
     At(u64),
@@ -63,25 +98,19 @@ pub enum Expiry {
 /// What is stored with a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
+    /// End of the fresh life.
     pub expiry: Expiry,
+    /// How long the entry stays readable as stale after that, in ms.
     pub stale_for_ms: u64,
+    /// The version its writer gives it.
     pub external_version: Option<u64>,
+    /// memcached's client flags.
     pub client_flags: u32,
 }
 
 impl Attributes {
     /// No TTL, no stale window, no external version, flags 0: a plain `SET`.
     pub const PLAIN: Self = Self { expiry: Expiry::Never, stale_for_ms: 0, external_version: None, client_flags: 0 };
-}
-
-/// One key under its shard's lock, for reading and writing in one step. Keep what runs under it short.
-pub struct Slot<'s> {
-    _shard: &'s mut (),
-}
-
-/// Several keys under all their shards' locks, taken in order.
-pub struct Slots<'s> {
-    _shards: &'s mut (),
 }
 
 /// The memory limit is reached and nothing may be evicted.
@@ -91,40 +120,122 @@ pub struct OutOfMemory;
 /// Sums over all shards since start, and sizes now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
+    /// Reads that found a fresh entry.
     pub hits: u64,
+    /// Reads that did not.
     pub misses: u64,
+    /// Entries removed because their time was up.
     pub expired: u64,
+    /// Entries removed for their memory.
     pub evicted: u64,
     /// Bytes of blocks, tables, absences and leases.
     pub used_bytes: u64,
+    /// The most that this has been.
     pub used_bytes_peak: u64,
+    /// Bytes of tables alone.
     pub table_bytes: u64,
+    /// Entries of all databases.
     pub entries: u64,
+    /// Entries with a TTL.
     pub entries_with_ttl: u64,
     /// Negative entries and tombstones.
     pub absences: u64,
+    /// Bytes of these.
     pub absence_bytes: u64,
+    /// Reads answered by a negative entry.
     pub negative_hits: u64,
+    /// Tokens given out.
     pub leases_issued: u64,
+    /// Claims that found another holder.
     pub lease_hot_misses: u64,
+    /// Fills that were stored.
     pub fills_stored: u64,
+    /// Fills that were stored as stale.
     pub fills_stale: u64,
+    /// Fills lost because the key was written, deleted or invalidated.
     pub fills_lost_revoked: u64,
+    /// Fills lost to a newer token.
     pub fills_lost_superseded: u64,
+    /// Fills with a token that names no lease.
     pub fills_lost_unknown: u64,
+    /// Fills lost to the same or a newer version.
     pub fills_lost_older: u64,
+    /// Leases now.
     pub leases: u64,
+    /// Waiters parked now.
     pub waiters: u64,
 }
 
+/// A locked shard. Tells the node's memory counter of changes when it is let go.
+pub(crate) struct Locked<'k> {
+    shard: MutexGuard<'k, Shard>,
+    memory: &'k Memory,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Shard;
+
+    #[inline]
+    fn deref(&self) -> &Shard {
+        &self.shard
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.shard.unpublished_bytes().unsigned_abs() > self.memory.publish_bytes() {
+            self.publish();
+        }
+    }
+}
+
+impl Locked<'_> {
+    pub(crate) fn publish(&mut self) {
+        self.memory.publish(self.shard.unpublished_bytes());
+        self.shard.note_published();
+    }
+}
+
 impl Keyspace {
+    /// An empty keyspace.
+    ///
+    /// # Panics
+    /// If the number of shards is not a power of two from 1 to 4096.
     #[must_use]
     pub fn new(settings: Settings, seed: HashSeed) -> Self {
-        let _ = (settings, seed);
-        todo!()
+        let count = settings.shards;
+        assert!(count.is_power_of_two() && count <= SHARDS_MAX, "{count} shards: must be a power of two up to 4096");
+        let HashSeed([a, b, c, d]) = seed;
+        let hash = RandomState::with_seeds(a, b, c, d);
+        let shards = (0..count)
+            .map(|index| {
+                let number = ShardNumber { index, count };
+                CachePadded::new(Mutex::new(Shard::new(number, settings.boot_unix_ms, settings.lease, &hash)))
+            })
+            .collect();
+        let keyspace = Self {
+            shards,
+            hash,
+            memory: Memory::new(settings.memory_bytes_max, count),
+            policy: AtomicU8::new(0),
+            eviction_samples: AtomicU8::new(0),
+        };
+        keyspace.set_policy(settings.policy);
+        keyspace.set_eviction_samples(settings.eviction_samples);
+        keyspace.set_absence_bytes_max(settings.absence_bytes_max);
+        keyspace
     }
 
     /// Reads a fresh entry; `None` if there is none. `read` runs under the lock: copy out, nothing else.
+    #[inline]
     pub fn read<R>(
         &self,
         turn: &mut Turn,
@@ -133,11 +244,13 @@ impl Keyspace {
         access: Access,
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Option<R> {
-        let _ = (turn, db, key, access, read);
-        todo!()
+        let key = self.key(db, key);
+        let mut shard = self.lock_of(key.hash);
+        shard.read(&key, access, turn.now_ms).map(read)
     }
 
-    /// As [`Keyspace::read`], but tells stale, negative and absent apart.
+    /// As [`Keyspace::read`], but tells stale, negative and absent apart. A stale entry counts as a miss; so does a negative
+    /// one, which has its own counter too.
     pub fn lookup<R>(
         &self,
         turn: &mut Turn,
@@ -146,8 +259,28 @@ impl Keyspace {
         access: Access,
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Lookup<R> {
-        let _ = (turn, db, key, access, read);
-        todo!()
+        let key = self.key(db, key);
+        let mut shard = self.lock_of(key.hash);
+        let now_ms = turn.now_ms;
+        let counts = access == Access::Touch;
+        let Some(place) = shard.find_live(&key, now_ms) else {
+            shard.stats.misses += u64::from(counts);
+            return match shard.absence(&key, now_ms) {
+                Some(absence) if absence.kind == AbsenceKind::Negative => {
+                    shard.stats.negative_hits += u64::from(counts);
+                    Lookup::Negative { ttl_ms: absence.until_ms - now_ms, version: absence.version }
+                }
+                _ => Lookup::Absent,
+            };
+        };
+        let entry = shard.block(place).view(now_ms);
+        let is_fresh = shard.block(place).is_fresh(now_ms);
+        let result = read(entry);
+        if counts {
+            shard.touch(place, now_ms);
+            shard.count_lookup(is_fresh);
+        }
+        if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) }
     }
 
     /// Reads fresh entries of many keys at one moment; `read` is called once per key, in order.
@@ -157,167 +290,187 @@ impl Keyspace {
         db: Db,
         keys: impl Iterator<Item = &'k [u8]> + Clone,
         access: Access,
-        read: impl FnMut(usize, Option<Entry<'_>>),
+        mut read: impl FnMut(usize, Option<Entry<'_>>),
     ) {
-        let _ = (turn, db, keys, access, read);
-        todo!()
+        let keys: Vec<Key<'k>> = keys.map(|key| self.key(db, key)).collect();
+        let mut locks = self.lock_many(&keys);
+        for (index, key) in keys.iter().enumerate() {
+            read(index, locks.shard(key).read(key, access, turn.now_ms));
+        }
     }
 
     /// Reads and writes one key in one step.
+    #[inline]
     pub fn update<R>(&self, turn: &mut Turn, db: Db, key: &[u8], update: impl FnOnce(&mut Slot<'_>) -> R) -> R {
-        let _ = (turn, db, key, update);
-        todo!()
+        let key = self.key(db, key);
+        let mut shard = self.lock_of(key.hash);
+        let mut is_written = false;
+        let result = update(&mut Slot::new(&mut shard, key, turn.now_ms, &mut is_written));
+        if is_written {
+            shard.settle(&key, turn);
+        }
+        result
     }
 
     /// Reads and writes several keys in one step; a key may be named twice.
     pub fn update_many<R>(&self, turn: &mut Turn, keys: &[(Db, &[u8])], update: impl FnOnce(&mut Slots<'_>) -> R) -> R {
-        let _ = (turn, keys, update);
-        todo!()
+        let keys: Vec<Key<'_>> = keys.iter().map(|&(db, key)| self.key(db, key)).collect();
+        let mut slots = Slots::new(self.lock_many(&keys), &keys, turn.now_ms);
+        let result = update(&mut slots);
+        slots.settle(turn);
+        result
     }
 
-    /// Evicts until `bytes_wanted` more fit. Called before a command that may grow the keyspace, with no lock held.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] if the policy leaves nothing to evict; the client gets `-OOM`.
-    pub fn make_room(&self, turn: &mut Turn, bytes_wanted: usize) -> Result<(), OutOfMemory> {
-        let _ = (turn, bytes_wanted);
-        todo!()
-    }
-
-    /// Removes expired entries, absences and leases for a share of the shards; called about every 100 ms by each thread.
-    /// Looks at no more than `steps_max` table positions. Returns how many entries it removed.
-    pub fn expire_cycle(&self, turn: &mut Turn, shards: std::ops::Range<usize>, steps_max: usize) -> usize {
-        let _ = (turn, shards, steps_max);
-        todo!()
-    }
-
+    /// Number of shards.
     #[must_use]
     pub fn shards(&self) -> usize {
-        todo!()
-    }
-
-    /// Steps through the fresh entries of `db`, about `count` table positions a call. Cursor 0 starts and ends. An entry
-    /// present from the first call to the last is visited at least once.
-    pub fn scan(&self, turn: &mut Turn, db: Db, cursor: u64, count: usize, visit: impl FnMut(Entry<'_>)) -> u64 {
-        let _ = (turn, db, cursor, count, visit);
-        todo!()
-    }
-
-    /// A fresh entry of `db` chosen at random.
-    pub fn random_key(&self, turn: &mut Turn, db: Db) -> Option<Vec<u8>> {
-        let _ = (turn, db);
-        todo!()
+        self.shards.len()
     }
 
     /// Entries of `db`, fresh, stale or expired and not yet removed; as Redis's DBSIZE.
     #[must_use]
     pub fn len(&self, db: Db) -> usize {
-        let _ = db;
-        todo!()
+        (0..self.shards()).map(|shard| self.lock(shard).count(db).entries).sum()
     }
 
     /// Entries of `db` with a TTL.
     #[must_use]
     pub fn len_with_ttl(&self, db: Db) -> usize {
-        let _ = db;
-        todo!()
+        (0..self.shards()).map(|shard| self.lock(shard).count(db).with_ttl).sum()
     }
 
-    /// Removes all entries and absences of one database or of all, and revokes their leases.
-    pub fn flush(&self, turn: &mut Turn, db: Option<Db>) {
-        let _ = (turn, db);
-        todo!()
-    }
-
+    /// Sums over all shards, one after the other: not of one moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        let mut sum = Stats::default();
+        for index in 0..self.shards() {
+            let shard = self.lock(index);
+            let stats = &shard.stats;
+            sum.hits += stats.hits;
+            sum.misses += stats.misses;
+            sum.expired += stats.expired;
+            sum.evicted += stats.evicted;
+            sum.used_bytes += shard.bytes() as u64;
+            sum.table_bytes += shard.table_bytes() as u64;
+            sum.entries += shard.entries.len() as u64;
+            sum.entries_with_ttl += shard.count_with_ttl() as u64;
+            sum.absences += shard.absences.len() as u64;
+            sum.absence_bytes += shard.absence_bytes() as u64;
+            sum.negative_hits += stats.negative_hits;
+            sum.leases_issued += shard.leases.counters.issued;
+            sum.lease_hot_misses += shard.leases.counters.hot_misses;
+            sum.leases += shard.leases.len() as u64;
+            sum.waiters += shard.leases.waiters() as u64;
+            sum.fills_stored += stats.fills_stored;
+            sum.fills_stale += stats.fills_stale;
+            sum.fills_lost_revoked += stats.fills_lost_revoked;
+            sum.fills_lost_superseded += stats.fills_lost_superseded;
+            sum.fills_lost_unknown += stats.fills_lost_unknown;
+            sum.fills_lost_older += stats.fills_lost_older;
+        }
+        sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
+        sum
     }
 
+    /// Sets the counters of events to 0 and the peak to what is used now.
     pub fn reset_stats(&self) {
-        todo!()
+        for index in 0..self.shards() {
+            let mut shard = self.lock(index);
+            shard.stats = Default::default();
+            shard.leases.counters = Default::default();
+            shard.publish();
+        }
+        self.memory.reset_peak();
     }
 
-    /// Bytes counted against the limit now.
+    /// Bytes counted against the limit now, short of at most 4 KiB per shard that it has not told yet.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        todo!()
+        self.memory.used_bytes()
     }
 
+    /// Changes the limit; 0 = none. A lower limit is reached bit by bit, by writers and by [`Keyspace::expire_cycle`].
     pub fn set_memory_bytes_max(&self, bytes: u64) {
-        let _ = bytes;
-        todo!()
+        self.memory.set_bytes_max(bytes);
     }
 
+    /// Changes what is evicted.
     pub fn set_policy(&self, policy: EvictionPolicy) {
-        let _ = policy;
-        todo!()
+        self.policy.store(policy as u8, Relaxed);
     }
 
+    /// Changes how many entries are looked at to find a victim.
     pub fn set_eviction_samples(&self, samples: u8) {
-        let _ = samples;
-        todo!()
+        self.eviction_samples.store(samples.clamp(1, 64), Relaxed);
     }
 
+    /// Changes the memory for negative entries and tombstones; each shard has its part.
     pub fn set_absence_bytes_max(&self, bytes: u64) {
-        let _ = bytes;
-        todo!()
+        let part = usize::try_from(bytes / self.shards() as u64).unwrap_or(usize::MAX);
+        for index in 0..self.shards() {
+            let mut shard = self.lock(index);
+            shard.absence_bytes_max = part;
+            shard.shrink_absences();
+        }
     }
 
+    /// Changes the defaults and bounds of leases.
     pub fn set_lease_settings(&self, lease: LeaseSettings) {
-        let _ = lease;
-        todo!()
+        for index in 0..self.shards() {
+            let mut shard = self.lock(index);
+            shard.lease_settings = lease;
+            shard.leases.set_settings(lease, self.shards());
+        }
+    }
+
+    /// Runs something under the lock of a key's shard.
+    pub(crate) fn with_shard<R>(&self, db: Db, key: &[u8], run: impl FnOnce(&mut Shard, &Key<'_>) -> R) -> R {
+        let key = self.key(db, key);
+        run(&mut self.lock_of(key.hash), &key)
+    }
+
+    /// A key with its hash.
+    #[inline]
+    pub(crate) fn key<'k>(&self, db: Db, bytes: &'k [u8]) -> Key<'k> {
+        Key { db, bytes, hash: hash_key(&self.hash, db, bytes) }
+    }
+
+    /// Locks the shard of a key's hash.
+    #[inline]
+    pub(crate) fn lock_of(&self, hash: u64) -> Locked<'_> {
+        self.lock(shard_of(hash, self.shards.len() - 1))
+    }
+
+    /// Locks a shard. A thread that panicked under the lock left every count and block valid, if not the entry it wrote.
+    #[inline]
+    pub(crate) fn lock(&self, index: usize) -> Locked<'_> {
+        let shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { shard, memory: &self.memory }
+    }
+
+    fn lock_many(&self, keys: &[Key<'_>]) -> Locks<'_> {
+        let mask = self.shards.len() - 1;
+        let mut numbers: Vec<usize> = keys.iter().map(|key| shard_of(key.hash, mask)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let shards = numbers.iter().map(|&number| self.lock(number)).collect();
+        Locks { numbers, shards, mask }
     }
 }
 
-impl Slot<'_> {
-    /// The fresh entry, if there is one.
-    #[must_use]
-    pub fn entry(&self) -> Option<Entry<'_>> {
-        todo!()
-    }
-
-    /// The external version that a `VER` write must exceed: of the entry, fresh or stale, or of a tombstone.
-    #[must_use]
-    pub fn version_floor(&self) -> Option<u64> {
-        todo!()
-    }
-
-    /// Counts as use of the entry, and as hit or miss.
-    pub fn touch(&mut self) {
-        todo!()
-    }
-
-    /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone. Returns the internal version.
-    pub fn set(&mut self, value: &[u8], attributes: Attributes) -> u64 {
-        let _ = (value, attributes);
-        todo!()
-    }
-
-    /// The value for writing in place, lengthened with zero bytes to at least `len`; made empty first if there is no fresh
-    /// entry. Keeps the TTL, drops the external version, revokes leases, gives a new version.
-    pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
-        let _ = len;
-        todo!()
-    }
-
-    /// Sets or removes the TTL of the fresh entry. No write: leases stay. A time that has passed deletes (and revokes).
-    /// Whether there was an entry.
-    pub fn set_expiry(&mut self, expire_at_ms: Option<u64>) -> bool {
-        let _ = expire_at_ms;
-        todo!()
-    }
-
-    /// Deletes; revokes leases, also of an absent key. Whether there was a fresh entry.
-    pub fn remove(&mut self) -> bool {
-        todo!()
-    }
+/// Several locked shards.
+pub(crate) struct Locks<'k> {
+    /// Sorted, each once, as long as `shards`.
+    numbers: Vec<usize>,
+    shards: Vec<Locked<'k>>,
+    mask: usize,
 }
 
-impl Slots<'_> {
-    /// The slot of `keys[index]`.
-    pub fn slot(&mut self, index: usize) -> Slot<'_> {
-        let _ = index;
-        todo!()
+impl Locks<'_> {
+    /// The shard of one of the keys that the locks were taken for.
+    pub(crate) fn shard(&mut self, key: &Key<'_>) -> &mut Shard {
+        let number = shard_of(key.hash, self.mask);
+        let index = self.numbers.binary_search(&number).expect("the shards of all keys are locked");
+        &mut self.shards[index]
     }
 }

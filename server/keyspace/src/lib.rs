@@ -5,13 +5,23 @@
 //! [`Turn::effects`]. Redis and memcached verbs both end in the methods of [`Keyspace`].
 
 mod claims;
+mod entry;
+mod eviction;
+mod expiry;
 pub mod keyspace;
 pub mod lease;
 mod lease_table;
+pub mod memory;
+mod scan;
 pub mod settings;
+mod shard;
+pub mod slot;
+mod table;
 pub mod turn;
 
-pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, Slot, Slots, Stats};
+pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, Stats};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
+pub use memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+pub use slot::{Slot, Slots};
 pub use turn::{Effects, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};

@@ -1,0 +1,349 @@
+//! The keyspace does what a sorted map with a clock does, whatever the number of shards.
+
+use leasehold_keyspace::{
+    Access, Attributes, Db, EvictionPolicy, Expiry, HashSeed, Keyspace, LeaseSettings, Lookup, Settings, Turn,
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const LEASE: LeaseSettings = LeaseSettings {
+    lease_ms: 10_000,
+    lease_ms_max: 60_000,
+    reissue_after_ms: None,
+    waiters_per_key_max: 100,
+    waiters_max: 1000,
+    records_max: 1000,
+    tombstone_ttl_ms: 1000,
+    invalidated_stale_ms: 1000,
+};
+
+fn keyspace(shards: usize) -> Keyspace {
+    let settings = Settings {
+        shards,
+        memory_bytes_max: 0,
+        policy: EvictionPolicy::NoEviction,
+        eviction_samples: 5,
+        absence_bytes_max: 1 << 20,
+        boot_unix_ms: 1_700_000_000_000,
+        lease: LEASE,
+    };
+    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
+}
+
+#[derive(Clone, Debug)]
+struct ModelEntry {
+    value: Vec<u8>,
+    expire_at_ms: Option<u64>,
+    stale_for_ms: u64,
+    external_version: Option<u64>,
+    client_flags: u32,
+    version: u64,
+}
+
+impl ModelEntry {
+    fn is_fresh(&self, now_ms: u64) -> bool {
+        self.expire_at_ms.is_none_or(|at| now_ms < at)
+    }
+
+    fn is_gone(&self, now_ms: u64) -> bool {
+        self.expire_at_ms.is_some_and(|at| now_ms >= at.saturating_add(self.stale_for_ms))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set { key: usize, len: usize, expiry: Option<u64>, keep: bool, stale_for_ms: u64, version: Option<u64>, flags: u32 },
+    Read { key: usize },
+    Lookup { key: usize },
+    Remove { key: usize },
+    SetExpiry { key: usize, after_ms: Option<u64> },
+    Lengthen { key: usize, len: usize },
+    Rename { from: usize, to: usize },
+    ReadMany { keys: Vec<usize> },
+    Scan { count: usize },
+    RandomKey,
+    Flush { all: bool },
+    Cycle,
+    Pass { ms: u64 },
+}
+
+const KEYS: usize = 40;
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 0..KEYS;
+    let len = prop_oneof![4 => 0..40_usize, 2 => 0..600_usize, 1 => 0..100_000_usize];
+    prop_oneof![
+        6 => (key.clone(), len.clone(), prop::option::of(1..200_u64), any::<bool>(), prop_oneof![Just(0), 0..100_u64],
+            prop::option::of(1..9_u64), prop_oneof![Just(0), any::<u32>()])
+            .prop_map(|(key, len, expiry, keep, stale_for_ms, version, flags)| {
+                Step::Set { key, len, expiry, keep, stale_for_ms, version, flags }
+            }),
+        4 => key.clone().prop_map(|key| Step::Read { key }),
+        3 => key.clone().prop_map(|key| Step::Lookup { key }),
+        2 => key.clone().prop_map(|key| Step::Remove { key }),
+        2 => (key.clone(), prop::option::of(0..200_u64)).prop_map(|(key, after_ms)| Step::SetExpiry { key, after_ms }),
+        3 => (key.clone(), len).prop_map(|(key, len)| Step::Lengthen { key, len }),
+        1 => (key.clone(), key.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
+        1 => prop::collection::vec(key, 0..10).prop_map(|keys| Step::ReadMany { keys }),
+        1 => (1..30_usize).prop_map(|count| Step::Scan { count }),
+        1 => Just(Step::RandomKey),
+        1 => prop::bool::weighted(0.2).prop_map(|all| Step::Flush { all }),
+        1 => Just(Step::Cycle),
+        3 => (0..60_u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+/// Key number to database and key; some keys are the same in two databases.
+fn name(key: usize) -> (Db, Vec<u8>) {
+    let text = format!("key:{}", key / 2);
+    (Db((key % 2) as u8), if key < 4 { vec![b'x'; key / 2 * 300] } else { text.into_bytes() })
+}
+
+fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut cursor = 0;
+    loop {
+        cursor = keyspace.scan(turn, db, cursor, count, |entry| {
+            assert_eq!(entry.db, db);
+            found.insert(entry.key.to_vec(), entry.value.to_vec());
+        });
+        if cursor == 0 {
+            return found;
+        }
+    }
+}
+
+fn run(shards: usize, steps: &[Step]) {
+    let keyspace = keyspace(shards);
+    let mut turn = Turn::new(1_700_000_000_000, 7);
+    let mut model: BTreeMap<(Db, Vec<u8>), ModelEntry> = BTreeMap::new();
+    let mut versions = BTreeSet::new();
+    for (number, step) in steps.iter().enumerate() {
+        let now = turn.now_ms;
+        model.retain(|_, entry| !entry.is_gone(now));
+        match step.clone() {
+            Step::Set { key, len, expiry, keep, stale_for_ms, version, flags } => {
+                let (db, key) = name(key);
+                let value: Vec<u8> = (0..len).map(|index| (index + number) as u8).collect();
+                let expiry = match expiry {
+                    Some(ms) => Expiry::At(now + ms),
+                    None if keep => Expiry::Keep,
+                    None => Expiry::Never,
+                };
+                let attributes = Attributes { expiry, stale_for_ms, external_version: version, client_flags: flags };
+                let before = model.get(&(db, key.clone())).cloned();
+                let version_new = keyspace.update(&mut turn, db, &key, |slot| slot.set(&value, attributes));
+                assert!(versions.insert(version_new), "version {version_new} was given twice");
+                assert!(before.as_ref().is_none_or(|before| before.version < version_new));
+                let expire_at_ms = match expiry {
+                    Expiry::Never => None,
+                    Expiry::At(at) => Some(at),
+                    Expiry::Keep => before.filter(|entry| entry.is_fresh(now)).and_then(|entry| entry.expire_at_ms),
+                };
+                model.insert(
+                    (db, key),
+                    ModelEntry {
+                        value,
+                        expire_at_ms,
+                        stale_for_ms,
+                        external_version: version,
+                        client_flags: flags,
+                        version: version_new,
+                    },
+                );
+            }
+            Step::Read { key } => {
+                let (db, key) = name(key);
+                let found = keyspace.read(&mut turn, db, &key, Access::Touch, |entry| {
+                    assert_eq!((entry.db, entry.key), (db, &key[..]));
+                    (entry.value.to_vec(), entry.expire_at_ms, entry.version, entry.client_flags)
+                });
+                let expected = model.get(&(db, key)).filter(|entry| entry.is_fresh(now));
+                let expected = expected.map(|e| (e.value.clone(), e.expire_at_ms, e.version, e.client_flags));
+                assert_eq!(found, expected);
+            }
+            Step::Lookup { key } => {
+                let (db, key) = name(key);
+                let found = keyspace.lookup(&mut turn, db, &key, Access::Touch, |entry| {
+                    (entry.value.to_vec(), entry.stale_for_ms, entry.external_version)
+                });
+                let expected = match model.get(&(db, key)) {
+                    None => Lookup::Absent,
+                    Some(e) if e.is_fresh(now) => Lookup::Fresh((e.value.clone(), e.stale_for_ms, e.external_version)),
+                    Some(e) => Lookup::Stale((e.value.clone(), e.stale_for_ms, e.external_version)),
+                };
+                assert_eq!(found, expected);
+            }
+            Step::Remove { key } => {
+                let (db, key) = name(key);
+                let removed = keyspace.update(&mut turn, db, &key, |slot| slot.remove());
+                assert_eq!(removed, model.remove(&(db, key)).is_some_and(|entry| entry.is_fresh(now)));
+            }
+            Step::SetExpiry { key, after_ms } => {
+                let (db, key) = name(key);
+                let at = after_ms.map(|ms| now + ms);
+                let done = keyspace.update(&mut turn, db, &key, |slot| slot.set_expiry(at));
+                let entry = model.get_mut(&(db, key.clone())).filter(|entry| entry.is_fresh(now));
+                assert_eq!(done, entry.is_some());
+                if let Some(entry) = entry {
+                    entry.expire_at_ms = at;
+                    if after_ms == Some(0) {
+                        model.remove(&(db, key));
+                    }
+                }
+            }
+            Step::Lengthen { key, len } => {
+                let (db, key) = name(key);
+                let value = keyspace.update(&mut turn, db, &key, |slot| {
+                    let floor_before = slot.version_floor();
+                    let value = slot.value_mut(len);
+                    if let Some(first) = value.first_mut() {
+                        *first = first.wrapping_add(1);
+                    }
+                    let value = value.to_vec();
+                    assert!(floor_before.is_none() || slot.version_floor().is_none());
+                    value
+                });
+                let before = model.get(&(db, key.clone())).filter(|entry| entry.is_fresh(now)).cloned();
+                let mut entry = before.unwrap_or(ModelEntry {
+                    value: Vec::new(),
+                    expire_at_ms: None,
+                    stale_for_ms: 0,
+                    external_version: None,
+                    client_flags: 0,
+                    version: 0,
+                });
+                entry.value.resize(entry.value.len().max(len), 0);
+                if let Some(first) = entry.value.first_mut() {
+                    *first = first.wrapping_add(1);
+                }
+                assert_eq!(value, entry.value);
+                entry.external_version = None;
+                entry.version =
+                    keyspace.read(&mut turn, db, &key, Access::Quiet, |entry| entry.version).expect("just written");
+                assert!(versions.insert(entry.version));
+                model.insert((db, key), entry);
+            }
+            Step::Rename { from, to } => {
+                let (from, to) = (name(from), name(to));
+                let keys = [(from.0, &from.1[..]), (to.0, &to.1[..])];
+                let moved = keyspace.update_many(&mut turn, &keys, |slots| {
+                    let value = slots.slot(0).entry().map(|entry| entry.value.to_vec())?;
+                    slots.slot(0).remove();
+                    Some(slots.slot(1).set(&value, Attributes::PLAIN))
+                });
+                let expected = model.get(&from).filter(|entry| entry.is_fresh(now)).map(|entry| entry.value.clone());
+                assert_eq!(moved.is_some(), expected.is_some());
+                if let (Some(value), Some(version)) = (expected, moved) {
+                    assert!(versions.insert(version));
+                    model.remove(&from);
+                    let entry = ModelEntry {
+                        value,
+                        expire_at_ms: None,
+                        stale_for_ms: 0,
+                        external_version: None,
+                        client_flags: 0,
+                        version,
+                    };
+                    model.insert(to, entry);
+                }
+            }
+            Step::ReadMany { keys } => {
+                let names: Vec<Vec<u8>> = keys.iter().map(|&key| name(key).1).collect();
+                let mut found = Vec::new();
+                keyspace.read_many(
+                    &mut turn,
+                    Db(1),
+                    names.iter().map(|key| &key[..]),
+                    Access::Touch,
+                    |index, entry| {
+                        assert_eq!(index, found.len());
+                        found.push(entry.map(|entry| entry.value.to_vec()));
+                    },
+                );
+                let expected: Vec<_> = names
+                    .iter()
+                    .map(|key| {
+                        let entry = model.get(&(Db(1), key.clone())).filter(|entry| entry.is_fresh(now));
+                        entry.map(|entry| entry.value.clone())
+                    })
+                    .collect();
+                assert_eq!(found, expected);
+            }
+            Step::Scan { count } => {
+                for db in [Db(0), Db(1)] {
+                    let expected: BTreeMap<_, _> = model
+                        .iter()
+                        .filter(|((entry_db, _), entry)| *entry_db == db && entry.is_fresh(now))
+                        .map(|((_, key), entry)| (key.clone(), entry.value.clone()))
+                        .collect();
+                    assert_eq!(scan_all(&keyspace, &mut turn, db, count), expected);
+                }
+            }
+            Step::RandomKey => {
+                let found = keyspace.random_key(&mut turn, Db(0));
+                let fresh: BTreeSet<_> =
+                    model.iter().filter(|((db, _), e)| *db == Db(0) && e.is_fresh(now)).map(|((_, k), _)| k).collect();
+                assert_eq!(found.is_some(), !fresh.is_empty());
+                assert!(found.is_none_or(|key| fresh.contains(&key)));
+            }
+            Step::Flush { all } => {
+                keyspace.flush(&mut turn, if all { None } else { Some(Db(1)) });
+                model.retain(|(db, _), _| !all && *db != Db(1));
+            }
+            Step::Cycle => {
+                keyspace.expire_cycle(&mut turn, 0..shards, 100_000);
+                for db in [Db(0), Db(1)] {
+                    let entries = || model.iter().filter(|((entry_db, _), _)| *entry_db == db);
+                    assert_eq!(keyspace.len(db), entries().count());
+                    let with_ttl = entries().filter(|(_, entry)| entry.expire_at_ms.is_some()).count();
+                    assert_eq!(keyspace.len_with_ttl(db), with_ttl);
+                }
+            }
+            Step::Pass { ms } => turn.now_ms += ms,
+        }
+    }
+    check_memory(&keyspace, &mut turn);
+}
+
+/// The counted bytes are those of the entries and tables, and only tables remain when all entries are gone.
+fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
+    // So that all entries are visible to SCAN.
+    turn.now_ms += 1000;
+    keyspace.expire_cycle(turn, 0..keyspace.shards(), 1_000_000);
+    const PLACE_BYTES: u64 = 9;
+    let mut blocks = 0;
+    let mut names = Vec::new();
+    for db in [Db(0), Db(1)] {
+        let mut cursor = 0;
+        loop {
+            cursor = keyspace.scan(turn, db, cursor, 1000, |entry| {
+                blocks += entry.memory_bytes as u64 - PLACE_BYTES;
+                names.push((db, entry.key.to_vec()));
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+    }
+    let stats = keyspace.stats();
+    assert_eq!(stats.entries, names.len() as u64);
+    assert_eq!(stats.used_bytes, blocks + stats.table_bytes);
+    for (db, key) in names {
+        assert!(keyspace.update(turn, db, &key, |slot| slot.remove()));
+    }
+    assert_eq!(keyspace.stats().used_bytes, keyspace.stats().table_bytes);
+    let empty = self::keyspace(keyspace.shards()).stats().used_bytes;
+    keyspace.flush(turn, None);
+    assert_eq!(keyspace.stats().used_bytes, empty);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn keyspace_behaves_as_a_map_with_a_clock(steps in prop::collection::vec(step(), 1..300)) {
+        run(1, &steps);
+        run(16, &steps);
+    }
+}
