@@ -17,8 +17,11 @@ pub mod process;
 pub mod redis_server;
 pub mod reply;
 pub mod server;
+pub mod simulator;
+pub mod transcript;
 
 pub use client::{Client, NoReply};
 pub use redis_server::RedisServer;
 pub use reply::Value;
 pub use server::{Server, ServerOptions};
+pub use simulator::Simulator;

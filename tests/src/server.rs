@@ -171,7 +171,6 @@ impl ServerOptions {
 ///
 /// # Panics
 /// If it cannot be built.
-#[must_use]
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("LEASEHOLD_BIN") {
