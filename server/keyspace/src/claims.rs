@@ -1,45 +1,55 @@
-//! The lease verbs of [`Keyspace`]: each locks the key's shard and asks its lease table.
+//! The lease verbs: each locks the key's shard, asks its lease table, and does to the entry what the table allows.
 
-use crate::keyspace::Keyspace;
-use crate::lease::{Claim, Claimed, Fill, Filled, Invalidation, LeaseView, Release};
+use crate::entry::{Fields, Key};
+use crate::keyspace::{Expiry, Keyspace};
+use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
+use crate::lease_table::{Contest, End, TokenState};
 use crate::settings::Db;
-use crate::turn::{Turn, Waiter};
+use crate::shard::{Absence, AbsenceKind, Shard};
+use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
+use bytes::Bytes;
 use std::sync::Arc;
+
+/// No new load so soon after one that brought too old a version, in ms: the replica it came from has to catch up.
+const OLDER_VERSION_BACKOFF_MS: u64 = 50;
 
 impl Keyspace {
     /// A reader that missed asks for the right to fill; see [`Claimed`].
     pub fn claim(&self, turn: &mut Turn, db: Db, key: &[u8], claim: Claim) -> Claimed {
-        let _ = (turn, db, key, claim);
-        todo!()
+        self.with_shard(db, key, |shard, key| shard.claim(key, &claim, turn.now_ms))
     }
 
     /// Stores what the holder of `token` brings, if it may be stored (SPEC §2 rule 1), and wakes the waiters.
     pub fn fill(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, fill: Fill<'_>) -> Filled {
-        let _ = (turn, db, key, token, fill);
-        todo!()
+        let room = match fill {
+            Fill::Value { value, .. } => self.make_room(turn, key.len() + value.len()),
+            Fill::Absent { .. } => Ok(()),
+        };
+        self.with_shard(db, key, |shard, key| {
+            let filled = shard.fill(key, token, &fill, room.is_ok(), turn);
+            shard.count_fill(filled);
+            filled
+        })
     }
 
     /// The holder gives up; the next waiter leads. Whether the token was valid.
     pub fn release(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, release: Release) -> bool {
-        let _ = (turn, db, key, token, release);
-        todo!()
+        self.with_shard(db, key, |shard, key| shard.release(key, token, release, turn))
     }
 
-    /// The server's load failed: all waiters hear `reason`, the stale entry (if any) gets `stale_life_ms` of new fresh life so
-    /// that a dead source is not asked once per request.
+    /// The server's load failed, or is late: all readers who wait hear `reason`, the stale entry (if any) gets `stale_life_ms`
+    /// of new fresh life so that a dead source is not asked once per request. A load that was only late may still fill.
     pub fn fail(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
-        let _ = (turn, db, key, token, reason, stale_life_ms);
-        todo!()
+        self.with_shard(db, key, |shard, key| shard.fail(key, token, reason, stale_life_ms, turn));
     }
 
     /// Takes a waiter out of the queue. `false`: it was woken already and its wake is on the way.
-    pub fn leave(&self, turn: &mut Turn, db: Db, key: &[u8], waiter: Waiter) -> bool {
-        let _ = (turn, db, key, waiter);
-        todo!()
+    pub fn leave(&self, _: &mut Turn, db: Db, key: &[u8], waiter: Waiter) -> bool {
+        self.with_shard(db, key, |shard, key| shard.leases.leave(key.db, key.bytes, waiter))
     }
 
     /// Makes the entry stale or removes it, leaves a tombstone if `version` is given, always revokes the leases. Whether
-    /// there was a fresh entry.
+    /// there was a fresh entry that is one no more.
     pub fn invalidate(
         &self,
         turn: &mut Turn,
@@ -48,14 +58,24 @@ impl Keyspace {
         invalidation: Invalidation,
         version: Option<u64>,
     ) -> bool {
-        let _ = (turn, db, key, invalidation, version);
-        todo!()
+        self.with_shard(db, key, |shard, key| shard.invalidate(key, invalidation, version, turn))
+    }
+
+    /// Lets no load that began before now fill the key for those who come after; entries stay as they are.
+    pub fn outdate(&self, turn: &mut Turn, db: Db, key: &[u8]) {
+        self.with_shard(db, key, |shard, key| {
+            shard.leases.soften(key.db, key.bytes);
+            shard.settle(key, turn);
+        });
     }
 
     /// Ends the lease of a key (`LEASE KILL`): tokens are void, the next waiter leads. Whether there was one.
     pub fn kill_lease(&self, turn: &mut Turn, db: Db, key: &[u8]) -> bool {
-        let _ = (turn, db, key);
-        todo!()
+        self.with_shard(db, key, |shard, key| {
+            shard.lease_event(key, turn, |leases, token, turn| {
+                leases.kill(key.db, key.bytes, token, turn.now_ms, &mut turn.effects)
+            })
+        })
     }
 
     /// Outstanding leases of `db`, at most `count_max`, that `wanted` accepts.
@@ -64,32 +84,348 @@ impl Keyspace {
         turn: &mut Turn,
         db: Db,
         count_max: usize,
-        wanted: impl FnMut(&[u8]) -> bool,
+        mut wanted: impl FnMut(&[u8]) -> bool,
     ) -> Vec<LeaseView> {
-        let _ = (turn, db, count_max, wanted);
-        todo!()
+        let mut views = Vec::new();
+        for index in 0..self.shards() {
+            let shard = self.lock(index);
+            let of_db = shard.leases.views(turn.now_ms).filter(|view| view.db == db && wanted(&view.key));
+            views.extend(of_db.take(count_max - views.len()));
+        }
+        views
     }
 
     /// Ends leases whose time is up and hands them to waiters; called about every 10 ms by each thread for its shards.
     pub fn sweep_leases(&self, turn: &mut Turn, shards: std::ops::Range<usize>) {
-        let _ = (turn, shards);
-        todo!()
+        for index in shards {
+            let mut shard = self.lock(index);
+            if shard.leases.is_due(turn.now_ms) {
+                shard.sweep_leases(turn);
+            }
+        }
     }
 
-    /// Lets no load that began before now fill the key for those who come after; entries stay as they are.
-    pub fn outdate(&self, turn: &mut Turn, db: Db, key: &[u8]) {
-        let _ = (turn, db, key);
-        todo!()
+    /// Test-only: with `false`, writes no longer revoke leases. The no-stale-set checker must fail then.
+    #[doc(hidden)]
+    pub fn set_lease_revocation(&self, revoking: bool) {
+        for index in 0..self.shards() {
+            self.lock(index).leases.set_revoking(revoking);
+        }
     }
 }
 
-impl crate::shard::Shard {
+impl Shard {
+    fn claim(&mut self, key: &Key<'_>, claim: &Claim, now_ms: u64) -> Claimed {
+        let load_ms = self.find(key).map(|place| u64::from(self.block(place).fields().load_ms)).filter(|&ms| ms > 0);
+        let place = self.find_live(key, now_ms);
+        if let Some(place) = place.filter(|_| !claim.fresh_required) {
+            let entry = self.block(place).view(now_ms);
+            let version = entry.external_version.unwrap_or(entry.version);
+            if self.block(place).is_fresh(now_ms) && claim.version_min.is_none_or(|minimum| minimum <= version) {
+                let value = Bytes::copy_from_slice(entry.value);
+                return Claimed::Hit { value, version, expire_at_ms: entry.expire_at_ms };
+            }
+        }
+        let absence = self.absence(key, now_ms);
+        if let Some(Absence { kind: AbsenceKind::Negative, until_ms, version, .. }) = absence
+            && !claim.fresh_required
+            && claim.version_min.is_none_or(|minimum| minimum <= version)
+        {
+            self.stats.negative_hits += 1;
+            return Claimed::Negative { ttl_ms: until_ms - now_ms, version };
+        }
+        let token = self.next_version();
+        let contest = self.leases.contest(key.db, key.bytes, claim, token, load_ms, now_ms);
+        let stale = self.stale(key, now_ms);
+        let version = stale.as_ref().map_or(0, |(_, version)| *version);
+        let stale = stale.map(|(value, _)| value);
+        match contest {
+            Contest::Lead(issue) => {
+                let floor = self.version_floor(key, now_ms).unwrap_or(0);
+                let version_floor = floor.max(claim.version_min.unwrap_or(0));
+                Claimed::Lead { token: issue.token, lease_ms: issue.lease_ms, stale, version_floor }
+            }
+            Contest::Parked => Claimed::Parked { stale, version },
+            Contest::Wait { retry_after_ms } => Claimed::Wait { retry_after_ms, stale, version },
+        }
+    }
+
+    fn fill(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, has_room: bool, turn: &mut Turn) -> Filled {
+        let now_ms = turn.now_ms;
+        match self.leases.check(key.db, key.bytes, token, now_ms) {
+            TokenState::Lost(reason) => {
+                self.ended(key, token, End::Lost, turn);
+                Filled::Lost(reason)
+            }
+            TokenState::Softened => {
+                let filled = self.fill_stale(key, fill, now_ms);
+                self.ended(key, token, End::Lost, turn);
+                filled
+            }
+            TokenState::Valid { load_ms, claimant } => {
+                if self.is_older(key, fill, claimant, now_ms) {
+                    self.ended(key, token, End::Released { backoff_ms: OLDER_VERSION_BACKOFF_MS }, turn);
+                    return Filled::Lost(LostReason::OlderVersion);
+                }
+                let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
+                let event = fill_event(fill, stored.unwrap_or(0), now_ms);
+                self.leases.filled(key.db, key.bytes, token, load_ms, &event, &mut turn.effects);
+                stored.map_or(Filled::Lost(LostReason::NoRoom), |version| Filled::Stored { version })
+            }
+        }
+    }
+
+    /// Whether the key is known to have this version or a newer one. A client's fill needs a larger version than the key has,
+    /// or the very same value again; a loader's row with the version that the key has is the row itself, read anew.
+    fn is_older(&mut self, key: &Key<'_>, fill: &Fill<'_>, claimant: Claimant, now_ms: u64) -> bool {
+        let Fill::Value { value, version: Some(version), .. } = *fill else { return false };
+        let Some(floor) = self.version_floor(key, now_ms) else { return false };
+        match version.cmp(&floor) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => {
+                let is_same = self.find(key).is_some_and(|place| {
+                    let entry = self.block(place).view(now_ms);
+                    entry.external_version == Some(version) && entry.value == value
+                });
+                claimant == Claimant::Client && !is_same
+            }
+        }
+    }
+
+    fn store_fill(&mut self, key: &Key<'_>, fill: &Fill<'_>, load_ms: u64, now_ms: u64) -> u64 {
+        let place = self.find_live(key, now_ms);
+        match *fill {
+            Fill::Value { value, expiry, stale_for_ms, version } => {
+                let fresh = place.map(|place| self.block(place)).filter(|block| block.is_fresh(now_ms));
+                let expire_at_ms = match expiry {
+                    Expiry::Never => None,
+                    Expiry::At(at_ms) => Some(at_ms),
+                    Expiry::Keep => fresh.and_then(|block| block.expire_at_ms()),
+                };
+                let fields = Fields {
+                    expire_at_ms,
+                    stale_for_ms,
+                    external_version: version,
+                    load_ms: u32::try_from(load_ms.max(1)).unwrap_or(u32::MAX),
+                    ..Fields::default()
+                };
+                self.remove_absence(key);
+                let place = self.store(place, key, value, &fields, now_ms);
+                self.block(place).version()
+            }
+            Fill::Absent { ttl_ms } => {
+                if let Some(place) = place {
+                    drop(self.remove(place));
+                }
+                let version = self.next_version();
+                let version_floor = self.absence(key, now_ms).and_then(|absence| absence.version_floor);
+                let until_ms = now_ms.saturating_add(ttl_ms);
+                if ttl_ms > 0 {
+                    self.set_absence(key, Absence { kind: AbsenceKind::Negative, until_ms, version, version_floor });
+                }
+                version
+            }
+        }
+    }
+
+    /// A fill that was overtaken by a soft invalidation: better than the stale value that is there, no more.
+    fn fill_stale(&mut self, key: &Key<'_>, fill: &Fill<'_>, now_ms: u64) -> Filled {
+        let Fill::Value { value, version, .. } = *fill else { return Filled::Lost(LostReason::Revoked) };
+        let floor = self.version_floor(key, now_ms);
+        let stale = self.find_live(key, now_ms).filter(|&place| !self.block(place).is_fresh(now_ms));
+        match stale {
+            Some(_) if version.is_some_and(|version| floor.is_some_and(|floor| version < floor)) => {
+                Filled::Lost(LostReason::OlderVersion)
+            }
+            Some(place) => {
+                let before = self.block(place).fields();
+                let fields = Fields { external_version: version.or(before.external_version), ..before };
+                self.store(Some(place), key, value, &fields, now_ms);
+                Filled::Stale
+            }
+            None => Filled::Lost(LostReason::Revoked),
+        }
+    }
+
+    fn release(&mut self, key: &Key<'_>, token: u64, release: Release, turn: &mut Turn) -> bool {
+        match (self.leases.check(key.db, key.bytes, token, turn.now_ms), release.negative_ms) {
+            (TokenState::Lost(_), _) => return false,
+            (TokenState::Valid { load_ms, .. }, Some(ttl_ms)) => {
+                let fill = Fill::Absent { ttl_ms };
+                let version = self.store_fill(key, &fill, load_ms, turn.now_ms);
+                let event = fill_event(&fill, version, turn.now_ms);
+                self.leases.filled(key.db, key.bytes, token, load_ms, &event, &mut turn.effects);
+            }
+            (TokenState::Valid { .. } | TokenState::Softened, _) => {
+                self.ended(key, token, End::Released { backoff_ms: release.backoff_ms.unwrap_or(0) }, turn);
+            }
+        }
+        true
+    }
+
+    fn fail(&mut self, key: &Key<'_>, token: u64, reason: &Arc<str>, stale_life_ms: u64, turn: &mut Turn) {
+        let now_ms = turn.now_ms;
+        let stale = self.stale(key, now_ms).map(|(value, _)| value);
+        let event = WakeEvent::Failed { stale, reason: reason.clone() };
+        self.lease_event(key, turn, |leases, next_token, turn| {
+            leases.failed(key.db, key.bytes, token, &event, next_token, now_ms, &mut turn.effects);
+        });
+        let stale = self.find_live(key, now_ms).filter(|&place| !self.block(place).is_fresh(now_ms));
+        if let Some(place) = stale.filter(|_| stale_life_ms > 0) {
+            self.change(place, |block| {
+                let before = block.fields();
+                // The stale window ends when it would have ended.
+                let gone_at_ms = before.expire_at_ms.unwrap_or(now_ms).saturating_add(before.stale_for_ms);
+                let expire_at_ms = now_ms.saturating_add(stale_life_ms).min(gone_at_ms);
+                let stale_for_ms = gone_at_ms - expire_at_ms;
+                block.set_fields(&Fields { expire_at_ms: Some(expire_at_ms), stale_for_ms, ..before });
+            });
+        }
+    }
+
+    fn invalidate(&mut self, key: &Key<'_>, invalidation: Invalidation, version: Option<u64>, turn: &mut Turn) -> bool {
+        let now_ms = turn.now_ms;
+        let place = self.find_live(key, now_ms);
+        let is_fresh = place.is_some_and(|place| self.block(place).is_fresh(now_ms));
+        let floor = self.version_floor(key, now_ms);
+        let is_news = version.is_none_or(|version| floor.is_none_or(|floor| floor < version));
+        if is_news {
+            match (place, invalidation) {
+                (Some(place), Invalidation::Hard) => drop(self.remove(place)),
+                (Some(place), Invalidation::Soft { stale_ms }) => {
+                    let invalidated_stale_ms = self.lease_settings.invalidated_stale_ms;
+                    self.change(place, |block| {
+                        let before = block.fields();
+                        let own = (before.stale_for_ms > 0).then_some(before.stale_for_ms);
+                        let stale_for_ms = stale_ms.or(own).unwrap_or(invalidated_stale_ms);
+                        let expire_at_ms = Some(before.expire_at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
+                        block.set_fields(&Fields { expire_at_ms, stale_for_ms, ..before });
+                    });
+                }
+                (None, _) => {}
+            }
+            match version {
+                Some(_) => {
+                    let until_ms = now_ms.saturating_add(self.lease_settings.tombstone_ttl_ms);
+                    let internal = self.next_version();
+                    let kind = AbsenceKind::Tombstone;
+                    self.set_absence(key, Absence { kind, until_ms, version: internal, version_floor: version });
+                }
+                // A negative entry is a claim about the source, and the source has changed. A tombstone goes on counting.
+                None => {
+                    let absence = self.absence(key, now_ms);
+                    if absence.is_some_and(|absence| absence.kind == AbsenceKind::Negative) {
+                        self.remove_absence(key);
+                    }
+                }
+            }
+        }
+        match invalidation {
+            Invalidation::Hard => self.leases.revoke(key.db, key.bytes),
+            Invalidation::Soft { .. } => self.leases.soften(key.db, key.bytes),
+        };
+        self.settle(key, turn);
+        is_news && is_fresh
+    }
+
+    fn sweep_leases(&mut self, turn: &mut Turn) {
+        let before = turn.effects.wakes.len();
+        let versions = &mut self.versions;
+        self.leases.sweep(|| versions.next(), turn.now_ms, &mut turn.effects);
+        self.complete_leads(&mut turn.effects, before, turn.now_ms);
+    }
+
     /// After a write or an invalidation of the key: those who wait for it hear its new value, or the next of them leads.
-    pub(crate) fn settle(&mut self, key: &crate::entry::Key<'_>, turn: &mut Turn) {
+    pub(crate) fn settle(&mut self, key: &Key<'_>, turn: &mut Turn) {
         if self.leases.is_empty() {
             return;
         }
+        let now_ms = turn.now_ms;
+        let fresh = if self.leases.has_waiters(key.db, key.bytes) {
+            let place = self.find(key).filter(|&place| self.block(place).is_fresh(now_ms));
+            place.map(|place| {
+                let entry = self.block(place).view(now_ms);
+                WakeEvent::Value {
+                    value: Bytes::copy_from_slice(entry.value),
+                    version: entry.external_version.unwrap_or(entry.version),
+                    expire_at_ms: entry.expire_at_ms,
+                }
+            })
+        } else {
+            None
+        };
+        self.lease_event(key, turn, |leases, token, turn| {
+            leases.settle(key.db, key.bytes, fresh.as_ref(), token, now_ms, &mut turn.effects);
+        });
+    }
+
+    fn ended(&mut self, key: &Key<'_>, token: u64, end: End, turn: &mut Turn) {
+        self.lease_event(key, turn, |leases, next_token, turn| {
+            leases.ended(key.db, key.bytes, token, end, next_token, turn.now_ms, &mut turn.effects);
+        });
+    }
+
+    /// Runs something that may hand a lease on; who leads by it gets the stale value of the key and its version floor too.
+    fn lease_event<R>(
+        &mut self,
+        key: &Key<'_>,
+        turn: &mut Turn,
+        event: impl FnOnce(&mut crate::lease_table::LeaseTable, u64, &mut Turn) -> R,
+    ) -> R {
+        let before = turn.effects.wakes.len();
         let token = self.next_version();
-        self.leases.settle(key.db, key.bytes, None, token, turn.now_ms, &mut turn.effects);
+        let result = event(&mut self.leases, token, turn);
+        debug_assert!(
+            turn.effects.wakes[before..].iter().all(|wake| !matches!(&wake.event,
+                WakeEvent::Lead { key: of, .. } if *of != key.bytes)),
+            "a lease is handed on for the key it is about"
+        );
+        self.complete_leads(&mut turn.effects, before, turn.now_ms);
+        result
+    }
+
+    fn complete_leads(&mut self, effects: &mut Effects, first: usize, now_ms: u64) {
+        for Wake { event, .. } in &mut effects.wakes[first..] {
+            let WakeEvent::Lead { db, key, stale, version_floor, .. } = event else { continue };
+            let bytes = key.clone();
+            let key = Key { db: *db, bytes: &bytes, hash: self.entries.hash(*db, &bytes) };
+            *stale = self.stale(&key, now_ms).map(|(value, _)| value);
+            *version_floor = self.version_floor(&key, now_ms).unwrap_or(0);
+        }
+    }
+
+    /// The value of a key that is not fresh any more but still there (or fresh, but not enough for who asks), and its version.
+    fn stale(&mut self, key: &Key<'_>, now_ms: u64) -> Option<(Bytes, u64)> {
+        let place = self.find_live(key, now_ms)?;
+        let entry = self.block(place).view(now_ms);
+        Some((Bytes::copy_from_slice(entry.value), entry.external_version.unwrap_or(entry.version)))
+    }
+
+    fn count_fill(&mut self, filled: Filled) {
+        let stats = &mut self.stats;
+        *match filled {
+            Filled::Stored { .. } => &mut stats.fills_stored,
+            Filled::Stale => &mut stats.fills_stale,
+            Filled::Lost(LostReason::Revoked) => &mut stats.fills_lost_revoked,
+            Filled::Lost(LostReason::Superseded) => &mut stats.fills_lost_superseded,
+            Filled::Lost(LostReason::Unknown) => &mut stats.fills_lost_unknown,
+            Filled::Lost(LostReason::OlderVersion) => &mut stats.fills_lost_older,
+            Filled::Lost(LostReason::NoRoom) => &mut stats.fills_lost_no_room,
+        } += 1;
+    }
+}
+
+fn fill_event(fill: &Fill<'_>, version: u64, now_ms: u64) -> WakeEvent {
+    match *fill {
+        Fill::Value { value, expiry, version: external, .. } => WakeEvent::Value {
+            value: Bytes::copy_from_slice(value),
+            version: external.unwrap_or(version),
+            expire_at_ms: match expiry {
+                Expiry::At(at_ms) => Some(at_ms.max(now_ms)),
+                Expiry::Never | Expiry::Keep => None,
+            },
+        },
+        Fill::Absent { ttl_ms } => WakeEvent::Absent { ttl_ms, version },
     }
 }

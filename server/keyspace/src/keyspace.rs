@@ -160,6 +160,8 @@ pub struct Stats {
     pub fills_lost_unknown: u64,
     /// Fills lost to the same or a newer version.
     pub fills_lost_older: u64,
+    /// Fills that found no room under the memory limit.
+    pub fills_lost_no_room: u64,
     /// Leases now.
     pub leases: u64,
     /// Waiters parked now.
@@ -367,6 +369,7 @@ impl Keyspace {
             sum.fills_lost_superseded += stats.fills_lost_superseded;
             sum.fills_lost_unknown += stats.fills_lost_unknown;
             sum.fills_lost_older += stats.fills_lost_older;
+            sum.fills_lost_no_room += stats.fills_lost_no_room;
         }
         sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
         sum

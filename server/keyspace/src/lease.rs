@@ -125,6 +125,8 @@ pub enum LostReason {
     Unknown,
     /// The key has this version or a newer one already.
     OlderVersion,
+    /// The memory limit is reached and nothing may be evicted.
+    NoRoom,
 }
 
 impl LostReason {
@@ -136,6 +138,7 @@ impl LostReason {
             Self::Superseded => "LOST superseded",
             Self::Unknown => "LOST unknown",
             Self::OlderVersion => "LOST older-version",
+            Self::NoRoom => "LOST no-room",
         }
     }
 }

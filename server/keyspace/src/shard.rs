@@ -61,6 +61,7 @@ pub(crate) struct ShardStats {
     pub(crate) fills_lost_superseded: u64,
     pub(crate) fills_lost_unknown: u64,
     pub(crate) fills_lost_older: u64,
+    pub(crate) fills_lost_no_room: u64,
 }
 
 /// What is remembered of a key that has no entry.
