@@ -9,7 +9,7 @@ use crate::host::LoaderView;
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use bytes::Bytes;
-use leasehold_keyspace::{Access, Lookup};
+use leasehold_keyspace::Lookup;
 use leasehold_protocol::Request;
 use through::{Demand, Found};
 
@@ -293,25 +293,4 @@ fn test(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 fn help(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     crate::help::write(context.reply, &LOADER);
     Outcome::Replied
-}
-
-/// MGET where some keys have no fresh entry: the missing ones that a loader knows are loaded together.
-pub(crate) fn mget_missed(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let (db, access) = (context.client.db, Access::Quiet);
-    let mut found = Vec::with_capacity(request.len() - 1);
-    context.keyspace.read_many(context.turn, db, request.args_from(1), access, |_, entry| {
-        found.push(entry.map(|entry| Bytes::copy_from_slice(entry.value)));
-    });
-    let keys = request.args_from(1).zip(found).map(|(key, value)| {
-        let answer = match value {
-            Some(value) => Found::Answer(Answer::Value(value)),
-            None => match through::transparent_loader(context, key) {
-                Some(policy) => Found::Loader(policy),
-                None => Found::Answer(Answer::Absent),
-            },
-        };
-        (key, answer)
-    });
-    let keys: Vec<_> = keys.collect();
-    through::load_many(context, Kind::Many, keys.into_iter())
 }

@@ -11,6 +11,7 @@ use crate::host::{Host, LoaderPolicy, ServeStale};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use bytes::Bytes;
 use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Load, LoadCause, Lookup, Waiter};
+use leasehold_protocol::Request;
 
 /// How long a load of the server may fill, in ms: far longer than any statement timeout, so that a late load still fills.
 const SERVER_LEASE_MS: u64 = 10 * 60 * 1000;
@@ -41,6 +42,27 @@ pub(crate) fn missed(context: &mut Context<'_>, key: &[u8]) -> Outcome {
             Outcome::Replied
         }
     }
+}
+
+/// MGET where some keys have no fresh entry: the missing ones that a loader knows are loaded together.
+#[cold]
+pub(crate) fn many_missed(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let db = context.client.db;
+    let mut values = Vec::with_capacity(request.len() - 1);
+    context.keyspace.read_many(context.turn, db, request.args_from(1), Access::Quiet, |_, entry| {
+        values.push(entry.map(|entry| Bytes::copy_from_slice(entry.value)));
+    });
+    let mut found = Vec::with_capacity(values.len());
+    for (key, value) in request.args_from(1).zip(values) {
+        found.push(match value {
+            Some(value) => Found::Answer(Answer::Value(value)),
+            None => match transparent_loader(context, key) {
+                Some(policy) => Found::Loader(policy),
+                None => Found::Answer(Answer::Absent),
+            },
+        });
+    }
+    load_many(context, Kind::Many, request.args_from(1).zip(found))
 }
 
 /// The loader that plain reads of `key` go through, if there is one.

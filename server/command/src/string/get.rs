@@ -3,6 +3,7 @@
 use super::lifetime::{EXPIRATION_OR_PERSIST, Lifetime};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
+use crate::loader::through;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_protocol::Request;
 
@@ -23,10 +24,10 @@ pub(super) static GET: Spec = Spec {
 fn get(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
     let found = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| reply.bulk(entry.value));
-    if found.is_none() {
-        reply.null();
+    match found {
+        Some(()) => Outcome::Replied,
+        None => through::missed(context, request.arg(1)),
     }
-    Outcome::Replied
 }
 
 pub(super) static MGET: Spec = Spec {
@@ -45,32 +46,21 @@ pub(super) static MGET: Spec = Spec {
 
 fn mget(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
+    let written_before = reply.len();
+    let mut missed = false;
     reply.array(request.len() - 1);
-    keyspace.read_many(turn, client.db, Keyed(request, 1), client.access(), |_, entry| match entry {
+    keyspace.read_many(turn, client.db, request.args_from(1), client.access(), |_, entry| match entry {
         Some(entry) => reply.bulk(entry.value),
-        None => reply.null(),
+        None => {
+            missed = true;
+            reply.null();
+        }
     });
+    if missed && request.args_from(1).any(|key| through::transparent_loader(context, key).is_some()) {
+        context.reply.truncate(written_before);
+        return through::many_missed(context, request);
+    }
     Outcome::Replied
-}
-
-/// The arguments from an index on, as an iterator that can be cloned.
-#[derive(Clone)]
-struct Keyed<'a>(Request<'a>, usize);
-
-impl<'a> Iterator for Keyed<'a> {
-    type Item = &'a [u8];
-
-    #[inline]
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let key = self.0.get(self.1)?;
-        self.1 += 1;
-        Some(key)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.0.len().saturating_sub(self.1);
-        (left, Some(left))
-    }
 }
 
 pub(super) static GETDEL: Spec = Spec {
