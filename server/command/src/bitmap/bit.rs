@@ -104,3 +104,39 @@ fn getbit(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyEr
     reply.integer(i64::from(bit.unwrap_or(0)));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Node;
+
+    #[test]
+    fn bits_count_from_the_top_of_the_first_byte() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("SETBIT k 7 1", ":0\r\n"),
+            ("SETBIT k 1 1", ":0\r\n"),
+            ("GET k", "$1\r\nA\r\n"),
+            ("SETBIT k 1 0", ":1\r\n"),
+            ("GETBIT k 7", ":1\r\n"),
+            ("GETBIT k 8", ":0\r\n"),
+            ("GETBIT k 4294967295", ":0\r\n"),
+            ("GETBIT none 0", ":0\r\n"),
+            ("SETBIT k 17 0", ":0\r\n"),
+            ("STRLEN k", ":3\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+    }
+
+    #[test]
+    fn offset_is_looked_at_before_the_bit() {
+        let mut node = Node::new();
+        let bad_offset = "-ERR bit offset is not an integer or out of range\r\n";
+        for line in ["SETBIT k 4294967296 2", "SETBIT k -1 x", "SETBIT k #1 1", "GETBIT k x", "GETBIT k 4294967296"] {
+            assert_eq!(node.run(line), bad_offset, "{line}");
+        }
+        for line in ["SETBIT k 0 2", "SETBIT k 0 -1", "SETBIT k 0 x"] {
+            assert_eq!(node.run(line), "-ERR bit is not an integer or out of range\r\n", "{line}");
+        }
+    }
+}

@@ -215,6 +215,7 @@ fn first(value: &[u8], wanted: Bit, bits: Range<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Node;
     use proptest::prelude::*;
 
     fn bit(value: &[u8], offset: u64) -> Bit {
@@ -235,6 +236,55 @@ mod tests {
             for wanted in [Bit::Zero, Bit::One] {
                 prop_assert_eq!(first(&value, wanted, bits.clone()), all.clone().find(|at| bit(&value, *at) == wanted));
             }
+        }
+    }
+
+    #[test]
+    fn ranges_are_of_bytes_unless_the_request_says_bits() {
+        let mut node = Node::new();
+        node.run("SET k foobar");
+        for (line, reply) in [
+            ("BITCOUNT k", ":26\r\n"),
+            ("BITCOUNT k 0 0", ":4\r\n"),
+            ("BITCOUNT k 1 1 byte", ":6\r\n"),
+            ("BITCOUNT k 5 30 BIT", ":17\r\n"),
+            ("BITCOUNT k -2 -1", ":7\r\n"),
+            ("BITCOUNT k 5 2", ":0\r\n"),
+            ("BITCOUNT none", ":0\r\n"),
+            ("BITCOUNT k 0", "-ERR syntax error\r\n"),
+            ("BITCOUNT none 0 1 word", "-ERR syntax error\r\n"),
+            ("BITCOUNT none 0 x", "-ERR value is not an integer or out of range\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+    }
+
+    #[test]
+    fn zeros_follow_a_value_only_when_the_range_has_no_end() {
+        let mut node = Node::new();
+        node.run_args(&[b"SET", b"ones", b"\xff\xff\xff"]);
+        node.run_args(&[b"SET", b"k", b"\x00\xff\xf0"]);
+        node.run_args(&[b"SET", b"empty", b""]);
+        for (line, reply) in [
+            ("BITPOS k 1", ":8\r\n"),
+            ("BITPOS k 0 1", ":20\r\n"),
+            ("BITPOS k 1 2", ":16\r\n"),
+            ("BITPOS k 1 0 0", ":-1\r\n"),
+            ("BITPOS k 1 9 15 BIT", ":9\r\n"),
+            ("BITPOS k 0 9 15 BIT", ":-1\r\n"),
+            ("BITPOS ones 0", ":24\r\n"),
+            ("BITPOS ones 0 1", ":24\r\n"),
+            ("BITPOS ones 0 0 -1", ":-1\r\n"),
+            ("BITPOS ones 0 3", ":-1\r\n"),
+            ("BITPOS none 0", ":0\r\n"),
+            ("BITPOS none 1", ":-1\r\n"),
+            ("BITPOS empty 0", ":-1\r\n"),
+            ("BITPOS k 2", "-ERR The bit argument must be 1 or 0.\r\n"),
+            ("BITPOS k x", "-ERR value is not an integer or out of range\r\n"),
+            ("BITPOS k 1 0 x word", "-ERR syntax error\r\n"),
+            ("BITPOS k 1 0 x", "-ERR value is not an integer or out of range\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
         }
     }
 }

@@ -296,6 +296,7 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Node;
     use proptest::prelude::*;
 
     fn field(encoding: &str, offset: &str) -> Result<Field, ReplyError> {
@@ -348,5 +349,41 @@ mod tests {
         assert_eq!(byte(true).fit(128, Overflow::Fail), None);
         let widest = Field { signed: true, bits: 64, offset: 0 };
         assert_eq!(widest.fit(i128::from(i64::MAX) + 1, Overflow::Wrap), Some(i64::MIN));
+    }
+
+    #[test]
+    fn operations_run_in_order_with_the_overflow_named_last() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("BITFIELD k INCRBY i5 100 1 GET u4 0", "*2\r\n:1\r\n:0\r\n"),
+            (
+                "BITFIELD k SET u8 0 255 OVERFLOW FAIL INCRBY u8 0 1 OVERFLOW SAT INCRBY u8 0 9 GET i8 0",
+                "*4\r\n:0\r\n$-1\r\n:255\r\n:-1\r\n",
+            ),
+            ("BITFIELD k SET u8 #1 -1 GET u8 #1", "*2\r\n:0\r\n:255\r\n"),
+            ("BITFIELD k", "*0\r\n"),
+            ("BITFIELD none GET u8 0", "*1\r\n:0\r\n"),
+            ("BITFIELD_RO k GET u8 0 GET u8 8", "*2\r\n:255\r\n:255\r\n"),
+            ("BITFIELD grown OVERFLOW FAIL INCRBY u1 20 2", "*1\r\n$-1\r\n"),
+            ("STRLEN grown", ":3\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+        node.version = leasehold_protocol::RespVersion::V3;
+        assert_eq!(node.run("BITFIELD k OVERFLOW FAIL SET u8 0 256"), "*1\r\n_\r\n");
+    }
+
+    #[test]
+    fn nothing_is_written_when_any_operation_is_malformed() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("BITFIELD k SET u8 0 1 GET u8", "-ERR syntax error\r\n"),
+            ("BITFIELD k SET u8 0 1 SET u8 0 x", "-ERR value is not an integer or out of range\r\n"),
+            ("BITFIELD k SET u8 0 1 OVERFLOW x", "-ERR Invalid OVERFLOW type specified\r\n"),
+            ("BITFIELD_RO k GET u8 0 SET u8 0 1", "-ERR BITFIELD_RO only supports the GET subcommand\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+        assert_eq!(node.run("STRLEN k"), ":0\r\n");
     }
 }

@@ -114,6 +114,7 @@ impl Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Node;
 
     #[test]
     fn shorter_values_count_as_followed_by_zeros() {
@@ -128,5 +129,30 @@ mod tests {
             assert_eq!(short, wanted, "{operation:?}");
             assert_eq!(long, wanted, "{operation:?}");
         }
+    }
+
+    #[test]
+    fn result_replaces_the_destination_and_its_ttl_and_an_empty_one_deletes_it() {
+        let mut node = Node::new();
+        node.run("MSET a abc b ac");
+        node.run("SET to x PX 10");
+        assert_eq!(node.run("BITOP AND to a b"), ":3\r\n");
+        node.advance_ms(10);
+        assert_eq!(node.run("GET to"), "$3\r\nab\0\r\n");
+        assert_eq!(node.run("BITOP xor to to to"), ":3\r\n");
+        assert_eq!(node.run("GET to"), "$3\r\n\0\0\0\r\n");
+        assert_eq!(node.run_args(&[b"BITOP", b"NOT", b"to", b"to"]), b":3\r\n");
+        assert_eq!(node.run_args(&[b"GET", b"to"]), b"$3\r\n\xff\xff\xff\r\n");
+        assert_eq!(node.run("BITOP OR to none"), ":0\r\n");
+        assert_eq!(node.run("GET to"), "$-1\r\n");
+    }
+
+    #[test]
+    fn operation_and_its_number_of_sources_are_checked() {
+        let mut node = Node::new();
+        assert_eq!(node.run("BITOP NAND to a"), "-ERR syntax error\r\n");
+        let not = "-ERR BITOP NOT must be called with a single source key.\r\n";
+        assert_eq!(node.run("BITOP NOT to a b"), not);
+        assert_eq!(node.run("BITOP AND to"), "-ERR wrong number of arguments for 'bitop' command\r\n");
     }
 }

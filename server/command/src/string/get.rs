@@ -135,3 +135,63 @@ fn getex(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyErr
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Node;
+
+    #[test]
+    fn getex_changes_the_ttl_of_what_it_reads() {
+        let mut node = Node::new();
+        node.run("SET k v PX 100");
+        assert_eq!(node.run("GETEX k PERSIST"), "$1\r\nv\r\n");
+        node.advance_ms(100);
+        assert_eq!(node.run("GETEX k PX 50"), "$1\r\nv\r\n");
+        node.advance_ms(49);
+        assert_eq!(node.run("GETEX k"), "$1\r\nv\r\n");
+        node.advance_ms(1);
+        assert_eq!(node.run("GETEX k"), "$-1\r\n");
+        node.run("SET k v");
+        assert_eq!(node.run("GETEX k EXAT 1"), "$1\r\nv\r\n");
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+    }
+
+    #[test]
+    fn getex_looks_at_the_time_only_if_there_is_a_value() {
+        let mut node = Node::new();
+        assert_eq!(node.run("GETEX k EX 0"), "$-1\r\n");
+        assert_eq!(node.run("GETEX k EX 10 PERSIST"), "-ERR syntax error\r\n");
+        assert_eq!(node.run("GETEX k KEEPTTL"), "-ERR syntax error\r\n");
+        node.run("SET k v");
+        assert_eq!(node.run("GETEX k EX 0"), "-ERR invalid expire time in 'getex' command\r\n");
+        assert_eq!(node.run("GETEX k EX x"), "-ERR value is not an integer or out of range\r\n");
+    }
+
+    #[test]
+    fn getdel_leaves_nothing() {
+        let mut node = Node::new();
+        node.run("SET k v");
+        assert_eq!(node.run("GETDEL k"), "$1\r\nv\r\n");
+        assert_eq!(node.run("GETDEL k"), "$-1\r\n");
+    }
+
+    #[test]
+    fn mget_has_a_null_for_each_key_without_a_value() {
+        let mut node = Node::new();
+        node.run("SET a 1");
+        assert_eq!(node.run("MGET a b a"), "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n1\r\n");
+        node.version = leasehold_protocol::RespVersion::V3;
+        assert_eq!(node.run("MGET b"), "*1\r\n_\r\n");
+    }
+
+    #[test]
+    fn reads_count_as_hits_and_misses() {
+        let mut node = Node::new();
+        node.run("SET a 1");
+        for line in ["GET a", "GETEX a", "GETDEL a", "GET a", "GETSET a 1"] {
+            node.run(line);
+        }
+        let stats = node.keyspace.stats();
+        assert_eq!((stats.hits, stats.misses), (3, 2));
+    }
+}

@@ -214,6 +214,7 @@ impl<'a> Table<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Node;
 
     #[test]
     fn table_and_single_row_agree_on_the_length() {
@@ -229,5 +230,40 @@ mod tests {
                 assert!(pairs.is_sorted_by(|one, next| one.0 > next.0 && one.1 > next.1));
             }
         }
+    }
+
+    #[test]
+    fn replies_are_the_bytes_the_length_or_the_matches() {
+        let mut node = Node::new();
+        node.run("MSET a ohmytext b mynewtext");
+        for (line, reply) in [
+            ("LCS a b", "$6\r\nmytext\r\n"),
+            ("LCS a b LEN", ":6\r\n"),
+            ("LCS a none", "$0\r\n\r\n"),
+            (
+                "LCS a b IDX",
+                "*4\r\n$7\r\nmatches\r\n*2\r\n*2\r\n*2\r\n:4\r\n:7\r\n*2\r\n:5\r\n:8\r\n*2\r\n*2\r\n:2\r\n:3\r\n*2\r\n:0\r\n:1\r\n$3\r\nlen\r\n:6\r\n",
+            ),
+            (
+                "LCS a b IDX MINMATCHLEN 4 WITHMATCHLEN",
+                "*4\r\n$7\r\nmatches\r\n*1\r\n*3\r\n*2\r\n:4\r\n:7\r\n*2\r\n:5\r\n:8\r\n:4\r\n$3\r\nlen\r\n:6\r\n",
+            ),
+            ("LCS a b LEN IDX", "-ERR If you want both the length and indexes, please just use IDX.\r\n"),
+            ("LCS a b MINMATCHLEN", "-ERR syntax error\r\n"),
+            ("LCS a b MINMATCHLEN x", "-ERR value is not an integer or out of range\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+        node.version = leasehold_protocol::RespVersion::V3;
+        assert_eq!(node.run("LCS a none IDX"), "%2\r\n$7\r\nmatches\r\n*0\r\n$3\r\nlen\r\n:0\r\n");
+    }
+
+    #[test]
+    fn values_whose_table_would_be_too_large_are_refused() {
+        let mut node = Node::new();
+        node.run_args(&[b"SET", b"a", &vec![b'x'; 1 << 15]]);
+        node.run_args(&[b"SET", b"b", &vec![b'y'; (1 << 13) + 1]]);
+        let reply = node.run("LCS a b LEN");
+        assert!(reply.starts_with("-ERR values too long for LCS"), "{reply}");
     }
 }

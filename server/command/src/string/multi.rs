@@ -164,3 +164,59 @@ impl<'a> Pairs<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Node;
+
+    #[test]
+    fn later_pair_of_a_key_wins() {
+        let mut node = Node::new();
+        assert_eq!(node.run("MSET a 1 b 2 a 3"), "+OK\r\n");
+        assert_eq!(node.run("MGET a b"), "*2\r\n$1\r\n3\r\n$1\r\n2\r\n");
+        assert_eq!(node.run("MSET a 1 b"), "-ERR wrong number of arguments for 'mset' command\r\n");
+        assert_eq!(node.run("MSETNX a 1 b"), "-ERR wrong number of arguments for 'msetnx' command\r\n");
+    }
+
+    #[test]
+    fn msetnx_stores_all_or_none() {
+        let mut node = Node::new();
+        assert_eq!(node.run("MSETNX a 1 b 2"), ":1\r\n");
+        assert_eq!(node.run("MSETNX c 1 b 3"), ":0\r\n");
+        assert_eq!(node.run("MGET a b c"), "*3\r\n$1\r\n1\r\n$1\r\n2\r\n$-1\r\n");
+    }
+
+    #[test]
+    fn msetex_gives_all_keys_one_ttl_under_one_condition() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("MSETEX 2 a 1 b 2 XX", ":0\r\n"),
+            ("MSETEX 2 a 1 b 2 PX 100 NX", ":1\r\n"),
+            ("MSETEX 2 a 3 c 4 NX", ":0\r\n"),
+            ("MSETEX 2 a 5 b 6 XX KEEPTTL", ":1\r\n"),
+            ("MGET a b c", "*3\r\n$1\r\n5\r\n$1\r\n6\r\n$-1\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+        node.advance_ms(100);
+        assert_eq!(node.run("MGET a b"), "*2\r\n$-1\r\n$-1\r\n");
+    }
+
+    #[test]
+    fn msetex_refuses_what_does_not_add_up() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("MSETEX 0 a 1", "-ERR invalid numkeys value\r\n"),
+            ("MSETEX a 1 b", "-ERR invalid numkeys value\r\n"),
+            ("MSETEX 9223372036854775807 a 1", "-ERR wrong number of key-value pairs\r\n"),
+            ("MSETEX 2 a 1 b", "-ERR wrong number of key-value pairs\r\n"),
+            ("MSETEX 1 a 1 b", "-ERR syntax error\r\n"),
+            ("MSETEX 1 a 1 NX XX", "-ERR syntax error\r\n"),
+            ("MSETEX 1 a 1 EX 1 KEEPTTL", "-ERR syntax error\r\n"),
+            ("MSETEX 1 a 1 EX 0", "-ERR invalid expire time in 'msetex' command\r\n"),
+            ("MSETEX 1 a", "-ERR wrong number of arguments for 'msetex' command\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+    }
+}

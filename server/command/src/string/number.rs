@@ -83,10 +83,10 @@ fn add(context: &mut Context<'_>, request: Request<'_>, increment: i64) -> Resul
     Ok(())
 }
 
-/// Stores a value that came of the one before: its life goes on.
+/// Stores a value that came of the one before: its life goes on, as with `APPEND`.
 fn replace(slot: &mut Slot<'_>, value: &[u8]) {
-    let stale_for_ms = slot.entry().map_or(0, |entry| entry.stale_for_ms);
-    slot.set(value, Attributes { expiry: Expiry::Keep, stale_for_ms, ..Attributes::PLAIN });
+    let (stale_for_ms, client_flags) = slot.entry().map_or((0, 0), |entry| (entry.stale_for_ms, entry.client_flags));
+    slot.set(value, Attributes { expiry: Expiry::Keep, stale_for_ms, client_flags, external_version: None });
 }
 
 pub(super) static INCRBYFLOAT: Spec = Spec {
@@ -120,4 +120,43 @@ fn incrbyfloat(context: &mut Context<'_>, request: Request<'_>) -> Result<(), Re
     })?;
     reply.bulk(text.as_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Node;
+
+    #[test]
+    fn counting_keeps_the_ttl() {
+        let mut node = Node::new();
+        node.run("SET k 10 PX 100");
+        assert_eq!(node.run("INCR k"), ":11\r\n");
+        assert_eq!(node.run("INCRBYFLOAT k 0.5"), "$4\r\n11.5\r\n");
+        node.advance_ms(100);
+        assert_eq!(node.run("DECRBY k 3"), ":-3\r\n");
+        node.advance_ms(100_000);
+        assert_eq!(node.run("DECR k"), ":-4\r\n");
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_leave_the_value_alone() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("SET k 9223372036854775807", "+OK\r\n"),
+            ("INCR k", "-ERR increment or decrement would overflow\r\n"),
+            ("DECRBY k -9223372036854775808", "-ERR decrement would overflow\r\n"),
+            ("INCRBY k -9223372036854775808", ":-1\r\n"),
+            ("DECRBY k 9223372036854775807", ":-9223372036854775808\r\n"),
+            ("DECR k", "-ERR increment or decrement would overflow\r\n"),
+            ("INCRBY k 1.5", "-ERR value is not an integer or out of range\r\n"),
+            ("SET text 1.5", "+OK\r\n"),
+            ("INCR text", "-ERR value is not an integer or out of range\r\n"),
+            ("INCRBYFLOAT text inf", "-ERR increment would produce NaN or Infinity\r\n"),
+            ("INCRBYFLOAT text one", "-ERR value is not a valid float\r\n"),
+            ("INCRBYFLOAT absent -0", "$1\r\n0\r\n"),
+            ("MGET k text", "*2\r\n$20\r\n-9223372036854775808\r\n$3\r\n1.5\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+    }
 }

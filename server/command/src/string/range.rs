@@ -162,6 +162,7 @@ fn append(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Node;
 
     #[test]
     fn positions_clamp_as_redis_clamps_them() {
@@ -184,5 +185,53 @@ mod tests {
         }
         assert_eq!(Positions { start: 0, end: -1 }.part_of(b""), b"");
         assert_eq!(Positions { start: -1, end: 0 }.part_of(b""), b"");
+    }
+
+    #[test]
+    fn appending_and_overwriting_keep_the_ttl() {
+        let mut node = Node::new();
+        node.run("SET k ab PX 100");
+        assert_eq!(node.run("APPEND k cd"), ":4\r\n");
+        assert_eq!(node.run("SETRANGE k 1 XX"), ":4\r\n");
+        assert_eq!(node.run("GETRANGE k 0 -1"), "$4\r\naXXd\r\n");
+        assert_eq!(node.run("SUBSTR k -3 -2"), "$2\r\nXX\r\n");
+        node.advance_ms(100);
+        assert_eq!(node.run("STRLEN k"), ":0\r\n");
+        assert_eq!(node.run("APPEND k e"), ":1\r\n");
+        assert_eq!(node.run("GET k"), "$1\r\ne\r\n");
+    }
+
+    #[test]
+    fn nothing_written_at_an_offset_creates_nothing() {
+        let mut node = Node::new();
+        assert_eq!(node.run_args(&[b"SETRANGE", b"k", b"5", b""]), b":0\r\n");
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+        assert_eq!(node.run("SETRANGE k 2 x"), ":3\r\n");
+        assert_eq!(node.run("GET k"), "$3\r\n\0\0x\r\n");
+        assert_eq!(node.run_args(&[b"APPEND", b"empty", b""]), b":0\r\n");
+        assert_eq!(node.run("GET empty"), "$0\r\n\r\n");
+    }
+
+    #[test]
+    fn values_end_at_the_limit() {
+        let mut node = Node::new();
+        let too_long = "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n";
+        assert_eq!(node.run("SETRANGE k 536870912 x"), too_long);
+        assert_eq!(node.run("SETRANGE k 9223372036854775807 x"), too_long);
+        assert_eq!(node.run("SETRANGE k -1 x"), "-ERR offset is out of range\r\n");
+        assert_eq!(node.run("SETRANGE k x x"), "-ERR value is not an integer or out of range\r\n");
+        assert_eq!(node.run("GETRANGE k 0 x"), "-ERR value is not an integer or out of range\r\n");
+        assert_eq!(node.run("GETRANGE k 0 1"), "$0\r\n\r\n");
+    }
+
+    #[test]
+    fn short_request_for_a_long_value_is_refused_when_memory_is_full() {
+        let settings = leasehold_keyspace::Settings { memory_bytes_max: 4 << 20, ..crate::testing::settings() };
+        let mut node = Node::with_settings(settings);
+        let full = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+        assert_eq!(node.run("SETRANGE k 500000000 x"), full);
+        assert_eq!(node.run("SETBIT k 4000000000 1"), full);
+        assert_eq!(node.run("BITFIELD k SET u8 4000000000 1"), full);
+        assert_eq!(node.run("SETBIT k 4000 1"), ":0\r\n");
     }
 }

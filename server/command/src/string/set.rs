@@ -285,3 +285,130 @@ fn getset(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     });
     Outcome::Replied
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Node, START_MS};
+    use leasehold_protocol::RespVersion;
+
+    #[test]
+    fn plain_set_drops_the_ttl_and_keepttl_keeps_it() {
+        let mut node = Node::new();
+        assert_eq!(node.run("SET k 1 EX 10"), "+OK\r\n");
+        assert_eq!(node.run("SET k 2 KEEPTTL"), "+OK\r\n");
+        node.advance_ms(9_999);
+        assert_eq!(node.run("GET k"), "$1\r\n2\r\n");
+        node.advance_ms(1);
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+        node.run("SET k 3 PX 10");
+        node.run("SET k 4");
+        node.advance_ms(10);
+        assert_eq!(node.run("GET k"), "$1\r\n4\r\n");
+    }
+
+    #[test]
+    fn conditions_decide_and_get_replies_the_value_before() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("SET k a XX", "$-1\r\n"),
+            ("SET k a NX", "+OK\r\n"),
+            ("SET k b nx", "$-1\r\n"),
+            ("SET k b NX GET", "$1\r\na\r\n"),
+            ("SET k b XX GET", "$1\r\na\r\n"),
+            ("SET k c IFEQ a", "$-1\r\n"),
+            ("SET k c IFEQ b", "+OK\r\n"),
+            ("SET k d IFNE c GET", "$1\r\nc\r\n"),
+            ("SET k d IFNE x", "+OK\r\n"),
+            ("SET new 1 IFEQ 1", "$-1\r\n"),
+            ("SET new 1 IFNE 1", "+OK\r\n"),
+            ("SET other 1 GET", "$-1\r\n"),
+            ("MGET k new other", "*3\r\n$1\r\nd\r\n$1\r\n1\r\n$1\r\n1\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+        node.version = RespVersion::V3;
+        assert_eq!(node.run("SET k e NX"), "_\r\n");
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_a_syntax_error() {
+        let mut node = Node::new();
+        for options in [
+            "NX XX",
+            "XX IFEQ 1",
+            "IFEQ 1 IFNE 2",
+            "IFEQ",
+            "EX",
+            "EX 1 PX 1",
+            "EX 1 KEEPTTL",
+            "KEEPTTL PXAT 1",
+            "PERSIST",
+            "VER",
+            "VER 1 VER 2",
+            "NX EX x XX",
+            "word",
+        ] {
+            assert_eq!(node.run(&format!("SET k v {options}")), "-ERR syntax error\r\n", "{options}");
+        }
+        assert_eq!(node.run("SET k v NX NX EX 10 EX 20"), "+OK\r\n");
+        assert_eq!(node.run("SET k v EX x NX"), "-ERR value is not an integer or out of range\r\n");
+        assert_eq!(node.run("SET k v EX 0"), "-ERR invalid expire time in 'set' command\r\n");
+        assert_eq!(node.run("SETEX k 0 v"), "-ERR invalid expire time in 'setex' command\r\n");
+        assert_eq!(node.run("PSETEX k -1 v"), "-ERR invalid expire time in 'psetex' command\r\n");
+        assert_eq!(node.run("SETEX k v 1"), "-ERR value is not an integer or out of range\r\n");
+    }
+
+    #[test]
+    fn absolute_times_are_those_of_the_wall_clock_and_one_that_has_passed_deletes() {
+        let mut node = Node::new();
+        node.turn.wall_offset_ms = 5_000;
+        node.run(&format!("SET k v PXAT {}", START_MS + 5_001));
+        assert_eq!(node.run("GET k"), "$1\r\nv\r\n");
+        node.advance_ms(1);
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+        node.run("SET k v");
+        assert_eq!(node.run("SET k w EXAT 1"), "+OK\r\n");
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+    }
+
+    #[test]
+    fn versioned_write_is_stored_only_if_newer() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("SET k a VER 5", "+OK\r\n"),
+            ("SET k b VER 4", "$-1\r\n"),
+            ("SET k b VER 5", "$-1\r\n"),
+            ("SET k a VER 5", "+OK\r\n"),
+            ("SET k b VER 4 GET", "$1\r\na\r\n"),
+            ("GET k", "$1\r\na\r\n"),
+            ("SET k c VER 6 NX", "$-1\r\n"),
+            ("SET k c VER 18446744073709551615", "+OK\r\n"),
+            ("SET k d", "+OK\r\n"),
+            ("SET k e VER 0", "+OK\r\n"),
+            ("SET k f VER -1", "-ERR version is not an unsigned 64-bit integer\r\n"),
+            ("GET k", "$1\r\ne\r\n"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_versioned_write_leaves_the_ttl_alone() {
+        let mut node = Node::new();
+        node.run("SET k a VER 5 PX 100");
+        assert_eq!(node.run("SET k a VER 5 PX 900"), "+OK\r\n");
+        node.advance_ms(100);
+        assert_eq!(node.run("GET k"), "$-1\r\n");
+    }
+
+    #[test]
+    fn setnx_and_getset_reply_about_what_was_there() {
+        let mut node = Node::new();
+        assert_eq!(node.run("SETNX k 1"), ":1\r\n");
+        assert_eq!(node.run("SETNX k 2"), ":0\r\n");
+        assert_eq!(node.run("GETSET k 3"), "$1\r\n1\r\n");
+        assert_eq!(node.run("GETSET new 3"), "$-1\r\n");
+        assert_eq!(node.run("SET k"), "-ERR wrong number of arguments for 'set' command\r\n");
+        assert_eq!(node.run("SETNX k"), "-ERR wrong number of arguments for 'setnx' command\r\n");
+    }
+}
