@@ -142,7 +142,13 @@ impl Parser {
     pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
         if self.state == State::Start && self.position == 0 {
             self.args.clear();
-            self.args.shrink_to(ARGS_KEPT_MAX);
+            if self.args.capacity() > ARGS_KEPT_MAX {
+                self.args.shrink_to(ARGS_KEPT_MAX);
+            }
+            if let Some(consumed) = self.parse_short(input, limits) {
+                return Ok(Parsed::Complete { consumed });
+            }
+            self.args.clear();
             let Some(&first) = input.first() else { return Ok(Parsed::Incomplete) };
             if first != b'*' {
                 return self.parse_inline(input, limits);
@@ -171,6 +177,30 @@ impl Parser {
             self.state = State::BulkHeader;
         }
         self.parse_args(input, limits)
+    }
+
+    /// The common request in one go: up to nine arguments of up to 9,999 bytes, whole in the input. Whatever it does not
+    /// like, it leaves to the scanner that can stop and go on, and that knows the errors.
+    #[inline]
+    fn parse_short(&mut self, input: &[u8], limits: &Limits) -> Option<usize> {
+        let &[b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = input else { return None };
+        let count = usize::from(count - b'0');
+        if count > limits.args_max {
+            return None;
+        }
+        let mut position = 4;
+        for _ in 0..count {
+            let (len, header_bytes) = short_bulk_header(input.get(position..)?)?;
+            let start = position + header_bytes;
+            let end = start + len;
+            if input.get(end..end + 2)? != b"\r\n" || len > limits.bulk_bytes_max {
+                return None;
+            }
+            self.args.push(Arg { start: start as u32, len: len as u32 });
+            position = end + 2;
+        }
+        self.inline = false;
+        (position <= limits.request_bytes_max).then_some(position)
     }
 
     fn parse_args(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
@@ -253,6 +283,25 @@ impl Parser {
     #[must_use]
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
         Request { bytes: if self.inline { &self.scratch } else { input }, args: &self.args }
+    }
+}
+
+/// The length that `$1\r\n` to `$9999\r\n` announces, and the bytes of that header. The least argument that a short header
+/// can stand before makes eight bytes with it (`$2\r\nab\r\n`); shorter ones are rare.
+#[inline]
+fn short_bulk_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digit = |byte: u8| {
+        let value = byte.wrapping_sub(b'0');
+        (value < 10).then_some(usize::from(value))
+    };
+    match *bytes.first_chunk::<8>()? {
+        [b'$', a, b'\r', b'\n', ..] => Some((digit(a)?, 4)),
+        [b'$', a, b, b'\r', b'\n', ..] => Some((digit(a)? * 10 + digit(b)?, 5)),
+        [b'$', a, b, c, b'\r', b'\n', ..] => Some(((digit(a)? * 10 + digit(b)?) * 10 + digit(c)?, 6)),
+        [b'$', a, b, c, d, b'\r', b'\n', _] => {
+            Some((((digit(a)? * 10 + digit(b)?) * 10 + digit(c)?) * 10 + digit(d)?, 7))
+        }
+        _ => None,
     }
 }
 

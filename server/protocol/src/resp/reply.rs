@@ -110,7 +110,17 @@ impl Reply {
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.buffer.reserve(bytes.len() + 32);
-        self.header(b'$', bytes.len() as i64);
+        let digit = |value: usize| b'0' + (value % 10) as u8;
+        match bytes.len() {
+            // Arrays of known length become one store each.
+            len @ 0..10 => self.buffer.extend_from_slice(&[b'$', digit(len), b'\r', b'\n']),
+            len @ 10..100 => self.buffer.extend_from_slice(&[b'$', digit(len / 10), digit(len), b'\r', b'\n']),
+            len @ 100..1000 => {
+                let header = [b'$', digit(len / 100), digit(len / 10), digit(len), b'\r', b'\n'];
+                self.buffer.extend_from_slice(&header);
+            }
+            len => self.header(b'$', len as i64),
+        }
         self.buffer.extend_from_slice(bytes);
         self.crlf();
     }
