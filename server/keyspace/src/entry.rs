@@ -483,3 +483,6 @@ fn layout(capacity: usize) -> Layout {
 fn narrow(len: usize) -> u32 {
     u32::try_from(len).expect("commands refuse values longer than VALUE_BYTES_MAX")
 }
+
+#[cfg(test)]
+mod tests;

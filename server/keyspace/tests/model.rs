@@ -1,34 +1,11 @@
 //! The keyspace does what a sorted map with a clock does, whatever the number of shards.
 
-use leasehold_keyspace::{
-    Access, Attributes, Db, EvictionPolicy, Expiry, HashSeed, Keyspace, LeaseSettings, Lookup, Settings, Turn,
-};
+mod common;
+
+use common::{BOOT_MS, SETTINGS, check_memory, keyspace, scan_all};
+use leasehold_keyspace::{Access, Attributes, Db, Expiry, Keyspace, Lookup, Settings, Turn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-
-const LEASE: LeaseSettings = LeaseSettings {
-    lease_ms: 10_000,
-    lease_ms_max: 60_000,
-    reissue_after_ms: None,
-    waiters_per_key_max: 100,
-    waiters_max: 1000,
-    records_max: 1000,
-    tombstone_ttl_ms: 1000,
-    invalidated_stale_ms: 1000,
-};
-
-fn keyspace(shards: usize) -> Keyspace {
-    let settings = Settings {
-        shards,
-        memory_bytes_max: 0,
-        policy: EvictionPolicy::NoEviction,
-        eviction_samples: 5,
-        absence_bytes_max: 1 << 20,
-        boot_unix_ms: 1_700_000_000_000,
-        lease: LEASE,
-    };
-    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
-}
 
 #[derive(Clone, Debug)]
 struct ModelEntry {
@@ -99,23 +76,10 @@ fn name(key: usize) -> (Db, Vec<u8>) {
     (Db((key % 2) as u8), if key < 4 { vec![b'x'; key / 2 * 300] } else { text.into_bytes() })
 }
 
-fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut cursor = 0;
-    loop {
-        cursor = keyspace.scan(turn, db, cursor, count, |entry| {
-            assert_eq!(entry.db, db);
-            found.insert(entry.key.to_vec(), entry.value.to_vec());
-        });
-        if cursor == 0 {
-            return found;
-        }
-    }
-}
-
 fn run(shards: usize, steps: &[Step]) {
-    let keyspace = keyspace(shards);
-    let mut turn = Turn::new(1_700_000_000_000, 7);
+    let settings = Settings { shards, ..SETTINGS };
+    let keyspace = keyspace(settings);
+    let mut turn = Turn::new(BOOT_MS, 7);
     let mut model: BTreeMap<(Db, Vec<u8>), ModelEntry> = BTreeMap::new();
     let mut versions = BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
@@ -303,39 +267,23 @@ fn run(shards: usize, steps: &[Step]) {
             Step::Pass { ms } => turn.now_ms += ms,
         }
     }
-    check_memory(&keyspace, &mut turn);
+    check_cleanup(&keyspace, &mut turn, settings);
 }
 
-/// The counted bytes are those of the entries and tables, and only tables remain when all entries are gone.
-fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
-    // So that all entries are visible to SCAN.
+/// What is left when all entries are gone, one by one: their tables. After a flush: nothing.
+fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
+    // So that stale entries go and all others are visible to SCAN.
     turn.now_ms += 1000;
-    keyspace.expire_cycle(turn, 0..keyspace.shards(), 1_000_000);
-    const PLACE_BYTES: u64 = 9;
-    let mut blocks = 0;
-    let mut names = Vec::new();
+    keyspace.expire_cycle(turn, 0..settings.shards, 1_000_000);
+    check_memory(keyspace, turn);
     for db in [Db(0), Db(1)] {
-        let mut cursor = 0;
-        loop {
-            cursor = keyspace.scan(turn, db, cursor, 1000, |entry| {
-                blocks += entry.memory_bytes as u64 - PLACE_BYTES;
-                names.push((db, entry.key.to_vec()));
-            });
-            if cursor == 0 {
-                break;
-            }
+        for key in scan_all(keyspace, turn, db, 100).keys() {
+            assert!(keyspace.update(turn, db, key, |slot| slot.remove()));
         }
     }
-    let stats = keyspace.stats();
-    assert_eq!(stats.entries, names.len() as u64);
-    assert_eq!(stats.used_bytes, blocks + stats.table_bytes);
-    for (db, key) in names {
-        assert!(keyspace.update(turn, db, &key, |slot| slot.remove()));
-    }
     assert_eq!(keyspace.stats().used_bytes, keyspace.stats().table_bytes);
-    let empty = self::keyspace(keyspace.shards()).stats().used_bytes;
     keyspace.flush(turn, None);
-    assert_eq!(keyspace.stats().used_bytes, empty);
+    assert_eq!(keyspace.stats().used_bytes, common::keyspace(settings).stats().used_bytes);
 }
 
 proptest! {

@@ -1,0 +1,94 @@
+//! What the tests of this crate share.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use leasehold_keyspace::{
+    Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, OutOfMemory, Settings, Turn,
+};
+use std::collections::BTreeMap;
+
+/// When the tests' servers boot, in ms since 1970.
+pub const BOOT_MS: u64 = 1_700_000_000_000;
+
+/// Bytes of an entry's place in a table: part of what it says it costs, but counted with the tables.
+pub const PLACE_BYTES: usize = 9;
+
+/// No limit, nothing special.
+pub const SETTINGS: Settings = Settings {
+    shards: 16,
+    memory_bytes_max: 0,
+    policy: EvictionPolicy::NoEviction,
+    eviction_samples: 5,
+    absence_bytes_max: 1 << 20,
+    boot_unix_ms: BOOT_MS,
+    lease: LeaseSettings {
+        lease_ms: 10_000,
+        lease_ms_max: 60_000,
+        reissue_after_ms: None,
+        waiters_per_key_max: 100,
+        waiters_max: 1000,
+        records_max: 1000,
+        tombstone_ttl_ms: 1000,
+        invalidated_stale_ms: 1000,
+    },
+};
+
+pub fn keyspace(settings: Settings) -> Keyspace {
+    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
+}
+
+pub fn set(keyspace: &Keyspace, turn: &mut Turn, key: &[u8], value: &[u8]) -> u64 {
+    keyspace.update(turn, Db(0), key, |slot| slot.set(value, Attributes::PLAIN))
+}
+
+/// As a server does it: room first.
+pub fn try_set(
+    keyspace: &Keyspace,
+    turn: &mut Turn,
+    key: &[u8],
+    value: &[u8],
+    attributes: Attributes,
+) -> Result<u64, OutOfMemory> {
+    keyspace.make_room(turn, key.len() + value.len())?;
+    Ok(keyspace.update(turn, Db(0), key, |slot| slot.set(value, attributes)))
+}
+
+pub fn has(keyspace: &Keyspace, turn: &mut Turn, key: &[u8]) -> bool {
+    keyspace.read(turn, Db(0), key, Access::Touch, |_| ()).is_some()
+}
+
+/// All fresh entries by a whole SCAN.
+pub fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut cursor = 0;
+    loop {
+        cursor = keyspace.scan(turn, db, cursor, count, |entry| {
+            assert_eq!(entry.db, db);
+            found.insert(entry.key.to_vec(), entry.value.to_vec());
+        });
+        if cursor == 0 {
+            return found;
+        }
+    }
+}
+
+/// Checks that the counted bytes are those of blocks and tables. All entries must be fresh, in databases 0 and 1.
+pub fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
+    let mut block_bytes = 0;
+    let mut entries = 0;
+    for db in [Db(0), Db(1)] {
+        let mut cursor = 0;
+        loop {
+            cursor = keyspace.scan(turn, db, cursor, 1000, |entry| {
+                block_bytes += entry.memory_bytes - PLACE_BYTES;
+                entries += 1;
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+    }
+    let stats = keyspace.stats();
+    assert_eq!(stats.entries, entries);
+    assert_eq!(stats.absences, 0);
+    assert_eq!(stats.used_bytes, block_bytes as u64 + stats.table_bytes);
+}

@@ -1,0 +1,252 @@
+//! The memory limit: it holds, and what goes is what is least missed.
+
+mod common;
+
+use common::{BOOT_MS, SETTINGS, check_memory, has, keyspace, set, try_set};
+use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, OutOfMemory, Settings, Turn};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+
+/// What one command may add beyond the bytes it asked room for: rounding, and the growth of a table.
+const SLACK_BYTES: u64 = 64 << 10;
+
+const POLICIES: [EvictionPolicy; 5] = [
+    EvictionPolicy::AllKeysLru,
+    EvictionPolicy::AllKeysRandom,
+    EvictionPolicy::VolatileLru,
+    EvictionPolicy::VolatileRandom,
+    EvictionPolicy::VolatileTtl,
+];
+
+fn expiring(turn: &Turn, ms: u64) -> Attributes {
+    Attributes { expiry: Expiry::At(turn.now_ms + ms), ..Attributes::PLAIN }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn limit_holds_for_values_of_all_sizes(
+        policy in prop::sample::select(&POLICIES),
+        shards in prop_oneof![Just(1_usize), Just(16)],
+        sizes in prop::collection::vec(prop_oneof![4 => 0..100_usize, 2 => 0..5000_usize, 1 => 0..200_000_usize], 500),
+        seed in any::<u64>(),
+    ) {
+        let memory_bytes_max = 2 << 20;
+        let keyspace = keyspace(Settings { shards, policy, memory_bytes_max, ..SETTINGS });
+        let mut turn = Turn::new(BOOT_MS, seed);
+        let mut stored = 0;
+        for round in 0..4 {
+            for (number, size) in sizes.iter().enumerate() {
+                let key = format!("{round}:{number}");
+                let attributes = expiring(&turn, 1_000_000);
+                let done = try_set(&keyspace, &mut turn, key.as_bytes(), &vec![7; *size], attributes);
+                prop_assert!(done.is_ok(), "all entries have a TTL, so room can be made");
+                stored += 1;
+                let used = keyspace.stats().used_bytes;
+                let rounding = *size as u64 / 4;
+                prop_assert!(used <= memory_bytes_max + memory_bytes_max / 64 + rounding + SLACK_BYTES, "{} bytes", used);
+                turn.now_ms += 10;
+            }
+        }
+        let stats = keyspace.stats();
+        prop_assert_eq!(stats.entries + stats.evicted, stored);
+        check_memory(&keyspace, &mut turn);
+    }
+}
+
+#[test]
+fn without_eviction_writes_are_refused_and_nothing_goes() {
+    let keyspace = keyspace(Settings { memory_bytes_max: 1 << 20, ..SETTINGS });
+    let mut turn = Turn::new(BOOT_MS, 1);
+    let mut stored = 0;
+    while try_set(&keyspace, &mut turn, format!("{stored}").as_bytes(), &[0; 1000], Attributes::PLAIN).is_ok() {
+        stored += 1;
+        assert!(stored < 2000);
+    }
+    assert!(stored > 700, "{stored} values of 1,000 bytes fit in 1 MiB");
+    assert_eq!(keyspace.len(Db(0)), stored);
+    assert_eq!(keyspace.make_room(&mut turn, 1000), Err(OutOfMemory));
+    keyspace.update(&mut turn, Db(0), b"0", |slot| slot.remove());
+    keyspace.update(&mut turn, Db(0), b"1", |slot| slot.remove());
+    assert_eq!(keyspace.make_room(&mut turn, 1000), Ok(()));
+}
+
+#[test]
+fn volatile_policies_leave_entries_without_ttl() {
+    for policy in [EvictionPolicy::VolatileLru, EvictionPolicy::VolatileRandom, EvictionPolicy::VolatileTtl] {
+        let keyspace = keyspace(Settings { memory_bytes_max: 1 << 20, policy, ..SETTINGS });
+        let mut turn = Turn::new(BOOT_MS, 1);
+        for number in 0..300 {
+            set(&keyspace, &mut turn, format!("keep:{number}").as_bytes(), &[0; 1000]);
+        }
+        for number in 0..2000 {
+            let attributes = expiring(&turn, 1_000_000);
+            try_set(&keyspace, &mut turn, format!("go:{number}").as_bytes(), &[0; 1000], attributes)
+                .expect("older ones can go");
+        }
+        assert!((0..300).all(|number| has(&keyspace, &mut turn, format!("keep:{number}").as_bytes())), "{policy:?}");
+        let fill = (0..2000).find(|number| {
+            let key = format!("fill:{number}");
+            try_set(&keyspace, &mut turn, key.as_bytes(), &[0; 1000], Attributes::PLAIN).is_err()
+        });
+        assert!(fill.is_some(), "{policy:?}: once no entry with a TTL is left, memory is out");
+        assert_eq!(keyspace.len_with_ttl(Db(0)), 0);
+    }
+}
+
+#[test]
+fn volatile_ttl_evicts_what_ends_soonest() {
+    let settings = Settings { policy: EvictionPolicy::VolatileTtl, memory_bytes_max: 1 << 20, ..SETTINGS };
+    let keyspace = keyspace(settings);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..3000_u64 {
+        // Every second entry lives long.
+        let ms = if number % 2 == 0 { 1_000_000 + number } else { 10_000 + number };
+        let attributes = expiring(&turn, ms);
+        try_set(&keyspace, &mut turn, format!("{number}").as_bytes(), &[0; 500], attributes).expect("room");
+    }
+    let mut left = |first: u64| {
+        (first..3000).step_by(2).filter(|number| has(&keyspace, &mut turn, format!("{number}").as_bytes())).count()
+    };
+    let (long, short) = (left(0), left(1));
+    assert!(long > 4 * short, "{long} entries with a long TTL are left, {short} with a short one");
+}
+
+#[test]
+fn expired_entries_go_before_live_ones() {
+    let settings = Settings { policy: EvictionPolicy::AllKeysLru, memory_bytes_max: 1 << 20, ..SETTINGS };
+    let keyspace = keyspace(settings);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..600 {
+        let attributes = if number % 3 == 0 { Attributes::PLAIN } else { expiring(&turn, 100) };
+        try_set(&keyspace, &mut turn, format!("{number}").as_bytes(), &[0; 900], attributes).expect("room");
+    }
+    turn.now_ms += 1000;
+    for number in 600..1100 {
+        try_set(&keyspace, &mut turn, format!("{number}").as_bytes(), &[0; 900], Attributes::PLAIN).expect("room");
+    }
+    let stats = keyspace.stats();
+    assert!(stats.expired > 80, "{} of 400 expired entries were found", stats.expired);
+    assert!(stats.evicted < stats.expired / 4, "{} live entries were evicted", stats.evicted);
+}
+
+#[test]
+fn a_lowered_limit_is_reached_in_slices() {
+    let keyspace = keyspace(Settings { policy: EvictionPolicy::AllKeysLru, ..SETTINGS });
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..20_000 {
+        set(&keyspace, &mut turn, format!("{number}").as_bytes(), &[0; 100]);
+    }
+    let limit = keyspace.stats().used_bytes / 2;
+    keyspace.set_memory_bytes_max(limit);
+    keyspace.make_room(&mut turn, 100).expect("room");
+    let evicted = keyspace.stats().evicted;
+    assert!((1..100).contains(&evicted), "{evicted} evictions in one write");
+    let mut cycles = 0;
+    while keyspace.stats().used_bytes > limit {
+        let evicted_before = keyspace.stats().evicted;
+        keyspace.expire_cycle(&mut turn, 0..16, 10_000);
+        assert!(keyspace.stats().evicted - evicted_before <= 1024);
+        cycles += 1;
+        assert!(cycles < 100);
+    }
+    check_memory(&keyspace, &mut turn);
+}
+
+#[test]
+fn a_value_larger_than_the_limit_evicts_nothing() {
+    let settings = Settings { policy: EvictionPolicy::AllKeysLru, memory_bytes_max: 1 << 20, ..SETTINGS };
+    let keyspace = keyspace(settings);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    set(&keyspace, &mut turn, b"key", b"value");
+    assert_eq!(keyspace.make_room(&mut turn, 2 << 20), Err(OutOfMemory));
+    assert!(has(&keyspace, &mut turn, b"key"));
+}
+
+#[test]
+fn peak_remembers_the_most_until_reset() {
+    let keyspace = keyspace(SETTINGS);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    set(&keyspace, &mut turn, b"key", &vec![0; 1 << 20]);
+    keyspace.flush(&mut turn, None);
+    assert!(keyspace.stats().used_bytes_peak > 1 << 20);
+    assert!(keyspace.used_bytes() < 1 << 16);
+    keyspace.reset_stats();
+    assert!(keyspace.stats().used_bytes_peak < 1 << 16);
+}
+
+/// Key numbers of a skewed stream: log-uniform, so about as often in 10 to 100 as in 100 to 1000.
+fn skewed(turn: &mut Turn, keys: f64) -> u64 {
+    let unit = (turn.random() >> 11) as f64 / (1_u64 << 53) as f64;
+    keys.powf(unit) as u64
+}
+
+/// Share of reads that hit, and entries held at the end, for a cache-aside client.
+fn hit_ratio(policy: EvictionPolicy) -> (f64, usize) {
+    const READS: usize = 100_000;
+
+    let keyspace = keyspace(Settings { shards: 4, policy, memory_bytes_max: 600 << 10, ..SETTINGS });
+    let mut turn = Turn::new(BOOT_MS, 99);
+    for _ in 0..READS {
+        let key = skewed(&mut turn, 20_000.0).to_string();
+        if !has(&keyspace, &mut turn, key.as_bytes()) {
+            try_set(&keyspace, &mut turn, key.as_bytes(), &[0; 200], Attributes::PLAIN).expect("room");
+        }
+        turn.now_ms += 13;
+    }
+    let stats = keyspace.stats();
+    assert_eq!(stats.hits + stats.misses, READS as u64);
+    (stats.hits as f64 / READS as f64, keyspace.len(Db(0)))
+}
+
+/// The same stream against a true LRU list of `capacity` entries.
+fn hit_ratio_of_true_lru(capacity: usize) -> f64 {
+    const READS: usize = 100_000;
+
+    let mut turn = Turn::new(BOOT_MS, 99);
+    let mut last_use: HashMap<u64, usize> = HashMap::new();
+    let mut by_use: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut hits = 0;
+    for read in 0..READS {
+        let key = skewed(&mut turn, 20_000.0);
+        if let Some(before) = last_use.insert(key, read) {
+            by_use.remove(&before);
+            hits += 1;
+        } else if last_use.len() > capacity {
+            let (_, oldest) = by_use.pop_first().expect("as many as in last_use");
+            last_use.remove(&oldest);
+        }
+        by_use.insert(read, key);
+    }
+    hits as f64 / READS as f64
+}
+
+#[test]
+fn lru_beats_random_and_comes_close_to_true_lru() {
+    let (lru, entries) = hit_ratio(EvictionPolicy::AllKeysLru);
+    let (random, _) = hit_ratio(EvictionPolicy::AllKeysRandom);
+    let true_lru = hit_ratio_of_true_lru(entries);
+    assert!(lru > random + 0.01, "LRU {lru}, random {random}");
+    assert!(lru > true_lru - 0.01, "LRU {lru}, true LRU {true_lru}");
+}
+
+#[test]
+fn quiet_reads_change_neither_recency_nor_counters() {
+    let keyspace = keyspace(SETTINGS);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    set(&keyspace, &mut turn, b"key", b"value");
+    turn.now_ms += 60_000;
+    let idle = |keyspace: &Keyspace, turn: &mut Turn, access| {
+        keyspace.read(turn, Db(0), b"key", access, |entry| entry.idle_ms).expect("stored")
+    };
+    let about_a_minute = 60_000 - 128..60_000 + 128;
+    assert!(about_a_minute.contains(&idle(&keyspace, &mut turn, Access::Quiet)));
+    keyspace.read(&mut turn, Db(0), b"none", Access::Quiet, |_| ());
+    keyspace.lookup(&mut turn, Db(0), b"key", Access::Quiet, |_| ());
+    let stats = keyspace.stats();
+    assert_eq!((stats.hits, stats.misses), (0, 0));
+    assert!(about_a_minute.contains(&idle(&keyspace, &mut turn, Access::Touch)));
+    assert_eq!(idle(&keyspace, &mut turn, Access::Quiet), 0);
+    assert_eq!(keyspace.stats().hits, 1);
+}
