@@ -1,13 +1,101 @@
 //! Leasehold, the cache server: the command line, and the way from there to a running server.
+//!
+//! Ends with 0 when all went well, 1 when the configuration is wrong (or `--ping` got no answer), 2 when the server could
+//! not start or failed. Wrong arguments end with 2 as well, as clap has it.
 
 #![forbid(unsafe_code)]
 
+mod cli;
 mod config;
+mod log;
+mod ping;
+
+use anyhow::Context;
+use clap::Parser;
+use config::parse::Reading;
+use config::problem::{Level, Problem};
+use config::{check, parse, render};
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
-    let config = config::Config::default();
-    let _ = config::live::LiveConfig::new(config);
+/// The configuration is wrong.
+const WRONG_CONFIG: u8 = 1;
+/// `--ping` got no answer; the number a container's health check wants.
+const NO_ANSWER: u8 = 1;
+/// The server could not start, or failed.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    if arguments.print_config {
+        return say(render::conf().trim_end());
+    }
+    let reading = parse::read(&arguments.given());
+    if arguments.check_config {
+        return check_config(reading);
+    }
+    if reading.has_errors() {
+        complain(&reading.problems);
+        return ExitCode::from(WRONG_CONFIG);
+    }
+    if arguments.ping {
+        return match ping::ping(&reading.config) {
+            Ok(()) => say("PONG"),
+            Err(reason) => fail(&anyhow::anyhow!(reason), NO_ANSWER),
+        };
+    }
+    match serve(reading) {
+        Ok(code) => code,
+        Err(error) => fail(&error, FAILED),
+    }
+}
+
+/// `--check-config`: everything that can be told without serving.
+fn check_config(reading: Reading) -> ExitCode {
+    let Reading { config, mut problems, places } = reading;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => problems.extend(runtime.block_on(check::databases(&config, &places))),
+        Err(error) => return fail(&error.into(), FAILED),
+    }
+    complain(&problems);
+    let errors = problems.iter().filter(|problem| problem.level == Level::Error).count();
+    match errors {
+        0 => say("configuration is valid"),
+        1 => fail(&anyhow::anyhow!("1 error in the configuration"), WRONG_CONFIG),
+        _ => fail(&anyhow::anyhow!("{errors} errors in the configuration"), WRONG_CONFIG),
+    }
+}
+
+fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
+    let Reading { config, problems, .. } = reading;
+    let _log = log::start(&config).context("the log cannot be started")?;
+    for problem in &problems {
+        tracing::warn!("{problem}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complain(problems: &[Problem]) {
+    let mut out = std::io::stderr().lock();
+    for problem in problems {
+        // Nobody is left to hear that standard error is closed.
+        let _ = writeln!(out, "{problem}");
+    }
+}
+
+fn say(text: impl Display) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "leasehold: {error:#}");
+    ExitCode::from(code)
 }

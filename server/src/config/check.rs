@@ -1,19 +1,156 @@
 //! What only holds between options, and what only the databases can tell.
 
-use super::Config;
-use super::text;
+use super::parse::{Places, Section, nearest};
+use super::problem::{Level, Problem};
+use super::text::{show_bytes, show_duration};
+use super::{Config, LoaderConfig};
+use leasehold_command::ServeStale;
+use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, build_loader};
 use std::time::Duration;
 
 /// The first rule between the server's options that does not hold: an option and what is wrong with it.
 pub(crate) fn between_options(config: &Config) -> Option<(&'static str, String)> {
     let lease = &config.live.lease;
     if lease.lease_ms > lease.lease_ms_max {
-        let most = text::show_duration(Duration::from_millis(lease.lease_ms_max));
+        let most = show_duration(Duration::from_millis(lease.lease_ms_max));
         return Some(("lease-ms", format!("is longer than lease-ms-max ({most})")));
     }
     if config.limits.bulk_bytes_max > config.limits.request_bytes_max {
-        let most = text::show_bytes(config.limits.request_bytes_max as u64);
+        let most = show_bytes(config.limits.request_bytes_max as u64);
         return Some(("proto-max-bulk-len", format!("is more than client-query-buffer-limit ({most})")));
     }
     None
+}
+
+/// Every rule between options that does not hold.
+pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Problem>) {
+    let mut found = Findings { places, problems };
+    if let Some((option, text)) = between_options(config) {
+        found.error(&Section::Server, option, text);
+    }
+    found.not_both(&Section::Server, "requirepass", "requirepass-file");
+    if config.live.password.is_empty() && config.bind.iter().any(|address| !address.ip.is_loopback()) {
+        let text = "other machines can reach the server and no requirepass is set".to_owned();
+        found.warning(&Section::Server, "bind", text);
+    }
+    for source in &config.sources {
+        let section = Section::Source(source.name.clone());
+        found.not_both(&section, "url", "url_file");
+        if source.create_with.is_some() && !source.url.starts_with("sqlite:") {
+            found.error(&section, "create_with", "is only for databases with a \"sqlite:\" url".to_owned());
+        }
+        if !config.loaders.iter().any(|loader| loader.source == source.name) {
+            found.warning(&section, "", "no loader uses this source".to_owned());
+        }
+    }
+    for loader in &config.loaders {
+        loader_rules(config, loader, &mut found);
+    }
+}
+
+fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>) {
+    let section = Section::Loader(loader.settings.name.clone());
+    if found.places.is_set(&section, "source") && !config.sources.iter().any(|source| source.name == loader.source) {
+        let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
+        let hint = match nearest(&loader.source, names.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None if names.is_empty() => format!("write a [sources.{}]", loader.source),
+            None => format!("allowed: {}", names.join(", ")),
+        };
+        found.error(&section, "source", format!("there is no [sources.{}]; {hint}", loader.source));
+    }
+    if loader.db.0 >= config.databases {
+        let text = format!("{} is no database; allowed: less than databases ({})", loader.db.0, config.databases);
+        found.error(&section, "db", text);
+    }
+    if loader.soft_timeout > loader.hard_timeout {
+        let (soft, hard) = (show_duration(loader.soft_timeout), show_duration(loader.hard_timeout));
+        let option = if found.places.is_set(&section, "soft_timeout") { "soft_timeout" } else { "hard_timeout" };
+        found.error(&section, option, format!("soft_timeout ({soft}) is longer than hard_timeout ({hard})"));
+    }
+    if loader.serve_stale == ServeStale::Always && loader.stale_for.is_zero() {
+        let text = "does nothing while stale_for is 0: no value is kept past its TTL".to_owned();
+        found.warning(&section, "serve_stale", text);
+    }
+    if loader.settings.batch_sql.is_none() {
+        for option in ["batch_window", "batch_max"] {
+            if found.places.is_set(&section, option) {
+                found.warning(&section, option, "does nothing without batch_sql".to_owned());
+            }
+        }
+    }
+}
+
+struct Findings<'a> {
+    places: &'a Places,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Findings<'_> {
+    fn error(&mut self, section: &Section, option: &str, text: String) {
+        self.add(Level::Error, section, option, text);
+    }
+
+    fn warning(&mut self, section: &Section, option: &str, text: String) {
+        self.add(Level::Warning, section, option, text);
+    }
+
+    fn add(&mut self, level: Level, section: &Section, option: &str, text: String) {
+        let place = self.places.of(section, option);
+        self.problems.push(Problem { level, place, option: section.qualified(option), text });
+    }
+
+    fn not_both(&mut self, section: &Section, one: &str, other: &str) {
+        if self.places.is_set(section, one) && self.places.is_set(section, other) {
+            self.error(section, other, format!("{one} is set as well; allowed: one of the two"));
+        }
+    }
+}
+
+/// A problem that building a source or a loader has found, with its place.
+pub(crate) fn located(problem: &ConfigProblem, places: &Places) -> Problem {
+    let section = match &problem.subject {
+        ConfigSubject::Source(name) => Section::Source(name.clone()),
+        ConfigSubject::Loader(name) => Section::Loader(name.clone()),
+    };
+    // The file's word for what the loader calls its pattern.
+    let option = if problem.option == "pattern" { "match" } else { problem.option };
+    Problem {
+        level: Level::Error,
+        place: places.of(&section, option),
+        option: section.qualified(option),
+        text: problem.reason.clone(),
+    }
+}
+
+/// Opens every source and prepares every loader, as a start would, and closes them again. A source that is down is a
+/// warning: a start does not wait for it either. What lacks a required option is left out; that has been said.
+pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for settings in config.sources.iter().filter(|source| !source.url.is_empty()) {
+        let source = match Source::open(settings.clone()).await {
+            Ok(source) => source,
+            Err(problem) => {
+                problems.push(located(&problem, places));
+                continue;
+            }
+        };
+        if let Err(reason) = source.check().await {
+            let section = Section::Source(settings.name.clone());
+            problems.push(Problem {
+                level: Level::Warning,
+                place: places.of(&section, "url"),
+                option: section.qualified("url"),
+                text: format!("the source is down, so its loaders' SQL could not be checked: {reason}"),
+            });
+        }
+        let whole = |loader: &&LoaderConfig| !loader.settings.pattern.is_empty() && !loader.settings.sql.is_empty();
+        for loader in config.loaders.iter().filter(|loader| loader.source == settings.name).filter(whole) {
+            if let Err(problem) = build_loader(&source, loader.settings.clone()).await {
+                problems.push(located(&problem, places));
+            }
+        }
+        source.close().await;
+    }
+    problems
 }

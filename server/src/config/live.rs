@@ -106,17 +106,15 @@ fn value_of(option: &Spec<Config>, given: &[u8]) -> Result<Value, ReplyError> {
 /// What Redis 7 says of such a value; for kinds it does not have, what is allowed.
 fn redis_text(kind: &Kind, wrong: &Wrong) -> String {
     match (kind, wrong) {
-        (Kind::Integer { auto: false, .. }, Wrong::Shape { .. }) => {
-            "argument couldn't be parsed into an integer".to_owned()
-        }
-        (Kind::Bytes { .. }, Wrong::Shape { .. }) => "argument must be a memory value".to_owned(),
-        (Kind::Integer { min, max, auto: false } | Kind::Bytes { min, max }, Wrong::Range { .. }) => {
+        (Kind::Integer { auto: false, .. }, Wrong::Shape) => "argument couldn't be parsed into an integer".to_owned(),
+        (Kind::Bytes { .. }, Wrong::Shape) => "argument must be a memory value".to_owned(),
+        (Kind::Integer { min, max, auto: false } | Kind::Bytes { min, max }, Wrong::Range) => {
             format!("argument must be between {min} and {max} inclusive")
         }
-        (Kind::Choice(words), Wrong::Shape { .. }) => {
+        (Kind::Choice(words), Wrong::Shape) => {
             format!("argument(s) must be one of the following: {}", words.join(", "))
         }
-        (_, Wrong::Environment { reason }) => reason.clone(),
+        (_, Wrong::Environment { reason } | Wrong::File { reason }) => reason.clone(),
         (kind, _) => format!("argument must be {}", kind.allowed()),
     }
 }

@@ -7,7 +7,12 @@
 pub(crate) mod check;
 pub(crate) mod live;
 pub(crate) mod machine;
+#[cfg(test)]
+mod mistakes;
 pub(crate) mod options;
+pub(crate) mod parse;
+pub(crate) mod problem;
+pub(crate) mod render;
 pub(crate) mod spec;
 pub(crate) mod text;
 

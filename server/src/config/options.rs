@@ -4,7 +4,7 @@
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
 //! setting it is an error rather than a promise.
 
-use super::spec::{Change, Default, Kind, Spec, Unit, Value};
+use super::spec::{Change, Default, Kind, NO_MOST, Spec, Unit, Value};
 use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, Secret};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::settings::DATABASES_MAX;
@@ -213,7 +213,7 @@ const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = [
 const MEMORY: &[Spec<Config>] = &[
     Spec {
         name: "maxmemory",
-        kind: Kind::Bytes { min: 0, max: i64::MAX as u64 },
+        kind: Kind::Bytes { min: 0, max: NO_MOST },
         default: Default::Text("0"),
         change: Change::Live,
         doc: "Memory for entries, tables, absences and leases. 0 = no limit, as in Redis; a cache should have one, so set it \
@@ -243,7 +243,7 @@ const MEMORY: &[Spec<Config>] = &[
     },
     Spec {
         name: "negative-memory",
-        kind: Kind::Bytes { min: 0, max: i64::MAX as u64 },
+        kind: Kind::Bytes { min: 0, max: NO_MOST },
         default: Default::Text("64mb"),
         change: Change::Live,
         doc: "Memory, within maxmemory, for remembered absences and deletions, so that a scan of keys that do not exist \
@@ -381,7 +381,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "client-output-buffer-limit",
-        kind: Kind::Bytes { min: 0, max: i64::MAX as u64 },
+        kind: Kind::Bytes { min: 0, max: NO_MOST },
         default: Default::Text("1gb"),
         change: Change::Live,
         doc: "The most bytes of replies that may wait for a client to read them; then it is closed. 0 = no limit. One number \
@@ -391,7 +391,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "client-output-buffer-soft-limit",
-        kind: Kind::Bytes { min: 0, max: i64::MAX as u64 },
+        kind: Kind::Bytes { min: 0, max: NO_MOST },
         default: Default::Text("256mb"),
         change: Change::Live,
         doc: "As client-output-buffer-limit, for bytes that wait longer than client-output-buffer-soft-time. 0 = no limit.",
@@ -469,7 +469,7 @@ pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
     Spec {
         name: "url",
         kind: Kind::Secret,
-        default: Default::Absent { example: "postgres://app:${DB_PASSWORD}@db.example.org/shop" },
+        default: Default::Absent { example: "postgres://app@localhost/shop" },
         change: Change::Start,
         doc: "The database: \"postgres://user:password@host/database\" or \"sqlite:file.db\" (relative to the working \
               directory). ${NAME} stands for a variable of the environment. CONFIG GET and errors never show it.",
@@ -829,6 +829,101 @@ fn fill_defaults<T: 'static>(options: impl Iterator<Item = &'static Spec<T>>, ta
         if let Default::Text(text) = option.default {
             let value = option.kind.parse(text).expect("the table's defaults are values of their kinds");
             (option.write)(target, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every default is a value of its kind, and comes back from its field as it went in.
+    fn defaults_round_trip<T: 'static>(options: impl Iterator<Item = &'static Spec<T>>, target: &mut T) {
+        for option in options {
+            if let Default::Text(text) = option.default {
+                let value = option.kind.parse(text).unwrap_or_else(|wrong| panic!("{}: {wrong:?}", option.name));
+                (option.write)(target, value.clone());
+                let back = (option.read)(target);
+                let lost = matches!((&value, &back), (Value::Auto, Value::Integer(_)));
+                assert!(lost || value == back, "{}: {value:?} came back as {back:?}", option.name);
+            }
+        }
+    }
+
+    /// A value of the kind that is not the default.
+    fn other_value(kind: Kind, default: &Value) -> Value {
+        let candidates = match kind {
+            Kind::Integer { min, max, .. } | Kind::Bytes { min, max } | Kind::PowerOfTwo { min, max } => {
+                vec![Value::Integer(min), Value::Integer(max)]
+            }
+            Kind::Duration { min, max, .. } => vec![Value::Duration(min), Value::Duration(max)],
+            Kind::Ratio { min, max } => vec![Value::Ratio(min), Value::Ratio(max)],
+            Kind::Choice(words) => (0..words.len()).map(Value::Choice).collect(),
+            Kind::Text | Kind::Sql | Kind::Secret | Kind::SecretFile | Kind::Script | Kind::Path => {
+                vec![Value::Text("other".to_owned())]
+            }
+            Kind::Lines => vec![Value::Lines(vec!["other".to_owned()])],
+            Kind::Addresses => {
+                vec![Value::Addresses(vec![BindAddress { ip: Ipv4Addr::UNSPECIFIED.into(), optional: false }])]
+            }
+        };
+        candidates.into_iter().find(|value| value != default).expect("a kind has more than one value")
+    }
+
+    /// Writing another value changes this option's field, to that value, and no other option's.
+    fn rows_have_a_field_each<T: 'static>(options: &[&'static Spec<T>], fresh: impl Fn() -> T) {
+        for option in options {
+            let mut target = fresh();
+            let value = other_value(option.kind, &(option.read)(&target));
+            (option.write)(&mut target, value.clone());
+            // A file that stands for another option shows there.
+            if !matches!(option.kind, Kind::SecretFile) {
+                assert_eq!((option.read)(&target), value, "{}", option.name);
+                for other in options.iter().filter(|other| other.name != option.name) {
+                    assert_eq!((other.read)(&target), (other.read)(&fresh()), "{} moved {}", option.name, other.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_values_of_their_kinds() {
+        defaults_round_trip(server_options(), &mut Config::default());
+        defaults_round_trip(SOURCE.iter(), &mut source_named("a"));
+        defaults_round_trip(LOADER.iter(), &mut loader_named("a"));
+    }
+
+    #[test]
+    fn each_option_has_a_field_of_its_own_over_its_whole_range() {
+        rows_have_a_field_each(&server_options().collect::<Vec<_>>(), Config::default);
+        rows_have_a_field_each(&SOURCE.iter().collect::<Vec<_>>(), || source_named("a"));
+        rows_have_a_field_each(&LOADER.iter().collect::<Vec<_>>(), || loader_named("a"));
+    }
+
+    #[test]
+    fn names_are_unique_and_of_one_spelling() {
+        let server: Vec<&str> = server_options().map(|option| option.name).collect();
+        let source: Vec<&str> = SOURCE.iter().map(|option| option.name).collect();
+        let loader: Vec<&str> = LOADER.iter().map(|option| option.name).collect();
+        let groups = [(server, b'-'), (source, b'_'), (loader, b'_')];
+        for (names, joint) in groups {
+            let mut unique = names.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(unique.len(), names.len(), "{names:?}");
+            let fits = |name: &&str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == joint);
+            assert!(names.iter().all(fits), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn docs_are_one_to_three_sentences() {
+        let docs = server_options()
+            .map(|option| (option.name, option.doc))
+            .chain(SOURCE.iter().map(|option| (option.name, option.doc)))
+            .chain(LOADER.iter().map(|option| (option.name, option.doc)));
+        for (name, doc) in docs {
+            assert!(doc.ends_with('.') && !doc.contains("  ") && doc.len() < 400, "{name}: {doc}");
         }
     }
 }

@@ -73,6 +73,9 @@ pub(crate) enum Kind {
     Addresses,
 }
 
+/// The largest size where there is no reason for a smaller one; Redis's replies could not show more.
+pub(crate) const NO_MOST: u64 = i64::MAX as u64;
+
 /// What a bare number of a duration means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -101,13 +104,17 @@ pub(crate) enum Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// It does not read as the kind.
-    Shape { found: String },
+    Shape,
     /// It reads as the kind, and is too small or too large.
-    Range { found: String },
+    Range,
     /// A duration that needs a unit has none.
-    NoUnit { found: String },
+    NoUnit,
+    /// One word of a list is no address.
+    Address { word: String },
     /// A variable of the environment is not set, or `${` has no end.
     Environment { reason: String },
+    /// The file cannot be read.
+    File { reason: String },
 }
 
 impl Kind {
@@ -116,8 +123,6 @@ impl Kind {
     /// # Errors
     /// Why it is none.
     pub(crate) fn parse(&self, given: &str) -> Result<Value, Wrong> {
-        let shape = || Wrong::Shape { found: quoted(given) };
-        let range = || Wrong::Range { found: quoted(given) };
         match *self {
             Self::Integer { auto: true, .. } | Self::Duration { auto: true, .. } | Self::PowerOfTwo { .. }
                 if given == "auto" =>
@@ -125,34 +130,34 @@ impl Kind {
                 Ok(Value::Auto)
             }
             Self::Integer { min, max, .. } => {
-                let number = text::parse_integer(given).ok_or_else(shape)?;
-                if (min..=max).contains(&number) { Ok(Value::Integer(number)) } else { Err(range()) }
+                let number = text::parse_integer(given).ok_or(Wrong::Shape)?;
+                if (min..=max).contains(&number) { Ok(Value::Integer(number)) } else { Err(Wrong::Range) }
             }
             Self::PowerOfTwo { min, max } => {
-                let number = text::parse_integer(given).ok_or_else(shape)?;
+                let number = text::parse_integer(given).ok_or(Wrong::Shape)?;
                 let fits = (min..=max).contains(&number) && number.is_power_of_two();
-                if fits { Ok(Value::Integer(number)) } else { Err(range()) }
+                if fits { Ok(Value::Integer(number)) } else { Err(Wrong::Range) }
             }
             Self::Bytes { min, max } => {
-                let bytes = text::parse_bytes(given).ok_or_else(shape)?;
-                if (min..=max).contains(&bytes) { Ok(Value::Integer(bytes)) } else { Err(range()) }
+                let bytes = text::parse_bytes(given).ok_or(Wrong::Shape)?;
+                if (min..=max).contains(&bytes) { Ok(Value::Integer(bytes)) } else { Err(Wrong::Range) }
             }
             Self::Duration { min, max, unit, .. } => {
                 let span = match (text::parse_integer(given), unit) {
                     (Some(0), _) => Duration::ZERO,
                     (Some(number), Some(Unit::Milliseconds)) => Duration::from_millis(number),
                     (Some(number), Some(Unit::Seconds)) => Duration::from_secs(number),
-                    (Some(_), None) => return Err(Wrong::NoUnit { found: quoted(given) }),
-                    (None, _) => text::parse_duration(given).ok_or_else(shape)?,
+                    (Some(_), None) => return Err(Wrong::NoUnit),
+                    (None, _) => text::parse_duration(given).ok_or(Wrong::Shape)?,
                 };
-                if (min..=max).contains(&span) { Ok(Value::Duration(span)) } else { Err(range()) }
+                if (min..=max).contains(&span) { Ok(Value::Duration(span)) } else { Err(Wrong::Range) }
             }
             Self::Ratio { min, max } => {
-                let ratio: f64 = given.parse().map_err(|_| shape())?;
-                if (min..=max).contains(&ratio) { Ok(Value::Ratio(ratio)) } else { Err(range()) }
+                let ratio: f64 = given.parse().map_err(|_| Wrong::Shape)?;
+                if (min..=max).contains(&ratio) { Ok(Value::Ratio(ratio)) } else { Err(Wrong::Range) }
             }
             Self::Choice(words) => {
-                words.iter().position(|word| word.eq_ignore_ascii_case(given)).map(Value::Choice).ok_or_else(shape)
+                words.iter().position(|word| word.eq_ignore_ascii_case(given)).map(Value::Choice).ok_or(Wrong::Shape)
             }
             Self::Secret => {
                 text::substitute_environment(given).map(Value::Text).map_err(|reason| Wrong::Environment { reason })
@@ -161,9 +166,10 @@ impl Kind {
             Self::Lines => Ok(Value::Lines(given.lines().map(str::to_owned).collect())),
             Self::Addresses => {
                 let words: Vec<&str> = given.split_whitespace().collect();
-                text::parse_addresses(&words)
-                    .map(Value::Addresses)
-                    .map_err(|found| Wrong::Shape { found: quoted(&found) })
+                if words.is_empty() {
+                    return Err(Wrong::Shape);
+                }
+                text::parse_addresses(&words).map(Value::Addresses).map_err(|word| Wrong::Address { word })
             }
         }
     }
@@ -190,17 +196,31 @@ impl Kind {
         }
     }
 
+    /// What a value is, after "is not".
+    pub(crate) fn noun(&self) -> &'static str {
+        match self {
+            Self::Integer { .. } => "a whole number",
+            Self::PowerOfTwo { .. } => "a power of two",
+            Self::Bytes { .. } => "a size",
+            Self::Duration { .. } => "a duration",
+            Self::Ratio { .. } => "a number",
+            Self::Choice(_) => "known",
+            Self::Text | Self::Sql | Self::Secret => "a text",
+            Self::SecretFile | Self::Script | Self::Path => "the name of a file",
+            Self::Lines => "a text or a list of texts",
+            Self::Addresses => "a list of addresses",
+        }
+    }
+
     /// Which values there are, for an error and for the documentation: `a whole number from 1 to 65535`.
     pub(crate) fn allowed(&self) -> String {
         match *self {
             Self::Integer { min, max, auto } => format!("a whole number from {min} to {max}{}", or_auto(auto)),
             Self::PowerOfTwo { min, max } => format!("a power of two from {min} to {max}, or \"auto\""),
+            Self::Bytes { min: 0, max: NO_MOST } => "a size (a number of bytes, or with a unit: \"10mb\")".to_owned(),
             Self::Bytes { min, max } => {
-                format!(
-                    "a size from {} to {} (a number of bytes, or with a unit: \"10mb\")",
-                    text::show_bytes(min),
-                    text::show_bytes(max)
-                )
+                let (min, max) = (text::show_bytes(min), text::show_bytes(max));
+                format!("a size from {min} to {max} (a number of bytes, or with a unit: \"10mb\")")
             }
             Self::Duration { min, max, unit, auto } => {
                 let bare = match unit {
@@ -229,15 +249,6 @@ impl Kind {
 
 fn or_auto(auto: bool) -> &'static str {
     if auto { ", or \"auto\"" } else { "" }
-}
-
-/// The text between quotes, cut to what fits an error line.
-fn quoted(given: &str) -> String {
-    const SHOWN_MAX: usize = 60;
-    match given.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("{:?}…", &given[..end]),
-        None => format!("{given:?}"),
-    }
 }
 
 // The accessors of rows: the kind of the row says which shape its value has, and a test writes and reads every row.
