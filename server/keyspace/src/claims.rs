@@ -3,7 +3,7 @@
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
 use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
-use crate::lease_table::{Contest, End, TokenState};
+use crate::lease_table::{Contest, End, Failure, LeaseTable, Moment, TokenState};
 use crate::settings::Db;
 use crate::shard::{Absence, AbsenceKind, Shard};
 use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
@@ -16,7 +16,7 @@ const OLDER_VERSION_BACKOFF_MS: u64 = 50;
 impl Keyspace {
     /// A reader that missed asks for the right to fill; see [`Claimed`].
     pub fn claim(&self, turn: &mut Turn, db: Db, key: &[u8], claim: Claim) -> Claimed {
-        self.with_shard(db, key, |shard, key| shard.claim(key, &claim, turn.now_ms))
+        self.with_shard(db, key, |shard, key| shard.claim(key, &claim, turn))
     }
 
     /// Stores what the holder of `token` brings, if it may be stored (SPEC §2 rule 1), and wakes the waiters.
@@ -37,10 +37,22 @@ impl Keyspace {
         self.with_shard(db, key, |shard, key| shard.release(key, token, release, turn))
     }
 
-    /// The server's load failed, or is late: all readers who wait hear `reason`, the stale entry (if any) gets `stale_life_ms`
-    /// of new fresh life so that a dead source is not asked once per request. A load that was only late may still fill.
+    /// The server's load failed: all readers who wait hear `reason`, the stale entry (if any) gets `stale_life_ms` of new fresh
+    /// life so that a dead source is not asked once per request.
     pub fn fail(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
-        self.with_shard(db, key, |shard, key| shard.fail(key, token, reason, stale_life_ms, turn));
+        self.with_shard(db, key, |shard, key| {
+            shard.fail(key, token, Failure::Ended, reason, turn);
+            shard.revive(key, stale_life_ms, turn.now_ms);
+        });
+    }
+
+    /// As [`Keyspace::fail`] for a load that is under way still: it keeps the lease, may fill when it comes back, and no other
+    /// is started beside it.
+    pub fn overdue(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
+        self.with_shard(db, key, |shard, key| {
+            shard.fail(key, token, Failure::Overdue, reason, turn);
+            shard.revive(key, stale_life_ms, turn.now_ms);
+        });
     }
 
     /// Takes a waiter out of the queue. `false`: it was woken already and its wake is on the way.
@@ -71,11 +83,7 @@ impl Keyspace {
 
     /// Ends the lease of a key (`LEASE KILL`): tokens are void, the next waiter leads. Whether there was one.
     pub fn kill_lease(&self, turn: &mut Turn, db: Db, key: &[u8]) -> bool {
-        self.with_shard(db, key, |shard, key| {
-            shard.lease_event(key, turn, |leases, token, turn| {
-                leases.kill(key.db, key.bytes, token, turn.now_ms, &mut turn.effects)
-            })
-        })
+        self.with_shard(db, key, |shard, key| shard.lease_event(key, turn, LeaseTable::kill))
     }
 
     /// Outstanding leases of `db`, at most `count_max`, that `wanted` accepts.
@@ -115,7 +123,8 @@ impl Keyspace {
 }
 
 impl Shard {
-    fn claim(&mut self, key: &Key<'_>, claim: &Claim, now_ms: u64) -> Claimed {
+    fn claim(&mut self, key: &Key<'_>, claim: &Claim, turn: &mut Turn) -> Claimed {
+        let now_ms = turn.now_ms;
         let load_ms = self.find(key).map(|place| u64::from(self.block(place).fields().load_ms)).filter(|&ms| ms > 0);
         let place = self.find_live(key, now_ms);
         if let Some(place) = place.filter(|_| !claim.fresh_required) {
@@ -134,8 +143,7 @@ impl Shard {
             self.stats.negative_hits += 1;
             return Claimed::Negative { ttl_ms: until_ms - now_ms, version };
         }
-        let token = self.next_version();
-        let contest = self.leases.contest(key.db, key.bytes, claim, token, load_ms, now_ms);
+        let contest = self.lease_event(key, turn, |leases, at| leases.contest(&at, claim, load_ms));
         let stale = self.stale(key, now_ms);
         let version = stale.as_ref().map_or(0, |(_, version)| *version);
         let stale = stale.map(|(value, _)| value);
@@ -169,7 +177,7 @@ impl Shard {
                 }
                 let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
                 let event = fill_event(fill, stored.unwrap_or(0), now_ms);
-                self.leases.filled(key.db, key.bytes, token, load_ms, &event, &mut turn.effects);
+                self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, &event));
                 stored.map_or(Filled::Lost(LostReason::NoRoom), |version| Filled::Stored { version })
             }
         }
@@ -255,7 +263,7 @@ impl Shard {
                 let fill = Fill::Absent { ttl_ms };
                 let version = self.store_fill(key, &fill, load_ms, turn.now_ms);
                 let event = fill_event(&fill, version, turn.now_ms);
-                self.leases.filled(key.db, key.bytes, token, load_ms, &event, &mut turn.effects);
+                self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, &event));
             }
             (TokenState::Valid { .. } | TokenState::Softened, _) => {
                 self.ended(key, token, End::Released { backoff_ms: release.backoff_ms.unwrap_or(0) }, turn);
@@ -264,18 +272,18 @@ impl Shard {
         true
     }
 
-    fn fail(&mut self, key: &Key<'_>, token: u64, reason: &Arc<str>, stale_life_ms: u64, turn: &mut Turn) {
-        let now_ms = turn.now_ms;
-        let stale = self.stale(key, now_ms).map(|(value, _)| value);
+    fn fail(&mut self, key: &Key<'_>, token: u64, failure: Failure, reason: &Arc<str>, turn: &mut Turn) {
+        let stale = self.stale(key, turn.now_ms).map(|(value, _)| value);
         let event = WakeEvent::Failed { stale, reason: reason.clone() };
-        self.lease_event(key, turn, |leases, next_token, turn| {
-            leases.failed(key.db, key.bytes, token, &event, next_token, now_ms, &mut turn.effects);
-        });
+        self.lease_event(key, turn, |leases, at| leases.failed(at, token, failure, &event));
+    }
+
+    /// Makes a stale entry fresh again for a while; its stale window ends when it would have ended.
+    fn revive(&mut self, key: &Key<'_>, stale_life_ms: u64, now_ms: u64) {
         let stale = self.find_live(key, now_ms).filter(|&place| !self.block(place).is_fresh(now_ms));
         if let Some(place) = stale.filter(|_| stale_life_ms > 0) {
             self.change(place, |block| {
                 let before = block.fields();
-                // The stale window ends when it would have ended.
                 let gone_at_ms = before.expire_at_ms.unwrap_or(now_ms).saturating_add(before.stale_for_ms);
                 let expire_at_ms = now_ms.saturating_add(stale_life_ms).min(gone_at_ms);
                 let stale_for_ms = gone_at_ms - expire_at_ms;
@@ -355,32 +363,29 @@ impl Shard {
         } else {
             None
         };
-        self.lease_event(key, turn, |leases, token, turn| {
-            leases.settle(key.db, key.bytes, fresh.as_ref(), token, now_ms, &mut turn.effects);
-        });
+        self.lease_event(key, turn, |leases, at| leases.settle(at, fresh.as_ref()));
     }
 
     fn ended(&mut self, key: &Key<'_>, token: u64, end: End, turn: &mut Turn) {
-        self.lease_event(key, turn, |leases, next_token, turn| {
-            leases.ended(key.db, key.bytes, token, end, next_token, turn.now_ms, &mut turn.effects);
-        });
+        self.lease_event(key, turn, |leases, at| leases.ended(at, token, end));
     }
 
-    /// Runs something that may hand a lease on; who leads by it gets the stale value of the key and its version floor too.
+    /// Runs something that may hand the key's lease on; who leads by it gets the stale value and the version floor too.
     fn lease_event<R>(
         &mut self,
         key: &Key<'_>,
         turn: &mut Turn,
-        event: impl FnOnce(&mut crate::lease_table::LeaseTable, u64, &mut Turn) -> R,
+        event: impl FnOnce(&mut LeaseTable, Moment<'_>) -> R,
     ) -> R {
         let before = turn.effects.wakes.len();
-        let token = self.next_version();
-        let result = event(&mut self.leases, token, turn);
-        debug_assert!(
-            turn.effects.wakes[before..].iter().all(|wake| !matches!(&wake.event,
-                WakeEvent::Lead { key: of, .. } if *of != key.bytes)),
-            "a lease is handed on for the key it is about"
-        );
+        let moment = Moment {
+            db: key.db,
+            key: key.bytes,
+            now_ms: turn.now_ms,
+            token_next: self.next_version(),
+            effects: &mut turn.effects,
+        };
+        let result = event(&mut self.leases, moment);
         self.complete_leads(&mut turn.effects, before, turn.now_ms);
         result
     }

@@ -89,6 +89,22 @@ struct Record {
     keep_until_ms: u64,
 }
 
+/// Where and when something happens to a lease, and what it leads to.
+pub(crate) struct Moment<'a> {
+    pub(crate) db: Db,
+    pub(crate) key: &'a [u8],
+    pub(crate) now_ms: u64,
+    /// Unused, and larger than all tokens before: for whoever leads by what happens.
+    pub(crate) token_next: u64,
+    pub(crate) effects: &'a mut Effects,
+}
+
+impl Moment<'_> {
+    fn name(&self) -> RecordRef<'_> {
+        RecordRef { db: self.db, key: self.key }
+    }
+}
+
 /// A right to fill that was just given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Issue {
@@ -208,19 +224,16 @@ impl LeaseTable {
 
     /// Someone who missed asks to lead. `token` is unused and larger than all before; it is issued if the answer is `Lead`.
     /// A server's waiter is parked in either case: the value comes by its own load.
-    pub(crate) fn contest(
-        &mut self,
-        db: Db,
-        key: &[u8],
-        claim: &Claim,
-        token: u64,
-        entry_load_ms: Option<u64>,
-        now_ms: u64,
-    ) -> Contest {
-        let lease_ms = claim.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, self.settings.lease_ms_max);
+    pub(crate) fn contest(&mut self, at: &Moment<'_>, claim: &Claim, entry_load_ms: Option<u64>) -> Contest {
+        let Moment { db, key, now_ms, token_next: token, .. } = *at;
+        let lease_ms = claim.lease_ms.unwrap_or(self.settings.lease_ms).max(1);
+        let lease_ms = match claim.claimant {
+            Claimant::Client => lease_ms.min(self.settings.lease_ms_max),
+            Claimant::Server { .. } => lease_ms,
+        };
         self.make_record(db, key, now_ms);
-        let settings = self.settings;
-        let shard_load_ms = self.load_ms;
+        let pace = self.pace();
+        let waiters_per_key_max = self.settings.waiters_per_key_max;
         let room = self.waiters < self.waiters_max;
         let record = self.records.get_mut(&RecordRef { db, key }).expect("made above");
         record.load_ms = record.load_ms.or(entry_load_ms);
@@ -228,13 +241,13 @@ impl LeaseTable {
         let free_at_ms = record.free_at_ms();
         let leads = free_at_ms <= now_ms;
         if leads {
-            record.issue(token, claim.claimant, lease_ms, now_ms, &settings, shard_load_ms);
+            record.issue(token, claim.claimant, lease_ms, now_ms, &pace);
             self.counters.issued += 1;
         } else {
             self.counters.hot_misses += 1;
         }
         // The reader that starts the server's load always has a place: its answer comes with the load.
-        let has_place = room && record.waiting.len() < settings.waiters_per_key_max;
+        let has_place = room && record.waiting.len() < waiters_per_key_max;
         let parks = if leads { is_server } else { has_place };
         if let Some(waiter) = claim.waiter.filter(|_| parks) {
             record.waiting.push_back(Waiting { waiter, claimant: claim.claimant, lease_ms });
@@ -269,18 +282,10 @@ impl LeaseTable {
     }
 
     /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`.
-    pub(crate) fn filled(
-        &mut self,
-        db: Db,
-        key: &[u8],
-        token: u64,
-        load_ms: u64,
-        event: &WakeEvent,
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn filled(&mut self, at: Moment<'_>, token: u64, load_ms: u64, event: &WakeEvent) {
         let average = self.load_ms.map_or(load_ms, |average| (average * 7 + load_ms).div_ceil(8));
         self.load_ms = Some(average);
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
         record.load_ms = Some(load_ms);
         record.issued.retain(|issued| issued.token > token);
         record.filled_up_to = record.filled_up_to.max(token);
@@ -290,25 +295,16 @@ impl LeaseTable {
         }
         self.waiters -= record.waiting.len();
         let waiting = record.waiting.drain(..);
-        effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+        at.effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
         self.due_ms = self.due_ms.min(record.due_ms());
     }
 
     /// The holder of `token` is done without a fill that counted: a lost fill, a release. The next in the queue leads.
-    pub(crate) fn ended(
-        &mut self,
-        db: Db,
-        key: &[u8],
-        token: u64,
-        end: End,
-        next_token: u64,
-        now_ms: u64,
-        effects: &mut Effects,
-    ) {
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+    pub(crate) fn ended(&mut self, at: Moment<'_>, token: u64, end: End) {
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
         record.issued.retain(|issued| issued.token != token);
         if let End::Released { backoff_ms } = end {
-            record.backoff_until_ms = record.backoff_until_ms.max(now_ms.saturating_add(backoff_ms));
+            record.backoff_until_ms = record.backoff_until_ms.max(at.now_ms.saturating_add(backoff_ms));
         }
         if record.holder.is_some_and(|holder| holder.token == token) {
             record.holder = None;
@@ -317,36 +313,29 @@ impl LeaseTable {
             End::Lost => LoadCause::Invalidated,
             End::Released { .. } => LoadCause::HolderLost,
         };
-        self.hand_over(db, key, next_token, cause, now_ms, effects);
+        self.hand_over(at, cause);
     }
 
-    /// The server's load of `token` failed: readers who wait hear it, the first client among the waiters leads. The token stays
-    /// good for its time, so that a load that was only late still fills.
-    pub(crate) fn failed(
-        &mut self,
-        db: Db,
-        key: &[u8],
-        token: u64,
-        event: &WakeEvent,
-        next_token: u64,
-        now_ms: u64,
-        effects: &mut Effects,
-    ) {
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
-        if record.holder.is_some_and(|holder| holder.token != token) {
+    /// The server's load of `token` failed, or takes too long: readers who wait hear `event`. The token stays good for its
+    /// time, so that a late load still fills. Once the load has ended, the first client who waits leads.
+    pub(crate) fn failed(&mut self, at: Moment<'_>, token: u64, failure: Failure, event: &WakeEvent) {
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
+        if record.holder.is_none_or(|holder| holder.token != token) {
             return;
         }
-        record.holder = None;
         let before = record.waiting.len();
         record.waiting.retain(|waiting| {
             let is_client = waiting.claimant == Claimant::Client;
             if !is_client {
-                effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+                at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
             }
             is_client
         });
         self.waiters -= before - record.waiting.len();
-        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+        if failure == Failure::Ended {
+            record.holder = None;
+            self.hand_over(at, LoadCause::HolderLost);
+        }
     }
 
     /// The key was written, deleted or hard invalidated: no token issued so far may fill it. The caller goes on to
@@ -366,22 +355,14 @@ impl LeaseTable {
 
     /// After a change of the key from outside its leases: those who wait hear `fresh` if the key has a value now, else the
     /// next of them leads.
-    pub(crate) fn settle(
-        &mut self,
-        db: Db,
-        key: &[u8],
-        fresh: Option<&WakeEvent>,
-        next_token: u64,
-        now_ms: u64,
-        effects: &mut Effects,
-    ) {
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+    pub(crate) fn settle(&mut self, at: Moment<'_>, fresh: Option<&WakeEvent>) {
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
         if let Some(event) = fresh {
             self.waiters -= record.waiting.len();
             let waiting = record.waiting.drain(..);
-            effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+            at.effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
         }
-        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+        self.hand_over(at, LoadCause::HolderLost);
     }
 
     /// Whether commands are parked on this key.
@@ -401,16 +382,17 @@ impl LeaseTable {
             self.records.keys().filter(|name| db.is_none_or(|db| name.db == db)).cloned().collect();
         for name in keys {
             self.revoke(name.db, &name.key);
-            self.settle(name.db, &name.key, None, next_token(), now_ms, effects);
+            let (db, key, token_next) = (name.db, &name.key, next_token());
+            self.settle(Moment { db, key, now_ms, token_next, effects: &mut *effects }, None);
         }
     }
 
     /// `LEASE KILL`: the holder, whoever it is, is one no more. Whether there was a token.
-    pub(crate) fn kill(&mut self, db: Db, key: &[u8], next_token: u64, now_ms: u64, effects: &mut Effects) -> bool {
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return false };
+    pub(crate) fn kill(&mut self, at: Moment<'_>) -> bool {
+        let Some(record) = self.records.get_mut(&at.name()) else { return false };
         let had_token = record.revoke();
         record.holder = None;
-        self.hand_over(db, key, next_token, LoadCause::HolderLost, now_ms, effects);
+        self.hand_over(at, LoadCause::HolderLost);
         had_token
     }
 
@@ -436,7 +418,8 @@ impl LeaseTable {
             if record.holder.is_some_and(|holder| holder.until_ms <= now_ms) {
                 record.holder = None;
             }
-            self.hand_over(name.db, &name.key, next_token(), LoadCause::HolderLost, now_ms, effects);
+            let (db, key, token_next) = (name.db, &name.key, next_token());
+            self.hand_over(Moment { db, key, now_ms, token_next, effects: &mut *effects }, LoadCause::HolderLost);
             if self.records.get(&name).is_some_and(|record| record.is_over(now_ms)) {
                 self.drop_record(&name);
             }
@@ -462,29 +445,32 @@ impl LeaseTable {
     }
 
     /// If nobody leads and someone waits, the first in the queue leads: a client by a wake, the server by a load.
-    fn hand_over(&mut self, db: Db, key: &[u8], next_token: u64, cause: LoadCause, now_ms: u64, effects: &mut Effects) {
-        let (settings, shard_load_ms) = (self.settings, self.load_ms);
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return };
+    fn hand_over(&mut self, at: Moment<'_>, cause: LoadCause) {
+        let pace = self.pace();
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
+        let Moment { db, now_ms, token_next: token, effects, .. } = at;
         if record.free_at_ms() <= now_ms
             && let Some(&Waiting { waiter, claimant, lease_ms }) = record.waiting.front()
         {
-            record.issue(next_token, claimant, lease_ms, now_ms, &settings, shard_load_ms);
+            record.issue(token, claimant, lease_ms, now_ms, &pace);
             self.counters.issued += 1;
-            let key = Bytes::copy_from_slice(key);
+            let key = Bytes::copy_from_slice(at.key);
             match claimant {
                 Claimant::Client => {
                     record.waiting.pop_front();
                     self.waiters -= 1;
                     // The shard adds the stale value and the version floor.
-                    let event = WakeEvent::Lead { db, key, token: next_token, lease_ms, stale: None, version_floor: 0 };
+                    let event = WakeEvent::Lead { db, key, token, lease_ms, stale: None, version_floor: 0 };
                     effects.wakes.push(Wake { waiter, event });
                 }
-                Claimant::Server { loader } => {
-                    effects.loads.push(Load { db, key, token: next_token, loader, cause });
-                }
+                Claimant::Server { loader } => effects.loads.push(Load { db, key, token, loader, cause }),
             }
         }
         self.due_ms = self.due_ms.min(record.due_ms());
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { reissue_after_ms: self.settings.reissue_after_ms, load_ms: self.load_ms }
     }
 
     fn make_record(&mut self, db: Db, key: &[u8], now_ms: u64) {
@@ -517,6 +503,24 @@ impl LeaseTable {
     }
 }
 
+/// What decides when the next token of a key may be issued.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// By configuration.
+    reissue_after_ms: Option<u64>,
+    /// Recent load time of the shard's keys, for keys that have none of their own.
+    load_ms: Option<u64>,
+}
+
+/// What is wrong with a load of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It came back without a row.
+    Ended,
+    /// It is under way still; no other is started beside it.
+    Overdue,
+}
+
 /// How a lease ended that did not fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -532,23 +536,15 @@ impl Record {
         self.holder.map_or(0, |holder| holder.until_ms).max(self.backoff_until_ms)
     }
 
-    fn issue(
-        &mut self,
-        token: u64,
-        claimant: Claimant,
-        lease_ms: u64,
-        now_ms: u64,
-        settings: &LeaseSettings,
-        shard_load_ms: Option<u64>,
-    ) {
+    fn issue(&mut self, token: u64, claimant: Claimant, lease_ms: u64, now_ms: u64, pace: &Pace) {
         let valid_until_ms = now_ms.saturating_add(lease_ms);
         let until_ms = match claimant {
             // One load at a time: another starts only when this one is given up for lost.
             Claimant::Server { .. } => valid_until_ms,
             Claimant::Client => {
-                let reissue_ms = settings.reissue_after_ms.unwrap_or_else(|| {
+                let reissue_ms = pace.reissue_after_ms.unwrap_or_else(|| {
                     self.load_ms
-                        .or(shard_load_ms)
+                        .or(pace.load_ms)
                         .map_or(lease_ms, |load_ms| (REISSUE_LOADS * load_ms).max(REISSUE_MS_MIN))
                 });
                 now_ms.saturating_add(reissue_ms.min(lease_ms))

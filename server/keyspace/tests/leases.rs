@@ -383,11 +383,14 @@ fn a_failed_load_is_told_and_a_client_who_waits_leads() {
 }
 
 #[test]
-fn a_late_load_still_fills() {
+fn a_late_load_still_fills_and_no_other_is_started_beside_it() {
     let mut node = Node::new();
     let late = token(node.claim(waiting(SERVER, 1)));
-    node.keyspace.fail(&mut node.turn, DB, KEY, late, &"LOADFAIL users late".into(), 0);
+    node.keyspace.overdue(&mut node.turn, DB, KEY, late, &"LOADFAIL users late".into(), 0);
+    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
+    assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
     assert!(matches!(node.fill(late, b"row"), Filled::Stored { .. }));
+    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "row"));
 }
 
 #[test]
