@@ -1,7 +1,7 @@
 //! Commands that look through a range of bits.
 
 use crate::argument::{integer_or_error, is_word};
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use crate::string::Positions;
