@@ -77,6 +77,8 @@ struct ScriptedWorld {
 /// A load and what it will bring.
 struct UnderWay {
     ready_at_ms: u64,
+    /// When those who wait hear that it takes too long; `None` once they have.
+    overdue_at_ms: Option<u64>,
     row: Row,
     purpose: Purpose,
 }
@@ -316,6 +318,7 @@ impl Simulator {
 
     fn end_loads(&mut self) {
         let now_ms = self.turn.now_ms;
+        self.tell_overdue();
         let due: Vec<UnderWay> =
             self.world.under_way.borrow_mut().extract_if(.., |load| load.ready_at_ms <= now_ms).collect();
         for UnderWay { row, purpose, .. } in due {
@@ -325,6 +328,21 @@ impl Simulator {
                     let event = self.world.test_event(&key, row);
                     self.turn.effects.wakes.push(Wake { waiter, event });
                 }
+            }
+        }
+    }
+
+    fn tell_overdue(&mut self) {
+        let now_ms = self.turn.now_ms;
+        for under_way in self.world.under_way.borrow_mut().iter_mut() {
+            if let Purpose::Fill(load) = &under_way.purpose
+                && under_way.ready_at_ms > now_ms
+                && under_way.overdue_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some()
+            {
+                let loader = &self.world.loaders[load.loader as usize];
+                let reason = format!("no answer within {} ms", loader.policy.hard_timeout_ms);
+                let reason = loader.failure(&reason);
+                self.keyspace.overdue(&mut self.turn, load.db, &load.key, load.token, &reason, loader.stale_life_ms());
             }
         }
     }
@@ -340,8 +358,8 @@ impl Simulator {
             },
             Row::Absent => Fill::Absent { ttl_ms: loader.negative_ttl_ms },
             Row::Failure(reason) => {
-                let reason: Arc<str> = format!("{} {reason}", loader.name).into();
-                self.keyspace.fail(&mut self.turn, load.db, &load.key, load.token, &reason, STALE_LIFE_MS);
+                let reason = loader.failure(reason);
+                self.keyspace.fail(&mut self.turn, load.db, &load.key, load.token, &reason, loader.stale_life_ms());
                 return;
             }
         };
@@ -392,6 +410,16 @@ fn set_option(settings: &mut Settings, world: &mut ScriptedWorld, name: &str, va
 }
 
 impl ScriptedLoader {
+    /// How long readers get the stale value after a failed load, without another load: not at all if they never may.
+    fn stale_life_ms(&self) -> u64 {
+        if self.policy.serve_stale == ServeStale::Never { 0 } else { STALE_LIFE_MS }
+    }
+
+    /// The text of the error reply.
+    fn failure(&self, reason: &str) -> Arc<str> {
+        format!("LOADFAIL {} {reason}", self.name).into()
+    }
+
     /// A loader for `name:…` with these options, named as in conf.
     ///
     /// # Errors
@@ -442,7 +470,8 @@ impl ScriptedWorld {
         let Answer { row, after_ms } = answer.unwrap_or(Answer { row: Row::Absent, after_ms: 0 });
         // A source takes at least a moment: an answer at the very time of the question would hide a wait that is missing.
         let ready_at_ms = self.now_ms.get() + after_ms.max(1);
-        self.under_way.borrow_mut().push(UnderWay { ready_at_ms, row, purpose });
+        let overdue_at_ms = self.loader_of(key).map(|loader| self.now_ms.get() + loader.policy.hard_timeout_ms);
+        self.under_way.borrow_mut().push(UnderWay { ready_at_ms, overdue_at_ms, row, purpose });
     }
 
     fn test_event(&self, key: &[u8], row: Row) -> WakeEvent {
@@ -450,9 +479,7 @@ impl ScriptedWorld {
         match row {
             Row::Value(value) => WakeEvent::Value { value: value.into_bytes().into(), version: 0, expire_at_ms: None },
             Row::Absent => WakeEvent::Absent { ttl_ms: loader.negative_ttl_ms, version: 0 },
-            Row::Failure(reason) => {
-                WakeEvent::Failed { stale: None, reason: format!("{} {reason}", loader.name).into() }
-            }
+            Row::Failure(reason) => WakeEvent::Failed { stale: None, reason: loader.failure(&reason) },
         }
     }
 }

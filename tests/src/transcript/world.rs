@@ -74,6 +74,9 @@ enum ServerUnderTest {
     Redis(#[expect(dead_code, reason = "ends with the value")] RedisServer),
 }
 
+/// How long a transcript waits for a reply in simulated time, in ms: a source that answers at once takes a moment too.
+const MOMENT_MS: u64 = 20;
+
 /// The database behind the loaders of a real server.
 pub(crate) trait Source {
     fn answer(&self, key: &str, answer: &Answer);
@@ -139,7 +142,17 @@ impl<'a> World<'a> {
     /// The next reply.
     pub(crate) fn receive(&mut self, name: &str) -> Result<Value, NoReply> {
         match self {
-            Self::Simulated { .. } => self.simulated(name, next_reply),
+            Self::Simulated { .. } => self.simulated(name, |simulator, client| {
+                let mut reply = next_reply(simulator, client);
+                for _ in 0..MOMENT_MS {
+                    if reply != Err(NoReply::Timeout) {
+                        break;
+                    }
+                    simulator.advance(1);
+                    reply = next_reply(simulator, client);
+                }
+                reply
+            }),
             Self::Real(sockets) => sockets.client(name).receive_within(crate::client::PATIENCE),
         }
     }
