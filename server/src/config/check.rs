@@ -33,6 +33,11 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         let text = "other machines can reach the server and no requirepass is set".to_owned();
         found.warning(&Section::Server, "bind", text);
     }
+    if let Some(text) =
+        super::machine::memory_bytes().and_then(|bytes| too_much_memory(config.live.memory_bytes_max, bytes))
+    {
+        found.warning(&Section::Server, "maxmemory", text);
+    }
     for source in &config.sources {
         let section = Section::Source(source.name.clone());
         found.not_both(&section, "url", "url_file");
@@ -46,6 +51,16 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     for loader in &config.loaders {
         loader_rules(config, loader, &mut found);
     }
+}
+
+/// Whether `maxmemory` leaves too little of the machine for buffers, fragmentation and the process itself.
+fn too_much_memory(asked: u64, machine: u64) -> Option<String> {
+    /// What experience with caches leaves free, in percent.
+    const SHARE_MAX: u64 = 80;
+    (asked > machine / 100 * SHARE_MAX).then(|| {
+        let megabytes = machine >> 20;
+        format!("is more than {SHARE_MAX} % of the {megabytes} MiB this process may use; buffers and fragmentation come on top")
+    })
 }
 
 fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>) {
@@ -153,4 +168,17 @@ pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> 
         source.close().await;
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_beyond_four_fifths_of_the_machine_is_warned_of() {
+        assert_eq!(too_much_memory(0, 1000 << 20), None);
+        assert_eq!(too_much_memory(800 << 20, 1000 << 20), None);
+        let text = too_much_memory((800 << 20) + 1, 1000 << 20).expect("more than 80 %");
+        assert!(text.starts_with("is more than 80 % of the 1000 MiB"), "{text}");
+    }
 }
