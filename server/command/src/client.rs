@@ -70,3 +70,9 @@ impl Client {
         if self.no_touch { Access::Quiet } else { Access::Touch }
     }
 }
+
+/// Whether a client may give itself this name: `CLIENT LIST` must be able to show it on its line.
+#[must_use]
+pub fn is_name(name: &[u8]) -> bool {
+    name.iter().all(u8::is_ascii_graphic)
+}

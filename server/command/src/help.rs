@@ -1,37 +1,43 @@
-//! The HELP of a container command, from its declaration.
+//! The `HELP` subcommand that every container has: its subcommands' usage lines and summaries, from the table.
 
-use crate::spec::{Argument, ArgumentKind, Spec};
-use leasehold_protocol::Reply;
+use crate::context::{Context, Outcome};
+use crate::spec::{Flags, Group, Keys, Spec};
+use crate::table;
+use crate::usage::usage;
+use leasehold_protocol::Request;
 
-/// Writes an array of lines in the form Redis uses: the title, then each subcommand and, indented, what it does.
-pub(crate) fn write(reply: &mut Reply, container: &Spec) {
-    let name = container.name.to_ascii_uppercase();
-    reply.array(1 + 2 * container.subcommands.len());
-    reply.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
-    for subcommand in container.subcommands {
-        let mut line = subcommand.name.to_ascii_uppercase();
-        for argument in subcommand.arguments {
-            line.push(' ');
-            line.push_str(&usage(argument));
-        }
-        reply.simple(&line);
-        reply.simple(&format!("    {}.", subcommand.summary));
+/// The row of a container's `HELP`.
+#[must_use]
+pub const fn subcommand(group: Group, since: &'static str) -> Spec {
+    Spec {
+        name: "help",
+        summary: "Prints this help",
+        group,
+        since,
+        complexity: "O(1)",
+        arity: 2,
+        flags: Flags::LOADING.with(Flags::STALE),
+        keys: Keys::None,
+        arguments: &[],
+        subcommands: &[],
+        run,
     }
 }
 
-/// One argument as it is written in a usage line: `[MATCH <pattern>]`, `<a|b>`, `<key> [<key> ...]`.
-pub(crate) fn usage(argument: &Argument) -> String {
-    let join = |separator| argument.parts.iter().map(usage).collect::<Vec<_>>().join(separator);
-    let value = match argument.kind {
-        ArgumentKind::PureToken => argument.token.unwrap_or(argument.name).to_owned(),
-        ArgumentKind::OneOf => format!("<{}>", join(" | ")),
-        ArgumentKind::Block => join(" "),
-        _ => format!("<{}>", argument.name),
-    };
-    let value = match argument.token {
-        Some(token) if argument.kind != ArgumentKind::PureToken => format!("{token} {value}"),
-        _ => value,
-    };
-    let value = if argument.multiple { format!("{value} [{value} ...]") } else { value };
-    if argument.optional { format!("[{value}]") } else { value }
+/// Answers with the help of the container that argument 0 names.
+pub fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let (_, spec) = table::command(request.arg(0)).expect("the dispatcher found the command by this name");
+    let mut lines =
+        vec![format!("{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", spec.name.to_ascii_uppercase())];
+    if table::arity_accepts(spec.arity, 1) {
+        lines.push("(no subcommand)".to_owned());
+        lines.push(format!("    {}.", spec.summary));
+    }
+    for subcommand in spec.subcommands {
+        lines.push(usage(subcommand));
+        lines.push(format!("    {}.", subcommand.summary));
+    }
+    context.reply.array(lines.len());
+    lines.iter().for_each(|line| context.reply.simple(line));
+    Outcome::Replied
 }

@@ -2,6 +2,7 @@
 //!
 //! Two implementations: the binary, and the simulator in `tests/`. Nothing here is on the path of a hit.
 
+use crate::client::Client;
 use crate::error::ReplyError;
 use leasehold_keyspace::{Db, Load, Waiter};
 
@@ -125,4 +126,18 @@ pub struct ClientFilter {
     pub kind: Option<String>,
     pub age_s_min: Option<u64>,
     pub skip_caller: bool,
+}
+
+impl ClientFilter {
+    /// Whether all named conditions hold for a client at `now_ms` in server time; `skip_caller` is for the caller to see to.
+    #[must_use]
+    pub fn matches(&self, client: &Client, now_ms: u64) -> bool {
+        let age_s = now_ms.saturating_sub(client.connected_at_ms) / 1000;
+        (self.ids.is_empty() || self.ids.contains(&client.id))
+            && self.address.as_ref().is_none_or(|address| *address == client.address)
+            && self.local_address.as_ref().is_none_or(|address| *address == client.local_address)
+            && self.user.as_ref().is_none_or(|user| user == "default")
+            && self.kind.as_ref().is_none_or(|kind| kind == "normal")
+            && self.age_s_min.is_none_or(|age_s_min| age_s >= age_s_min)
+    }
 }

@@ -16,17 +16,19 @@ pub mod dispatch;
 pub mod error;
 pub mod generic;
 pub mod glob;
-mod help;
+pub mod help;
 pub mod host;
 pub mod lease;
 pub mod loader;
 pub mod parked;
+pub mod readme;
 pub mod server;
 pub mod spec;
 pub mod string;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod usage;
 
 pub use client::{Client, ReplyMode};
 pub use context::{Context, Outcome};

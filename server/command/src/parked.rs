@@ -4,6 +4,7 @@
 //! are woken one by one, in any order; each has its own deadlines.
 
 use crate::context::{Context, Outcome};
+use crate::dispatch::silence;
 use crate::host::{LoaderPolicy, ServeStale};
 use crate::lease::getl;
 use crate::loader::through;
@@ -147,6 +148,7 @@ impl Parked {
     }
 
     fn reply(&mut self, context: &mut Context<'_>) -> Outcome {
+        let start = context.reply.len();
         let answers = || self.keys.iter().filter_map(|awaited| awaited.answer.as_ref());
         match self.kind {
             Kind::One | Kind::Getl => answers().for_each(|answer| write_answer(context, answer)),
@@ -162,6 +164,7 @@ impl Parked {
                 answers().for_each(|answer| write_answer(context, answer));
             }
         }
+        silence(context, start);
         Outcome::Replied
     }
 }

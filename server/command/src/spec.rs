@@ -175,6 +175,8 @@ impl Flags {
     /// Key positions depend on other arguments.
     pub const MOVABLEKEYS: Self = Self(1 << 10);
     pub const ALLOW_BUSY: Self = Self(1 << 11);
+    /// Slow for everybody or destructive: in the category `@dangerous`, and no word of `COMMAND INFO`.
+    pub const DANGEROUS: Self = Self(1 << 12);
 
     #[must_use]
     pub const fn with(self, other: Self) -> Self {

@@ -327,6 +327,7 @@ static LOOKUP: [Row; LOOKUP_LEN] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{Argument, ArgumentKind, Flags};
     use crate::testing::parse;
 
     fn find_words(words: &[&[u8]]) -> Result<(u16, &'static Spec), ReplyError> {
@@ -378,6 +379,107 @@ mod tests {
         }
         assert_eq!(seen, commands_total());
         assert!(spec_by_index(seen as u16).is_none());
+    }
+
+    /// Every command and subcommand.
+    fn all() -> impl Iterator<Item = Indexed> {
+        (0..commands_total()).filter_map(|index| spec_by_index(index as u16))
+    }
+
+    #[test]
+    fn every_row_is_complete() {
+        let mut names = std::collections::HashSet::new();
+        for row in all() {
+            let (name, spec) = (row.full_name(), row.spec);
+            assert!(names.insert(name.clone()), "{name} twice");
+            assert_eq!(name, name.to_ascii_lowercase());
+            assert!(!spec.summary.is_empty() && !spec.summary.ends_with('.'), "{name}: {}", spec.summary);
+            assert!(!spec.summary.contains(['\r', '\n']), "{name}");
+            assert!(spec.since.contains('.') && !spec.complexity.is_empty(), "{name}");
+            assert!(!(spec.flags.has(Flags::WRITE) && spec.flags.has(Flags::READONLY)), "{name}");
+            assert!(!spec.flags.has(Flags::DENYOOM) || spec.flags.has(Flags::WRITE), "{name}");
+            assert!(spec.subcommands.iter().all(|sub| sub.subcommands.is_empty()), "{name}: two levels only");
+            assert!(row.container.is_none() || !spec.name.contains('|'), "{name}");
+        }
+    }
+
+    /// Least number of argument words, and whether more may follow.
+    fn words(arguments: &[Argument]) -> (usize, bool) {
+        let mut total = (0, false);
+        for argument in arguments {
+            let token = usize::from(argument.token.is_some());
+            let (least, more) = match argument.kind {
+                ArgumentKind::PureToken => (1, false),
+                ArgumentKind::OneOf => {
+                    let parts: Vec<_> = argument.parts.iter().map(|part| words(std::slice::from_ref(part))).collect();
+                    let least = parts.iter().map(|part| part.0).min().expect("alternatives");
+                    (token + least, parts.iter().any(|part| part.1 || part.0 != least))
+                }
+                ArgumentKind::Block => {
+                    let (least, more) = words(argument.parts);
+                    (token + least, more)
+                }
+                _ => (token + 1, false),
+            };
+            total.0 += if argument.optional { 0 } else { least };
+            total.1 |= more || argument.optional || argument.multiple;
+        }
+        total
+    }
+
+    #[test]
+    fn arity_is_what_the_documented_arguments_need() {
+        for row in all().filter(|row| row.spec.subcommands.is_empty()) {
+            let (least, more) = words(row.spec.arguments);
+            let least = (least + 1 + usize::from(row.container.is_some())) as i32;
+            // Redis documents no arguments of QUIT and ignores any.
+            let more = more || row.spec.name == "quit";
+            assert_eq!(row.spec.arity, if more { -least } else { least }, "{}", row.full_name());
+        }
+    }
+
+    #[test]
+    fn keys_stand_where_the_documented_arguments_say() {
+        for row in all() {
+            let (name, spec) = (row.full_name(), row.spec);
+            let documents_keys = spec.arguments.iter().any(names_a_key);
+            assert_eq!(!matches!(spec.keys, Keys::None), documents_keys, "{name}");
+            // With the fewest arguments that the arity allows, every command has a key.
+            let least = spec.arity.unsigned_abs() as usize;
+            match spec.keys {
+                Keys::None => {}
+                Keys::Range { first, last, step } => {
+                    assert!(first >= 1 && step >= 1 && (last < 0 || last >= first), "{name}");
+                    assert!((first as usize) < least && last < least as i32, "{name}");
+                    assert!(key_positions(spec.keys, least, |_| b"").len() >= 1, "{name}");
+                }
+                Keys::Counted { numkeys, step } => {
+                    assert!(numkeys >= 1 && step >= 1 && numkeys + step < least, "{name}");
+                    assert_eq!(key_positions(spec.keys, least, |_| b"1").len(), 1, "{name}");
+                }
+            }
+        }
+    }
+
+    fn names_a_key(argument: &Argument) -> bool {
+        argument.kind == ArgumentKind::Key || argument.parts.iter().any(names_a_key)
+    }
+
+    #[test]
+    fn a_wrong_number_of_arguments_is_refused_by_full_name_for_every_command() {
+        for row in all().filter(|row| row.spec.arity.abs() > 1) {
+            let name = row.full_name();
+            let mut words: Vec<&[u8]> = name.split('|').map(str::as_bytes).collect();
+            while words.len() < row.spec.arity.unsigned_abs() as usize - 1 {
+                words.push(b"1");
+            }
+            words.truncate(row.spec.arity.unsigned_abs() as usize - 1);
+            if row.container.is_some() && words.len() < 2 {
+                continue;
+            }
+            let error = find_words(&words).expect_err("one argument too few");
+            assert_eq!(error.to_string(), format!("ERR wrong number of arguments for '{name}' command"));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::glob;
+use crate::help;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_keyspace::{Claimant, Invalidation, Release};
 use leasehold_protocol::Request;
@@ -131,21 +132,9 @@ const LEASE: Spec = Spec {
             subcommands: &[],
             run: kill,
         },
-        Spec {
-            name: "help",
-            summary: "Lists the subcommands",
-            group: Group::Lease,
-            since: "leasehold 0.1.0",
-            complexity: "O(1)",
-            arity: 2,
-            flags: Flags::LOADING.with(Flags::STALE),
-            keys: Keys::None,
-            arguments: &[],
-            subcommands: &[],
-            run: help,
-        },
+        help::subcommand(Group::Lease, "leasehold 0.1.0"),
     ],
-    run: help,
+    run: help::run,
 };
 
 const INVAL: Spec = Spec {
@@ -249,11 +238,6 @@ fn parse_leases(request: Request<'_>) -> Result<(Option<&[u8]>, usize), ReplyErr
 fn kill(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let was_held = context.keyspace.kill_lease(context.turn, context.client.db, request.arg(2));
     context.reply.integer(i64::from(was_held));
-    Outcome::Replied
-}
-
-fn help(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
-    crate::help::write(context.reply, &LEASE);
     Outcome::Replied
 }
 

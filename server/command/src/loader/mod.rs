@@ -5,6 +5,7 @@ pub(crate) mod through;
 use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
+use crate::help;
 use crate::host::LoaderView;
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
@@ -117,21 +118,9 @@ const LOADER: Spec = Spec {
             subcommands: &[],
             run: test,
         },
-        Spec {
-            name: "help",
-            summary: "Lists the subcommands",
-            group: Group::Loader,
-            since: "leasehold 0.1.0",
-            complexity: "O(1)",
-            arity: 2,
-            flags: Flags::LOADING.with(Flags::STALE),
-            keys: Keys::None,
-            arguments: &[],
-            subcommands: &[],
-            run: help,
-        },
+        help::subcommand(Group::Loader, "leasehold 0.1.0"),
     ],
-    run: help,
+    run: help::run,
 };
 
 fn loadthrough(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
@@ -288,9 +277,4 @@ fn test(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         answer: None,
     };
     Parked::park_or_reply(context, Kind::One, vec![awaited])
-}
-
-fn help(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
-    crate::help::write(context.reply, &LOADER);
-    Outcome::Replied
 }

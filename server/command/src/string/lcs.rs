@@ -5,7 +5,7 @@
 //! subsequences of equal length. The time is what limits the lengths: nothing else runs on the thread meanwhile.
 
 use crate::argument::{integer_or_error, is_word};
-use crate::context::Context;
+use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_protocol::{Reply, Request};
