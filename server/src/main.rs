@@ -6,15 +6,28 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod clients;
+mod clock;
 mod config;
+mod connection;
+mod host;
+mod info;
+mod listener;
+mod load;
 mod log;
+mod mailbox;
+mod node;
 mod ping;
+mod reactor;
+mod stats;
+mod thread;
 
 use anyhow::Context;
 use clap::Parser;
 use config::parse::Reading;
 use config::problem::{Level, Problem};
 use config::{check, parse, render};
+use leasehold_loader_sql::ConfigProblem;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
@@ -72,12 +85,21 @@ fn check_config(reading: Reading) -> ExitCode {
 }
 
 fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
-    let Reading { config, problems, .. } = reading;
-    let _log = log::start(&config).context("the log cannot be started")?;
+    let Reading { config, problems, places } = reading;
+    let log = log::start(&config).context("the log cannot be started")?;
     for problem in &problems {
         tracing::warn!("{problem}");
     }
-    Ok(ExitCode::SUCCESS)
+    match reactor::run(config, log) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => match error.downcast_ref::<ConfigProblem>() {
+            Some(problem) => {
+                complain(&[check::located(problem, &places)]);
+                Ok(ExitCode::from(WRONG_CONFIG))
+            }
+            None => Err(error),
+        },
+    }
 }
 
 fn complain(problems: &[Problem]) {

@@ -1,0 +1,570 @@
+//! One connection: bytes in, requests executed, replies out. One task each, no task per command.
+//!
+//! ```text
+//! poll ─► flush what is owed ─► parked? hear wakes, watch for hang-up ─► run what is buffered ─► read ─► run ─► write ─┐
+//!          ▲                                                                                                           │
+//!          └───────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! An idle connection owns no buffers. It reads into the thread's scratch and its replies are written from the thread's
+//! reply buffer; only what is left over (half a request, replies the socket did not take) moves to buffers of its own. What
+//! a request announces is never allocated, only what arrives.
+//!
+//! Fairness: a turn ends after [`COMMANDS_PER_TURN`] commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
+//! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
+
+use crate::clients::Card;
+use crate::thread::{Desk, Slot, Thread, Work};
+use leasehold_command::{Client, Context, Outcome, Parked, ReplyMode, execute};
+use leasehold_protocol::{Parsed, Parser, RespVersion};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Most bytes of one read.
+pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// A rest of input up to this length is carried in front of the next read, so that requests are parsed where they were read. A
+/// longer one is a big argument on its way and collects in a buffer of its own.
+pub(crate) const CARRY_BYTES_MAX: usize = 16 * 1024;
+
+/// Commands executed before other connections have their turn.
+const COMMANDS_PER_TURN: u32 = 1_024;
+
+/// Bytes of replies written in a turn before they are sent.
+const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
+
+/// A client that lets so much pile up is not served until it reads. Large, because a client may send a whole pipeline
+/// before it reads the first reply, and would wait for us for ever.
+const OUTPUT_PAUSE_BYTES: usize = 32 * 1024 * 1024;
+
+/// A parked connection goes on being read, to notice a hang-up, up to so many bytes.
+const PARKED_INPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// A reply buffer that grew beyond this is given back.
+const REPLY_BYTES_KEPT: usize = 512 * 1024;
+
+/// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
+/// would cost a tenth of a pipelined GET.
+const TIMED_TURN_EVERY: u64 = 16;
+
+/// Input discarded after an error before the socket is closed: closing with unread input would reset the connection and the
+/// client might never see the error.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// See the module.
+pub(crate) struct Connection {
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    slot: Rc<Slot>,
+    client: Client,
+    version: RespVersion,
+    /// Input not executed: the rest of a request, or requests that must wait.
+    input: Vec<u8>,
+    /// The state of a request that is half received; `None` between requests.
+    parser: Option<Box<Parser>>,
+    /// `input` may hold whole requests.
+    runnable: bool,
+    /// The peer will send no more.
+    ended: bool,
+    /// Replies the socket did not take, from `output_sent` on.
+    output: Vec<u8>,
+    output_sent: usize,
+    parked: Option<Box<Parked>>,
+    closing: Closing,
+}
+
+/// Whether the connection is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// Once all replies are sent.
+    Flush,
+    /// As `Flush`; the client may still be sending.
+    Linger,
+}
+
+/// Why [`Connection::run`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// All whole requests are done.
+    Starved,
+    /// The turn is over, more can be run.
+    Bound,
+    Parked,
+    Closing,
+}
+
+impl Connection {
+    pub(crate) fn new(thread: Rc<Thread>, stream: TcpStream, slot: Rc<Slot>, client: Client) -> Self {
+        Self {
+            thread,
+            stream,
+            slot,
+            client,
+            version: RespVersion::V2,
+            input: Vec::new(),
+            parser: None,
+            runnable: false,
+            ended: false,
+            output: Vec::new(),
+            output_sent: 0,
+            parked: None,
+            closing: Closing::No,
+        }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        // A panic in a command is a bug of ours; it costs this connection, not the server. Nothing that other connections see
+        // is left half done: shards guard themselves, and the thread's buffers are cleared before use.
+        catch_unwind(AssertUnwindSafe(|| this.advance(task))).unwrap_or_else(|_| {
+            this.thread.stats().panics.add(1);
+            this.thread.clear_desk();
+            let command = this.client.last_command.and_then(leasehold_command::table::spec_by_index);
+            let command = command.map(|indexed| indexed.full_name()).unwrap_or_default();
+            tracing::error!(client = %this.client.address, command, "a command panicked; closing its connection");
+            Poll::Ready(())
+        })
+    }
+}
+
+impl Connection {
+    fn advance(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
+        let thread = Rc::clone(&self.thread);
+        let mut desk = thread.begin_turn();
+        let desk = &mut *desk;
+        self.slot.listen(task.waker());
+        loop {
+            if self.slot.is_killed() {
+                return Poll::Ready(());
+            }
+            if self.owes_output() {
+                match self.flush(task) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending if self.closing != Closing::No || self.output_len() >= OUTPUT_PAUSE_BYTES => {
+                        return Poll::Pending;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            if self.closing != Closing::No {
+                return self.finish(desk, task);
+            }
+            if self.parked.is_some() {
+                self.hear(&mut desk.work);
+                self.end_batch(&mut desk.work, task);
+                if self.parked.is_some() {
+                    ready!(self.watch(desk, task));
+                    // The peer is gone: nobody waits for the answer any more.
+                    return Poll::Ready(());
+                }
+                continue;
+            }
+            let stop = if self.runnable {
+                self.run_kept(&mut desk.work)
+            } else if self.ended || thread.is_draining() {
+                self.closing = Closing::Flush;
+                continue;
+            } else if let Some(stop) = ready!(self.read_and_run(desk, task)) {
+                stop
+            } else {
+                self.ended = true;
+                continue;
+            };
+            self.end_batch(&mut desk.work, task);
+            if stop == Stop::Bound {
+                // The others first.
+                task.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads once and runs what arrived. `None`: the peer ended the stream, or the read failed.
+    fn read_and_run(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<Option<Stop>> {
+        let carried = if self.input.len() <= CARRY_BYTES_MAX { self.input.len() } else { 0 };
+        let Some(received) = ready!(self.read(desk, carried, task)) else {
+            return Poll::Ready(None);
+        };
+        let Desk { input, work } = desk;
+        let mut stop = if carried == self.input.len() {
+            let input = &mut input[..carried + received];
+            input[..carried].copy_from_slice(&self.input);
+            let (consumed, stop) = self.run(work, input);
+            self.keep(&input[consumed..]);
+            self.runnable = stop != Stop::Starved;
+            stop
+        } else {
+            self.input.extend_from_slice(&input[..received]);
+            self.run_kept(work)
+        };
+        if stop == Stop::Starved && received == READ_BYTES_MAX {
+            // There is more to read; the others first.
+            stop = Stop::Bound;
+        }
+        Poll::Ready(Some(stop))
+    }
+
+    /// Reads into the thread's scratch behind `carried` bytes. `None` at the end of the stream.
+    fn read(&mut self, desk: &mut Desk, carried: usize, task: &mut TaskContext<'_>) -> Poll<Option<usize>> {
+        let mut buffer = ReadBuf::new(&mut desk.input[carried..carried + READ_BYTES_MAX]);
+        // poll_read, not readable + try_read: after a short read it knows without a system call that nothing is left.
+        let result = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
+        let received = buffer.filled().len();
+        if result.is_err() || received == 0 {
+            return Poll::Ready(None);
+        }
+        self.thread.stats().bytes_in.add(received as u64);
+        self.slot.card.touch(desk.work.turn.now_ms);
+        Poll::Ready(Some(received))
+    }
+
+    /// Keeps the rest of the input for later, or gives the buffer back.
+    fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            self.input = Vec::new();
+        } else {
+            self.input.clear();
+            self.input.extend_from_slice(rest);
+        }
+    }
+
+    /// Runs requests from the connection's own buffer.
+    fn run_kept(&mut self, work: &mut Work) -> Stop {
+        let mut input = std::mem::take(&mut self.input);
+        let (consumed, stop) = self.run(work, &input);
+        if consumed == input.len() {
+            input = Vec::new();
+        } else {
+            input.drain(..consumed);
+        }
+        self.input = input;
+        self.runnable = stop != Stop::Starved;
+        stop
+    }
+
+    /// Executes the requests in `input`; how many bytes they had, and why it stopped.
+    fn run(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
+        let thread = Rc::clone(&self.thread);
+        let stats = thread.stats();
+        let Work { parser, reply, turn, turns, limits, limits_unauthenticated, password_required, .. } = work;
+        if let Some(own) = self.parser.take() {
+            *parser = *own;
+        }
+        *turns += 1;
+        let mut timed_from = turns.is_multiple_of(TIMED_TURN_EVERY).then(Instant::now);
+        reply.buffer_mut().clear();
+        reply.set_version(self.version);
+        let mut context =
+            Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
+        let mut offset = 0;
+        let mut commands = 0;
+        let stop = loop {
+            if commands == COMMANDS_PER_TURN || context.reply.len() >= REPLY_BYTES_PER_TURN {
+                break Stop::Bound;
+            }
+            let rest = &input[offset..];
+            let limits =
+                if *password_required && !context.client.authenticated { &*limits_unauthenticated } else { &*limits };
+            match parser.parse(rest, limits) {
+                Ok(Parsed::Complete { consumed }) => {
+                    let request = parser.request(rest);
+                    offset += consumed;
+                    if request.len() == 0 {
+                        continue;
+                    }
+                    commands += 1;
+                    match run_one(&mut context, request, &thread, &self.slot.card, &mut timed_from) {
+                        Outcome::Replied => {}
+                        Outcome::Parked(parked) => {
+                            self.parked = Some(parked);
+                            break Stop::Parked;
+                        }
+                        Outcome::Close => {
+                            self.closing = Closing::Flush;
+                            break Stop::Closing;
+                        }
+                    }
+                }
+                Ok(Parsed::Incomplete) => break Stop::Starved,
+                Err(error) => {
+                    stats.protocol_errors.add(1);
+                    tracing::debug!(client = %context.client.address, %error, "protocol error");
+                    context.reply.error(&format_args!("ERR Protocol error: {error}"));
+                    self.closing = Closing::Linger;
+                    break Stop::Closing;
+                }
+            }
+        };
+        self.version = context.reply.version();
+        self.slot.card.note_command(context.client.last_command, context.client.db);
+        if parser.is_inside_request() {
+            self.parser = Some(Box::new(std::mem::take(parser)));
+        }
+        stats.turns.add(1);
+        stats.commands_total.add(u64::from(commands));
+        if let Some(parked) = &self.parked {
+            thread.park(&self.slot, parked.deadline_ms);
+        }
+        (offset, stop)
+    }
+
+    /// After commands were run: sends replies, delivers wakes, starts loads.
+    fn end_batch(&mut self, work: &mut Work, task: &mut TaskContext<'_>) {
+        self.thread.settle(&mut work.turn);
+        self.send(work, task);
+        self.slot.card.note_buffers(self.input.len(), self.output_len());
+        if self.owes_output() {
+            self.watch_output(work);
+        }
+    }
+
+    /// Writes the thread's reply buffer to the socket; what it does not take becomes the connection's own.
+    fn send(&mut self, work: &mut Work, task: &mut TaskContext<'_>) {
+        let reply = work.reply.buffer_mut();
+        if reply.is_empty() {
+            return;
+        }
+        if self.owes_output() {
+            self.output.extend_from_slice(reply);
+            reply.clear();
+        } else {
+            let mut sent = 0;
+            while sent < reply.len() {
+                match Pin::new(&mut self.stream).poll_write(task, &reply[sent..]) {
+                    Poll::Ready(Ok(0) | Err(_)) => {
+                        self.slot.kill();
+                        sent = reply.len();
+                    }
+                    Poll::Ready(Ok(count)) => {
+                        self.thread.stats().bytes_out.add(count as u64);
+                        sent += count;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            if sent == reply.len() {
+                reply.clear();
+            } else if reply.len() - sent >= REPLY_BYTES_KEPT {
+                // Long: the buffer itself changes hands, nothing is copied.
+                self.output = std::mem::take(reply);
+                self.output_sent = sent;
+            } else {
+                self.output = reply[sent..].to_vec();
+                self.output_sent = 0;
+                reply.clear();
+            }
+        }
+        if reply.capacity() > REPLY_BYTES_KEPT {
+            *reply = Vec::new();
+        }
+    }
+
+    fn owes_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    fn output_len(&self) -> usize {
+        self.output.len() - self.output_sent
+    }
+
+    /// Sends what is owed. `Pending`: the socket takes no more now.
+    fn flush(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        while self.output_sent < self.output.len() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(task, &self.output[self.output_sent..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            self.output_sent += count;
+            self.thread.stats().bytes_out.add(count as u64);
+            self.slot.card.touch(self.thread.node.clock.now_ms());
+        }
+        self.output = Vec::new();
+        self.output_sent = 0;
+        self.slot.card.note_buffers(self.input.len(), 0);
+        self.slot.over_soft_limit_since_ms.set(None);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Holds the unsent replies against `client-output-buffer-limit`.
+    fn watch_output(&mut self, work: &Work) {
+        let unsent = self.output_len() as u64;
+        if work.live.output_bytes_hard_max > 0 && unsent > work.live.output_bytes_hard_max {
+            self.thread.close_for_output(&self.slot);
+        } else if work.live.output_bytes_soft_max > 0 && unsent > work.live.output_bytes_soft_max {
+            if self.slot.over_soft_limit_since_ms.get().is_none() {
+                self.slot.over_soft_limit_since_ms.set(Some(work.turn.now_ms));
+            }
+        } else {
+            self.slot.over_soft_limit_since_ms.set(None);
+        }
+        if self.output_sent >= REPLY_BYTES_KEPT && self.output_sent > self.output.len() / 2 {
+            self.output.drain(..self.output_sent);
+            self.output_sent = 0;
+        }
+    }
+
+    /// Gives the parked command its wakes, and tells it when its time is up.
+    fn hear(&mut self, work: &mut Work) {
+        let thread = Rc::clone(&self.thread);
+        let Work { reply, turn, .. } = work;
+        reply.buffer_mut().clear();
+        reply.set_version(self.version);
+        let now_ms = turn.now_ms;
+        while let Some(mut parked) = self.parked.take() {
+            let mut context =
+                Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
+            let outcome = if let Some(wake) = self.slot.take_wake() {
+                if wake.waiter.ticket == context.client.ticket {
+                    parked.wake(&mut context, wake.waiter.index, wake.event)
+                } else {
+                    thread.give_back(turn, wake.event);
+                    None
+                }
+            } else if parked.deadline_ms <= now_ms {
+                let deadline_ms = parked.deadline_ms;
+                let outcome = parked.time_out(&mut context);
+                // A command that waits on must say until when, or this would go on for ever.
+                debug_assert!(outcome.is_some() || parked.deadline_ms > deadline_ms);
+                outcome
+            } else {
+                thread.park(&self.slot, parked.deadline_ms);
+                self.parked = Some(parked);
+                return;
+            };
+            match outcome {
+                None => self.parked = Some(parked),
+                Some(Outcome::Parked(next)) => self.parked = Some(next),
+                Some(outcome) => {
+                    if matches!(outcome, Outcome::Close) {
+                        self.closing = Closing::Flush;
+                    }
+                    thread.unpark(&self.slot);
+                    self.version = reply.version();
+                    finish_reply(&mut self.client, reply, 0);
+                    if let Some(index) = self.client.last_command
+                        && reply.as_bytes().first() == Some(&b'-')
+                    {
+                        thread.stats().count_error(Some(index), reply.as_bytes());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Watches the peer of a parked command: what it sends is kept for later. Ready when it has hung up.
+    fn watch(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
+        while self.input.len() < PARKED_INPUT_BYTES_MAX {
+            let Some(received) = ready!(self.read(desk, 0, task)) else {
+                return Poll::Ready(());
+            };
+            self.input.extend_from_slice(&desk.input[..received]);
+            self.runnable = true;
+        }
+        Poll::Pending
+    }
+
+    /// All replies are sent. Reads away what the peer of an error may still be sending, then ends.
+    fn finish(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
+        if self.closing == Closing::Linger {
+            let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+            let mut discarded = 0;
+            while discarded < LINGER_BYTES_MAX {
+                match self.read(desk, 0, task) {
+                    Poll::Ready(Some(received)) => discarded += received,
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Executes one request and accounts for it.
+#[inline]
+fn run_one(
+    context: &mut Context<'_>,
+    request: leasehold_protocol::Request<'_>,
+    thread: &Thread,
+    card: &Card,
+    timed_from: &mut Option<Instant>,
+) -> Outcome {
+    let start = context.reply.len();
+    let client = &mut *context.client;
+    client.ticket = client.ticket.wrapping_add(1);
+    client.last_command = None;
+    if client.reply_mode == ReplyMode::SkipNext {
+        client.reply_mode = ReplyMode::Skip;
+    }
+    let outcome = execute(context, request);
+    let index = context.client.last_command;
+    if let Some(index) = index
+        && let Some(counters) = thread.stats().commands.get(usize::from(index))
+    {
+        counters.calls.add(1);
+        if let Some(from) = timed_from {
+            let now = Instant::now();
+            counters.timed_calls.add(1);
+            counters.timed_nanos.add((now - *from).as_nanos() as u64);
+            *from = now;
+        }
+        if thread.changes_client(index) {
+            card.note_state(context.client, context.reply.version());
+        }
+    }
+    if context.reply.as_bytes().get(start) == Some(&b'-') {
+        thread.stats().count_error(index, &context.reply.as_bytes()[start..]);
+    }
+    if context.client.reply_mode != ReplyMode::On && !matches!(outcome, Outcome::Parked(_)) {
+        finish_reply(context.client, context.reply, start);
+    }
+    outcome
+}
+
+/// Takes back the reply written from `start` on, if the client asked for none.
+fn finish_reply(client: &mut Client, reply: &mut leasehold_protocol::Reply, start: usize) {
+    match client.reply_mode {
+        ReplyMode::On => {}
+        ReplyMode::Off | ReplyMode::SkipNext => reply.truncate(start),
+        ReplyMode::Skip => {
+            reply.truncate(start);
+            client.reply_mode = ReplyMode::On;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let thread = Rc::clone(&self.thread);
+        let mut turn = thread.node.turn();
+        if let Some(mut parked) = self.parked.take() {
+            let mut reply = leasehold_protocol::Reply::new(self.version);
+            let mut context = Context {
+                keyspace: &thread.node.keyspace,
+                host: &thread.host,
+                client: &mut self.client,
+                reply: &mut reply,
+                turn: &mut turn,
+            };
+            parked.abandon(&mut context);
+            thread.unpark(&self.slot);
+        }
+        while let Some(wake) = self.slot.take_wake() {
+            thread.give_back(&mut turn, wake.event);
+        }
+        thread.remove(&self.slot);
+        thread.settle(&mut turn);
+    }
+}

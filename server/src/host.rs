@@ -1,0 +1,102 @@
+//! The world as commands see it: this node.
+
+use crate::info;
+use crate::load;
+use crate::node::Node;
+use leasehold_command::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ReplyError};
+use leasehold_keyspace::{Db, Load, Waiter};
+use std::sync::Arc;
+
+/// The node behind the trait that `command` defines. Any thread may have one.
+pub(crate) struct NodeHost {
+    node: Arc<Node>,
+}
+
+impl NodeHost {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+/// The name that AUTH with a single argument means.
+const DEFAULT_USER: &[u8] = b"default";
+
+impl Host for NodeHost {
+    fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
+        self.node.loaders.policy_for(db, key)
+    }
+
+    fn start_load(&self, load: Load) -> Result<(), String> {
+        self.node.loaders.start(load)
+    }
+
+    fn loaders(&self) -> Vec<LoaderView> {
+        self.node.loaders.views()
+    }
+
+    fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
+        self.node.loaders.explain(db, key)
+    }
+
+    fn test_load(&self, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String> {
+        load::test(&self.node, db, key, waiter)
+    }
+
+    fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
+        self.node.live.pairs(patterns)
+    }
+
+    fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), ReplyError> {
+        let changed = self.node.live.set(pairs)?;
+        let live = &changed.live;
+        let keyspace = &self.node.keyspace;
+        keyspace.set_memory_bytes_max(live.memory_bytes_max);
+        keyspace.set_policy(live.policy);
+        keyspace.set_eviction_samples(live.eviction_samples);
+        keyspace.set_absence_bytes_max(live.absence_bytes_max());
+        keyspace.set_lease_settings(live.lease);
+        self.node.log.set_level(live.log_level);
+        tracing::info!(options = ?changed.names, "CONFIG SET");
+        Ok(())
+    }
+
+    fn reset_stats(&self) {
+        self.node.reset_totals();
+        self.node.keyspace.reset_stats();
+    }
+
+    fn databases(&self) -> u8 {
+        self.node.config.databases
+    }
+
+    fn check_password(&self, user: &[u8], password: &[u8]) -> Option<bool> {
+        let live = self.node.live.live();
+        (!live.password.is_empty()).then(|| user == DEFAULT_USER && live.password.accepts(password))
+    }
+
+    fn password_required(&self) -> bool {
+        !self.node.live.live().password.is_empty()
+    }
+
+    fn info(&self, sections: &[&[u8]]) -> String {
+        info::text(&self.node, sections)
+    }
+
+    fn wall_us(&self) -> u64 {
+        self.node.clock.wall_us()
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        let now_ms = self.node.clock.now_ms();
+        let mut rows = Vec::new();
+        for desk in &self.node.threads {
+            desk.cards.rows(now_ms, &mut rows);
+        }
+        rows.sort_unstable_by_key(|row| row.id);
+        rows
+    }
+
+    fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize {
+        self.node.kill_clients(filter, caller)
+    }
+}

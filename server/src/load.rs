@@ -1,0 +1,510 @@
+//! From a lease that the server holds to the answer of a source: one queue, one scheduler and one set of counters per loader,
+//! on a runtime of its own.
+//!
+//! ```text
+//! data threads ── start ─► queue (bounded) ─► scheduler ─► batch ─► Loader::load ─► Keyspace::fill | fail ─► wakes
+//!                  │ full: LOADBUSY             │ at most concurrency_max under way
+//! ```
+//!
+//! A load is never cancelled: its waiters give up by themselves, and after the hard timeout the lease is failed so that the next
+//! reader may ask again; a late answer still fills if its token is still good. Leases keep a key from being loaded
+//! twice; when a token was revoked during its load and the key is wanted again, both answers may come from one query only
+//! if that began after the second token was issued.
+
+use crate::config::LoaderConfig;
+use crate::host::NodeHost;
+use crate::node::Node;
+use bytes::Bytes;
+use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
+use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
+use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// After a failed load the stale value is taken for fresh for so long, in ms: a dead source is asked once a second for a key,
+/// not once per request.
+const FAILURE_LIFE_MS: u64 = 1_000;
+
+/// `LOADER TEST`s of one loader under way at one time.
+const TESTS_MAX: u64 = 16;
+
+/// All loaders, in the order of the configuration; `LoaderPolicy::loader` is the index.
+pub(crate) struct Loaders {
+    list: Vec<LoaderDesk>,
+}
+
+/// One loader with what the scheduler of its loads needs.
+pub(crate) struct LoaderDesk {
+    config: LoaderConfig,
+    loader: Arc<dyn Loader>,
+    /// What every key of the pattern begins with.
+    prefix: Vec<u8>,
+    policy: LoaderPolicy,
+    queue: mpsc::Sender<Job>,
+    counters: LoadCounters,
+    last_error: Mutex<Option<String>>,
+}
+
+/// The receiving end of a loader's queue.
+pub(crate) type Queue = mpsc::Receiver<Job>;
+
+/// A load that waits for its query.
+#[derive(Debug)]
+pub(crate) struct Job {
+    load: Load,
+    asked: Instant,
+}
+
+/// All relaxed: each is a number of its own.
+#[derive(Debug, Default)]
+struct LoadCounters {
+    /// Loads asked for.
+    asked: AtomicU64,
+    /// Requests to the source, each for one key or more.
+    batches: AtomicU64,
+    /// Keys in them.
+    keys: AtomicU64,
+    rows: AtomicU64,
+    absent: AtomicU64,
+    errors: AtomicU64,
+    timeouts: AtomicU64,
+    /// Refused because the queue was full.
+    busy: AtomicU64,
+    in_flight: AtomicU64,
+    /// Answers that came after the hard timeout and were stored.
+    late_fills: AtomicU64,
+    /// Answers whose token was no longer good.
+    lost_fills: AtomicU64,
+    panics: AtomicU64,
+    tests: AtomicU64,
+    time_us: AtomicU64,
+    time_us_max: AtomicU64,
+    /// Requests by the power of two of their time in µs.
+    times: [AtomicU64; TIME_BUCKETS],
+}
+
+/// Up to 2^31 µs, 36 minutes.
+const TIME_BUCKETS: usize = 32;
+
+impl Loaders {
+    /// Loaders and the queues their schedulers read.
+    pub(crate) fn new(loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
+        let mut queues = Vec::new();
+        let list = loaders
+            .into_iter()
+            .enumerate()
+            .map(|(index, (config, loader))| {
+                let (queue, receiver) = mpsc::channel(config.queue_max.max(1));
+                queues.push(receiver);
+                let literal = config.settings.pattern.split('{').next().unwrap_or_default();
+                LoaderDesk {
+                    prefix: literal.as_bytes().to_vec(),
+                    policy: LoaderPolicy {
+                        loader: index as u32,
+                        transparent: config.transparent,
+                        serve_stale: config.serve_stale,
+                        soft_timeout_ms: config.soft_timeout.as_millis() as u64,
+                        hard_timeout_ms: config.hard_timeout.as_millis() as u64,
+                    },
+                    config,
+                    loader,
+                    queue,
+                    counters: LoadCounters::default(),
+                    last_error: Mutex::default(),
+                }
+            })
+            .collect();
+        (Self { list }, queues)
+    }
+
+    /// The loader of a key.
+    pub(crate) fn policy_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
+        self.desk_for(db, key).map(|desk| desk.policy)
+    }
+
+    fn desk_for(&self, db: Db, key: &[u8]) -> Option<&LoaderDesk> {
+        // The literal prefix tells nearly all loaders apart; the pattern is looked at once or twice.
+        self.list.iter().find(|desk| desk.config.db == db && key.starts_with(&desk.prefix) && desk.loader.matches(key))
+    }
+
+    /// Queues a load; see `Host::start_load`.
+    pub(crate) fn start(&self, load: Load) -> Result<(), String> {
+        let Some(desk) = self.list.get(load.loader as usize) else {
+            return Err(format!("NOLOADER no loader {}", load.loader));
+        };
+        desk.counters.asked.fetch_add(1, Ordering::Relaxed);
+        desk.queue.try_send(Job { load, asked: Instant::now() }).map_err(|error| {
+            desk.counters.busy.fetch_add(1, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    format!("LOADBUSY {} queue full: {} loads wait for the source", desk.name(), desk.config.queue_max)
+                }
+                mpsc::error::TrySendError::Closed(_) => format!("LOADBUSY {} the server is shutting down", desk.name()),
+            }
+        })
+    }
+
+    /// For `LOADER LIST` and `LOADER STATS`.
+    pub(crate) fn views(&self) -> Vec<LoaderView> {
+        self.list.iter().map(LoaderDesk::view).collect()
+    }
+
+    /// For `LOADER EXPLAIN`.
+    pub(crate) fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
+        let desk = self.desk_for(db, key)?;
+        let mut fields = vec![
+            ("loader", desk.name().to_owned()),
+            ("match", desk.config.settings.pattern.clone()),
+            ("source", desk.config.source.clone()),
+        ];
+        fields.extend(desk.loader.explain(key));
+        fields.push(("ttl_ms", desk.config.ttl.as_millis().to_string()));
+        fields.push(("negative_ttl_ms", desk.config.negative_ttl.as_millis().to_string()));
+        Some(fields)
+    }
+}
+
+impl LoaderDesk {
+    fn name(&self) -> &str {
+        &self.config.settings.name
+    }
+
+    fn view(&self) -> LoaderView {
+        let config = &self.config;
+        let ms = |duration: Duration| duration.as_millis().to_string();
+        let (state, problem) = match self.loader.health() {
+            Ok(()) => ("ok", String::new()),
+            Err(problem) => ("degraded", problem),
+        };
+        let serve_stale = match config.serve_stale {
+            ServeStale::Never => "never",
+            ServeStale::OnError => "on-error",
+            ServeStale::Always => "always",
+        };
+        let settings = vec![
+            ("match", config.settings.pattern.clone()),
+            ("source", config.source.clone()),
+            ("mode", if config.transparent { "transparent" } else { "explicit" }.to_owned()),
+            ("value", format!("{:?}", config.settings.value).to_lowercase()),
+            ("db", config.db.0.to_string()),
+            ("batch_max", self.loader.batch_max().to_string()),
+            ("batch_window_ms", ms(config.batch_window)),
+            ("max_concurrency", config.concurrency_max.to_string()),
+            ("queue", config.queue_max.to_string()),
+            ("ttl_ms", ms(config.ttl)),
+            ("jitter", config.jitter.to_string()),
+            ("negative_ttl_ms", ms(config.negative_ttl)),
+            ("stale_for_ms", ms(config.stale_for)),
+            ("serve_stale", serve_stale.to_owned()),
+            ("soft_timeout_ms", ms(config.soft_timeout)),
+            ("hard_timeout_ms", ms(config.hard_timeout)),
+            ("state", state.to_owned()),
+            ("problem", problem),
+            ("last_error", self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()),
+        ];
+        LoaderView { name: self.name().to_owned(), settings, counters: self.counters() }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, i64)> {
+        let counters = &self.counters;
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+        let batches = value(&counters.batches);
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        vec![
+            ("loads", value(&counters.asked)),
+            ("batches", batches),
+            ("keys", value(&counters.keys)),
+            ("rows", value(&counters.rows)),
+            ("absent", value(&counters.absent)),
+            ("errors", value(&counters.errors)),
+            ("timeouts", value(&counters.timeouts)),
+            ("busy", value(&counters.busy)),
+            ("in_flight", value(&counters.in_flight)),
+            ("queue_length", queued as i64),
+            ("late_fills", value(&counters.late_fills)),
+            ("lost_fills", value(&counters.lost_fills)),
+            ("panics", value(&counters.panics)),
+            ("mean_us", value(&counters.time_us) / batches.max(1)),
+            ("p50_us", counters.quantile_us(50)),
+            ("p99_us", counters.quantile_us(99)),
+            ("max_us", value(&counters.time_us_max)),
+        ]
+    }
+
+    /// The end of the fresh life of a value loaded now, spread by the jitter.
+    fn expiry(&self, turn: &mut Turn) -> Expiry {
+        let ttl_ms = jittered(self.config.ttl.as_millis() as u64, self.config.jitter, turn.random());
+        Expiry::At(turn.now_ms.saturating_add(ttl_ms.max(1)))
+    }
+
+    fn note_error(&self, text: &str) {
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        // A source that is down says the same for every load: one line of log for each new trouble.
+        if last.as_deref() != Some(text) {
+            tracing::warn!(loader = self.name(), error = text, "a load failed");
+            *last = Some(text.to_owned());
+        }
+    }
+}
+
+impl LoadCounters {
+    fn note_time(&self, elapsed: Duration) {
+        let us = elapsed.as_micros() as u64;
+        self.time_us.fetch_add(us, Ordering::Relaxed);
+        self.time_us_max.fetch_max(us, Ordering::Relaxed);
+        let bucket = (u64::BITS - us.leading_zeros()) as usize;
+        self.times[bucket.min(TIME_BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An upper bound, within a factor of two, of what `percent` of the requests took.
+    fn quantile_us(&self, percent: u64) -> i64 {
+        let counts: Vec<u64> = self.times.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let total: u64 = counts.iter().sum();
+        let mut seen = 0;
+        for (bucket, count) in counts.iter().enumerate() {
+            seen += count;
+            if *count > 0 && seen * 100 >= total * percent {
+                return 1 << bucket;
+            }
+        }
+        0
+    }
+}
+
+/// `ttl_ms` spread evenly over ± `jitter` of itself.
+fn jittered(ttl_ms: u64, jitter: f64, random: u64) -> u64 {
+    // 53 bits are what a double holds exactly: from -1 to 1.
+    let spread = (random >> 11) as f64 / (1u64 << 52) as f64 - 1.0;
+    ttl_ms.saturating_add_signed((ttl_ms as f64 * jitter * spread) as i64)
+}
+
+/// Starts the schedulers on the current runtime.
+pub(crate) fn start_schedulers(node: &Arc<Node>, queues: Vec<Queue>) {
+    for (index, queue) in queues.into_iter().enumerate() {
+        tokio::spawn(schedule(Arc::clone(node), index, queue));
+    }
+}
+
+/// Takes loads from the queue, as many together as one query takes, no more queries at one time than the loader may have.
+async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
+    let desk = &node.loaders.list[index];
+    let permits = Arc::new(Semaphore::new(desk.config.concurrency_max.max(1)));
+    let batch_max = desk.loader.batch_max().max(1);
+    loop {
+        // The permit first: what comes while all are taken shares the next query.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let mut batch = Vec::new();
+        if queue.recv_many(&mut batch, batch_max).await == 0 {
+            return;
+        }
+        let window_end = tokio::time::Instant::now() + desk.config.batch_window;
+        while batch.len() < batch_max && !desk.config.batch_window.is_zero() {
+            let room = batch_max - batch.len();
+            match tokio::time::timeout_at(window_end, queue.recv_many(&mut batch, room)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        tokio::spawn(load_batch(Arc::clone(&node), index, batch, permit));
+    }
+}
+
+/// Loads the keys of a batch with one request and ends their leases.
+async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: OwnedSemaphorePermit) {
+    let desk = &node.loaders.list[index];
+    let hard_timeout = desk.config.hard_timeout;
+    // Whoever waited for these has left: the source has enough to do.
+    let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.asked.elapsed() >= hard_timeout);
+    if !late.is_empty() {
+        desk.counters.timeouts.fetch_add(late.len() as u64, Ordering::Relaxed);
+        let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
+        end(&node, |turn| late.iter().for_each(|job| fail(&node, turn, &job.load, &reason)));
+    }
+    let Some(oldest) = batch.iter().map(|job| job.asked).min() else { return };
+    let (keys, jobs) = group_by_key(batch);
+    let counters = &desk.counters;
+    counters.batches.fetch_add(1, Ordering::Relaxed);
+    counters.keys.fetch_add(keys.len() as u64, Ordering::Relaxed);
+    counters.in_flight.fetch_add(1, Ordering::Relaxed);
+    let started = Instant::now();
+    let loader = Arc::clone(&desk.loader);
+    // A task of its own: a panic in a loader ends the load, not the scheduler.
+    let mut answer = tokio::spawn(async move { loader.load(LoadRequest { keys }).await });
+    let in_time = tokio::time::timeout_at((oldest + hard_timeout).into(), &mut answer).await;
+    let timed_out = in_time.is_err();
+    if timed_out {
+        counters.timeouts.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);
+        let reason = reason(desk, &format!("no answer within {} ms", hard_timeout.as_millis()));
+        desk.note_error(&reason);
+        end(&node, |turn| jobs.iter().flatten().for_each(|job| fail(&node, turn, &job.load, &reason)));
+    }
+    let answer = match in_time {
+        Ok(answer) => answer,
+        Err(_) => answer.await,
+    };
+    counters.note_time(started.elapsed());
+    counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+    drop(permit);
+    let answers = answer.unwrap_or_else(|_| {
+        counters.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(loader = desk.name(), "a load panicked");
+        Vec::new()
+    });
+    end(&node, |turn| {
+        let mut answers = answers.into_iter();
+        for jobs in &jobs {
+            let answer =
+                answers.next().unwrap_or_else(|| Err(LoadError::Rejected("the loader gave no answer".to_owned())));
+            for job in jobs {
+                apply(&node, desk, turn, job, &answer, timed_out);
+            }
+        }
+    });
+}
+
+/// Keys without duplicates, and the jobs of each.
+fn group_by_key(batch: Vec<Job>) -> (Vec<Bytes>, Vec<Vec<Job>>) {
+    let mut places: HashMap<Bytes, usize> = HashMap::with_capacity(batch.len());
+    let (mut keys, mut jobs) = (Vec::with_capacity(batch.len()), Vec::<Vec<Job>>::with_capacity(batch.len()));
+    for job in batch {
+        let place = *places.entry(job.load.key.clone()).or_insert_with(|| {
+            keys.push(job.load.key.clone());
+            jobs.push(Vec::new());
+            keys.len() - 1
+        });
+        jobs[place].push(job);
+    }
+    (keys, jobs)
+}
+
+/// Ends the lease of one job with the answer for its key.
+fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Loaded, timed_out: bool) {
+    let Load { db, key, token, .. } = &job.load;
+    let counters = &desk.counters;
+    let fill = match answer {
+        Ok(Row::Value { value, version }) => {
+            counters.rows.fetch_add(1, Ordering::Relaxed);
+            if node.keyspace.make_room(turn, key.len() + value.len()).is_err() {
+                counters.errors.fetch_add(1, Ordering::Relaxed);
+                return fail(node, turn, &job.load, &reason(desk, "no memory for the value: maxmemory is reached"));
+            }
+            let stale_for_ms = desk.config.stale_for.as_millis() as u64;
+            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version }
+        }
+        Ok(Row::Absent) => {
+            counters.absent.fetch_add(1, Ordering::Relaxed);
+            Fill::Absent { ttl_ms: desk.config.negative_ttl.as_millis() as u64 }
+        }
+        Err(error) => {
+            counters.errors.fetch_add(1, Ordering::Relaxed);
+            let reason = reason(desk, &error.to_string());
+            desk.note_error(&reason);
+            return fail(node, turn, &job.load, &reason);
+        }
+    };
+    match node.keyspace.fill(turn, *db, key, *token, fill) {
+        Filled::Stored { .. } | Filled::Stale => {
+            if timed_out {
+                counters.late_fills.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Filled::Lost(_) => {
+            counters.lost_fills.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn fail(node: &Node, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
+    node.keyspace.fail(turn, load.db, &load.key, load.token, reason, FAILURE_LIFE_MS);
+}
+
+/// The text of the error reply.
+fn reason(desk: &LoaderDesk, text: &str) -> Arc<str> {
+    format!("LOADFAIL {} {text}", desk.name()).into()
+}
+
+/// Runs `work` in a turn of its own, then does what the keyspace asked for.
+fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
+    let mut turn = node.turn();
+    work(&mut turn);
+    let host = NodeHost::new(Arc::clone(node));
+    finish_effects(&node.keyspace, &host, &mut turn);
+    node.post_wakes(std::mem::take(&mut turn.effects.wakes));
+}
+
+/// Runs a load whose answer goes to `waiter` and nowhere else; see `Host::test_load`.
+pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String> {
+    let (Some(runtime), Some(policy)) = (&node.loader_runtime, node.loaders.policy_for(db, key)) else {
+        return Err("NOLOADER no loader matches this key".to_owned());
+    };
+    let index = policy.loader as usize;
+    let desk = &node.loaders.list[index];
+    if desk.counters.tests.fetch_add(1, Ordering::Relaxed) >= TESTS_MAX {
+        desk.counters.tests.fetch_sub(1, Ordering::Relaxed);
+        return Err(format!("LOADBUSY {} {TESTS_MAX} tests are under way", desk.name()));
+    }
+    let (node, key) = (Arc::clone(node), Bytes::copy_from_slice(key));
+    runtime.spawn(async move {
+        let desk = &node.loaders.list[index];
+        let loader = Arc::clone(&desk.loader);
+        let answer = tokio::spawn(async move { loader.load(LoadRequest { keys: vec![key] }).await }).await;
+        desk.counters.tests.fetch_sub(1, Ordering::Relaxed);
+        let event = match answer.ok().and_then(|answers| answers.into_iter().next()) {
+            Some(Ok(Row::Value { value, version })) => {
+                WakeEvent::Value { value, version: version.unwrap_or(0), expire_at_ms: None }
+            }
+            Some(Ok(Row::Absent)) => WakeEvent::Absent { ttl_ms: 0, version: 0 },
+            Some(Err(error)) => WakeEvent::Failed { stale: None, reason: reason(desk, &error.to_string()) },
+            None => WakeEvent::Failed { stale: None, reason: reason(desk, "the loader gave no answer") },
+        };
+        node.post_wake(Wake { waiter, event });
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leasehold_keyspace::LoadCause;
+
+    fn job(key: &'static str, token: u64) -> Job {
+        let load = Load {
+            db: Db(0),
+            key: Bytes::from_static(key.as_bytes()),
+            token,
+            loader: 0,
+            cause: LoadCause::Invalidated,
+        };
+        Job { load, asked: Instant::now() }
+    }
+
+    #[test]
+    fn a_key_wanted_twice_is_asked_once_and_answered_twice() {
+        let (keys, jobs) = group_by_key(vec![job("a", 2), job("b", 3), job("a", 4)]);
+        assert_eq!(keys, ["a", "b"]);
+        let tokens: Vec<Vec<u64>> = jobs.iter().map(|jobs| jobs.iter().map(|job| job.load.token).collect()).collect();
+        assert_eq!(tokens, [vec![2, 4], vec![3]]);
+    }
+
+    #[test]
+    fn jitter_spreads_evenly_up_and_down_and_no_further() {
+        assert_eq!(jittered(1_000, 0.1, 0), 900);
+        assert_eq!(jittered(1_000, 0.1, u64::MAX), 1_099);
+        assert_eq!(jittered(1_000, 0.1, 1 << 63), 1_000);
+        assert_eq!(jittered(1_000, 0.0, u64::MAX), 1_000);
+        assert_eq!(jittered(u64::MAX, 0.5, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn quantiles_bound_the_times_from_above() {
+        let counters = LoadCounters::default();
+        (0..98).for_each(|_| counters.note_time(Duration::from_micros(100)));
+        counters.note_time(Duration::from_millis(50));
+        counters.note_time(Duration::from_millis(50));
+        assert_eq!(counters.quantile_us(50), 128);
+        assert_eq!(counters.quantile_us(99), 65_536);
+    }
+}

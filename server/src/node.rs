@@ -1,0 +1,224 @@
+//! What all threads of the process share.
+
+use crate::clients::Cards;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::live::LiveConfig;
+use crate::load::Loaders;
+use crate::log::LogControl;
+use crate::mailbox::{Mailbox, Message};
+use crate::stats::{Rate, ThreadStats, Totals};
+use leasehold_command::ClientFilter;
+use leasehold_keyspace::{Keyspace, Turn, Wake};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) clock: Clock,
+    pub(crate) keyspace: Keyspace,
+    /// As it was at start.
+    pub(crate) config: Config,
+    /// As it is now, where `CONFIG SET` may change it.
+    pub(crate) live: LiveConfig,
+    pub(crate) loaders: Loaders,
+    /// One per reactor thread; `Waiter::thread` is the index.
+    pub(crate) threads: Box<[ThreadDesk]>,
+    /// 40 hexadecimal digits that are new with every start.
+    pub(crate) run_id: String,
+    /// Port that clients connect to.
+    pub(crate) port: u16,
+    /// Where loaders run; `None` without loaders.
+    pub(crate) loader_runtime: Option<tokio::runtime::Handle>,
+    pub(crate) log: LogControl,
+    /// Rung when the first command parks, so that ticks come often from now on.
+    pub(crate) pace: Notify,
+    /// Commands parked now, on all threads.
+    parked: AtomicUsize,
+    clients_made: AtomicU64,
+    connections_rejected: AtomicU64,
+    seeds: AtomicU64,
+    rates: Mutex<Rates>,
+    /// The totals at the last `CONFIG RESETSTAT`.
+    totals_before: Mutex<Totals>,
+}
+
+/// What one reactor thread shows to the others.
+#[derive(Debug)]
+pub(crate) struct ThreadDesk {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) stats: ThreadStats,
+    pub(crate) cards: Cards,
+    /// Connections given to this thread and not closed yet.
+    pub(crate) connections: AtomicUsize,
+}
+
+/// `instantaneous_…` of INFO.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rates {
+    pub(crate) commands: Rate,
+    pub(crate) bytes_in: Rate,
+    pub(crate) bytes_out: Rate,
+}
+
+impl Node {
+    pub(crate) fn new(
+        config: Config,
+        live: LiveConfig,
+        loaders: Loaders,
+        loader_runtime: Option<tokio::runtime::Handle>,
+        log: LogControl,
+        port: u16,
+    ) -> Self {
+        let clock = Clock::start();
+        let seed = crate::config::random_hash_seed();
+        let keyspace = Keyspace::new(config.keyspace_settings(clock.boot_unix_ms()), seed);
+        let run = crate::config::random_hash_seed().0;
+        let threads = (0..config.threads).map(|_| ThreadDesk {
+            mailbox: Mailbox::default(),
+            stats: ThreadStats::new(),
+            cards: Cards::default(),
+            connections: AtomicUsize::new(0),
+        });
+        Self {
+            threads: threads.collect(),
+            run_id: format!("{:016x}{:016x}{:08x}", run[0], run[1], run[2] >> 32),
+            clock,
+            keyspace,
+            config,
+            live,
+            loaders,
+            loader_runtime,
+            log,
+            port,
+            pace: Notify::new(),
+            parked: AtomicUsize::new(0),
+            clients_made: AtomicU64::new(0),
+            connections_rejected: AtomicU64::new(0),
+            seeds: AtomicU64::new(run[3]),
+            rates: Mutex::default(),
+            totals_before: Mutex::default(),
+        }
+    }
+
+    /// A turn that starts now, with a random stream of its own.
+    pub(crate) fn turn(&self) -> Turn {
+        // An odd step visits every u64 before it repeats (Weyl sequence).
+        let seed = self.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut turn = Turn::new(self.clock.now_ms(), seed);
+        turn.wall_offset_ms = self.clock.wall_offset_ms();
+        turn
+    }
+
+    /// Open connections of all threads.
+    pub(crate) fn connections(&self) -> usize {
+        // Relaxed: a number to compare with a limit; the acceptor is the only one that raises it.
+        self.threads.iter().map(|desk| desk.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The thread with the fewest connections.
+    pub(crate) fn least_loaded(&self) -> &ThreadDesk {
+        self.threads
+            .iter()
+            .min_by_key(|desk| desk.connections.load(Ordering::Relaxed))
+            .expect("there is at least one thread")
+    }
+
+    pub(crate) fn next_client_id(&self) -> u64 {
+        self.clients_made.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn count_rejected_connection(&self) {
+        self.connections_rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Commands parked now.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_parked(&self) {
+        if self.parked.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pace.notify_one();
+        }
+    }
+
+    pub(crate) fn note_unparked(&self) {
+        self.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Hands a wake to the thread of its connection.
+    pub(crate) fn post_wake(&self, wake: Wake) {
+        if let Some(desk) = self.threads.get(usize::from(wake.waiter.thread)) {
+            desk.mailbox.post(Message::Wake(wake));
+        }
+    }
+
+    /// Hands many wakes to the threads of their connections, each thread woken once.
+    pub(crate) fn post_wakes(&self, wakes: Vec<Wake>) {
+        match wakes.len() {
+            0 => {}
+            1 => wakes.into_iter().for_each(|wake| self.post_wake(wake)),
+            _ => {
+                let mut by_thread: Vec<Vec<Message>> = self.threads.iter().map(|_| Vec::new()).collect();
+                for wake in wakes {
+                    if let Some(messages) = by_thread.get_mut(usize::from(wake.waiter.thread)) {
+                        messages.push(Message::Wake(wake));
+                    }
+                }
+                for (desk, messages) in self.threads.iter().zip(by_thread) {
+                    if !messages.is_empty() {
+                        desk.mailbox.post_all(messages.into_iter());
+                    }
+                }
+            }
+        }
+    }
+
+    /// See `Host::kill_clients`.
+    pub(crate) fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize {
+        let now_ms = self.clock.now_ms();
+        let mut killed = 0;
+        for desk in &self.threads {
+            for connection in desk.cards.matching(filter, now_ms) {
+                if connection != caller {
+                    desk.mailbox.post(Message::Kill { connection });
+                } else if filter.skip_caller {
+                    continue;
+                }
+                killed += 1;
+            }
+        }
+        killed
+    }
+
+    /// Sums since start or the last `CONFIG RESETSTAT`.
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals_since_start().since(&self.totals_before.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn reset_totals(&self) {
+        *self.totals_before.lock().unwrap_or_else(PoisonError::into_inner) = self.totals_since_start();
+    }
+
+    fn totals_since_start(&self) -> Totals {
+        let mut totals = Totals::of(self.threads.iter().map(|desk| &desk.stats));
+        totals.connections_rejected = self.connections_rejected.load(Ordering::Relaxed);
+        totals
+    }
+
+    /// Takes a sample of the rates; about every 100 ms.
+    pub(crate) fn sample_rates(&self) {
+        let now_ms = self.clock.now_ms();
+        let sum = |of: fn(&ThreadStats) -> u64| self.threads.iter().map(|desk| of(&desk.stats)).sum();
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.commands.sample(sum(|stats| stats.commands_total.value()), now_ms);
+        rates.bytes_in.sample(sum(|stats| stats.bytes_in.value()), now_ms);
+        rates.bytes_out.sample(sum(|stats| stats.bytes_out.value()), now_ms);
+    }
+
+    pub(crate) fn rates(&self) -> Rates {
+        *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

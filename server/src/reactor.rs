@@ -1,0 +1,219 @@
+//! The running server: starts the threads, accepts, keeps the time, and ends in order.
+//!
+//! ```text
+//! main thread      accept, ticks, signals                  loader runtime    sources, queues, schedulers
+//!    │ mailbox        │ mailbox                                 ▲ queues │ fills, wakes by mailbox
+//! reactor-0 … reactor-N: connections, commands ─────────────────┘◄───────┘
+//! ```
+
+use crate::config::live::LiveConfig;
+use crate::config::{Config, LoaderConfig};
+use crate::listener;
+use crate::load::{self, Loaders};
+use crate::log::LogControl;
+use crate::mailbox::Message;
+use crate::node::Node;
+use crate::thread;
+use anyhow::Context as _;
+use leasehold_loader_api::Loader;
+use leasehold_loader_sql::{Source, build_loader};
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Time between two ticks while commands are parked: how exactly their deadlines and leases are kept.
+const TICK_BUSY: Duration = Duration::from_millis(10);
+
+/// Time between two ticks when nobody waits: expiry and idle connections need no more, and an idle server sleeps.
+const TICK_QUIET: Duration = Duration::from_millis(100);
+
+/// How long the loader runtime may take to end its queries at the end.
+const LOADERS_END: Duration = Duration::from_secs(1);
+
+/// How often the drain is looked at.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// File descriptors beside those of clients: listeners, epoll, logs, databases.
+const DESCRIPTORS_SPARE: u64 = 256;
+
+/// Runs the server until a signal ends it.
+///
+/// # Errors
+/// It cannot start: an address is taken, the system refuses threads, or (a [`leasehold_loader_sql::ConfigProblem`]) a loader does
+/// not fit its database.
+pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
+    allow_descriptors(&mut config);
+    let listeners = listener::listen(&config)?;
+    let port = listeners[0].local_addr()?.port();
+    let loader_runtime = loader_runtime(&config)?;
+    let loaders = match &loader_runtime {
+        Some(runtime) => runtime.block_on(open_loaders(&config))?,
+        None => Vec::new(),
+    };
+    let (loaders, queues) = Loaders::new(loaders);
+    let live = LiveConfig::new(config.clone());
+    let welcome = config.welcome.clone();
+    let handle = loader_runtime.as_ref().map(|runtime| runtime.handle().clone());
+    let node = Arc::new(Node::new(config, live, loaders, handle, log, port));
+    if let Some(runtime) = &loader_runtime {
+        let _inside = runtime.enter();
+        load::start_schedulers(&node, queues);
+    }
+    let threads = start_threads(&node)?;
+    let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = main.block_on(serve(&node, listeners, &welcome));
+    for desk in &node.threads {
+        desk.mailbox.post(Message::Stop);
+    }
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a reactor thread ended by a panic");
+        }
+    }
+    if let Some(runtime) = loader_runtime {
+        runtime.shutdown_timeout(LOADERS_END);
+    }
+    tracing::info!("the server has ended");
+    served
+}
+
+/// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the limit allows.
+fn allow_descriptors(config: &mut Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = config.live.clients_max as u64 + DESCRIPTORS_SPARE;
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.current.unwrap_or(u64::MAX);
+    if allowed >= wanted {
+        return;
+    }
+    let most = limit.maximum.unwrap_or(u64::MAX).max(allowed);
+    // Root may raise the hard limit as well.
+    let tries = [(wanted, most.max(wanted)), (wanted.min(most), most)];
+    let raised = tries.into_iter().find(|(current, maximum)| {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(*current), maximum: Some(*maximum) }).is_ok()
+    });
+    let allowed = raised.map_or(allowed, |(current, _)| current);
+    if allowed < wanted {
+        let clients_max = allowed.saturating_sub(DESCRIPTORS_SPARE).max(1) as usize;
+        tracing::warn!(
+            open_files = allowed,
+            maxclients = clients_max,
+            "the limit of open files is too low for maxclients = {}; lowered",
+            config.live.clients_max
+        );
+        config.live.clients_max = clients_max;
+    }
+}
+
+fn loader_runtime(config: &Config) -> anyhow::Result<Option<tokio::runtime::Runtime>> {
+    if config.loaders.is_empty() {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.loader_threads.max(1))
+        .thread_name("loader")
+        .enable_all()
+        .build()
+        .context("cannot start the loader threads")?;
+    Ok(Some(runtime))
+}
+
+/// Opens the sources and builds the loaders, on the loader runtime: their sockets belong to it.
+async fn open_loaders(config: &Config) -> anyhow::Result<Vec<(LoaderConfig, Arc<dyn Loader>)>> {
+    let mut sources = HashMap::new();
+    for settings in &config.sources {
+        sources.insert(settings.name.clone(), Source::open(settings.clone()).await?);
+    }
+    let mut loaders: Vec<(LoaderConfig, Arc<dyn Loader>)> = Vec::new();
+    for loader in &config.loaders {
+        let source = sources
+            .get(&loader.source)
+            .with_context(|| format!("loader {}: no source {}", loader.settings.name, loader.source))?;
+        loaders.push((loader.clone(), Arc::new(build_loader(source, loader.settings.clone()).await?)));
+    }
+    Ok(loaders)
+}
+
+fn start_threads(node: &Arc<Node>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    (0..node.threads.len())
+        .map(|index| {
+            let node = Arc::clone(node);
+            std::thread::Builder::new()
+                .name(format!("reactor-{index}"))
+                .spawn(move || {
+                    if let Err(error) = thread::run(&node, index as u16) {
+                        // Without this thread its connections would hang; better to say so and end.
+                        tracing::error!(%error, "cannot run a reactor thread");
+                        std::process::exit(1);
+                    }
+                })
+                .context("cannot start a reactor thread")
+        })
+        .collect()
+}
+
+/// What the main thread does between start and end.
+async fn serve(node: &Arc<Node>, listeners: Vec<TcpListener>, welcome: &[String]) -> anyhow::Result<()> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let mut acceptors = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tracing::info!(address = %listener.local_addr()?, threads = node.threads.len(), "listening");
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        acceptors.spawn(listener::accept_all(Arc::clone(node), listener));
+    }
+    let ticks = tokio::spawn(tick(Arc::clone(node)));
+    let mut out = std::io::stdout();
+    for text in welcome {
+        // A closed standard output is no reason not to serve.
+        let _ = writeln!(out, "{text}");
+    }
+    let _ = out.flush();
+    tokio::select! {
+        _ = interrupts.recv() => tracing::info!("SIGINT: draining"),
+        _ = terminations.recv() => tracing::info!("SIGTERM: draining"),
+    }
+    drop(acceptors);
+    let drained = async {
+        for desk in &node.threads {
+            desk.mailbox.post(Message::Drain);
+        }
+        while node.connections() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = tokio::time::sleep(node.config.shutdown_timeout) => {
+            tracing::warn!(connections = node.connections(), "shutdown-timeout is over; closing what is left");
+        }
+        _ = interrupts.recv() => tracing::warn!("a second signal; closing what is left"),
+        _ = terminations.recv() => tracing::warn!("a second signal; closing what is left"),
+    }
+    ticks.abort();
+    Ok(())
+}
+
+/// Tells the reactor threads that time passes. They have no timers of their own.
+async fn tick(node: Arc<Node>) {
+    let mut sampled_at_ms = 0;
+    loop {
+        if node.parked() > 0 {
+            tokio::time::sleep(TICK_BUSY).await;
+        } else {
+            let _ = tokio::time::timeout(TICK_QUIET, node.pace.notified()).await;
+        }
+        for desk in &node.threads {
+            desk.mailbox.ring_tick();
+        }
+        let now_ms = node.clock.now_ms();
+        if now_ms.saturating_sub(sampled_at_ms) >= TICK_QUIET.as_millis() as u64 {
+            sampled_at_ms = now_ms;
+            node.sample_rates();
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! One reactor thread: its connections, its buffers, what it hears from others, what it does when time passes.
+
+use crate::clients::Card;
+use crate::config::Live;
+use crate::config::live::LiveConfig;
+use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
+use crate::host::NodeHost;
+use crate::mailbox::{Mailbox, Message};
+use crate::node::{Node, ThreadDesk};
+use crate::stats::ThreadStats;
+use leasehold_command::{Client, finish_effects, table};
+use leasehold_keyspace::{Release, Turn, Wake, WakeEvent};
+use leasehold_protocol::{Limits, Parser, Reply, RespVersion};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+/// Time between two rounds of removing what has expired, in ms.
+const EXPIRE_EVERY_MS: u64 = 100;
+
+/// Table positions an expiry round looks at; about 1 ms of work, so 1 % of the thread.
+const EXPIRE_STEPS_MAX: usize = 4_096;
+
+/// A round that removed more than this is followed by another at once, up to [`EXPIRE_ROUNDS_MAX`].
+const EXPIRE_AGAIN: usize = EXPIRE_STEPS_MAX / 4;
+
+/// Bounds a tick's share of the thread when very much expires at once.
+const EXPIRE_ROUNDS_MAX: usize = 8;
+
+/// Time between two looks at all connections of the thread, for idle ones and slow readers, in ms.
+const SWEEP_CONNECTIONS_EVERY_MS: u64 = 1_000;
+
+/// See the module. Shared by the thread's tasks, never by threads.
+pub(crate) struct Thread {
+    pub(crate) id: u16,
+    pub(crate) node: Arc<Node>,
+    pub(crate) host: NodeHost,
+    desk: RefCell<Desk>,
+    slots: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// Parked commands by the time at which they are to be told.
+    deadlines: RefCell<BTreeSet<(u64, u64)>>,
+    draining: Cell<bool>,
+    /// By index in the statistics: whether the command may change what `CLIENT LIST` shows of its client.
+    changes_client: Box<[bool]>,
+}
+
+/// What the connection whose turn it is works with.
+pub(crate) struct Desk {
+    /// Every read goes here.
+    pub(crate) input: Box<[u8]>,
+    pub(crate) work: Work,
+}
+
+/// The desk without the input, so that requests can borrow that while they run.
+pub(crate) struct Work {
+    pub(crate) parser: Parser,
+    pub(crate) reply: Reply,
+    pub(crate) turn: Turn,
+    /// Turns so far.
+    pub(crate) turns: u64,
+    // Copies of live settings, refreshed by the tick.
+    pub(crate) limits: Limits,
+    pub(crate) limits_unauthenticated: Limits,
+    pub(crate) live: Live,
+    pub(crate) password_required: bool,
+    live_generation: u64,
+    expired_at_ms: u64,
+    swept_at_ms: u64,
+}
+
+/// Where the thread leaves things for a connection.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) card: Arc<Card>,
+    waker: RefCell<Option<Waker>>,
+    wakes: RefCell<VecDeque<Wake>>,
+    killed: Cell<bool>,
+    deadline_ms: Cell<Option<u64>>,
+    /// Since when more is unsent than the soft limit allows.
+    pub(crate) over_soft_limit_since_ms: Cell<Option<u64>>,
+}
+
+impl Slot {
+    fn new(card: Arc<Card>) -> Self {
+        Self {
+            card,
+            waker: RefCell::new(None),
+            wakes: RefCell::default(),
+            killed: Cell::new(false),
+            deadline_ms: Cell::new(None),
+            over_soft_limit_since_ms: Cell::new(None),
+        }
+    }
+
+    /// From now on `waker` is told when something is left here.
+    #[inline]
+    pub(crate) fn listen(&self, waker: &Waker) {
+        let mut own = self.waker.borrow_mut();
+        if !own.as_ref().is_some_and(|own| own.will_wake(waker)) {
+            *own = Some(waker.clone());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    /// The connection ends at its next turn, which is soon.
+    pub(crate) fn kill(&self) {
+        self.killed.set(true);
+        self.wake();
+    }
+
+    pub(crate) fn take_wake(&self) -> Option<Wake> {
+        self.wakes.borrow_mut().pop_front()
+    }
+
+    fn leave(&self, wake: Wake) {
+        self.wakes.borrow_mut().push_back(wake);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Thread {
+    fn new(id: u16, node: Arc<Node>) -> Self {
+        let turn = node.turn();
+        let work = Work {
+            parser: Parser::new(),
+            reply: Reply::new(RespVersion::V2),
+            turn,
+            turns: 0,
+            limits: node.config.limits,
+            limits_unauthenticated: node.config.limits.unauthenticated(),
+            password_required: false,
+            live: node.live.live(),
+            live_generation: u64::MAX,
+            expired_at_ms: 0,
+            swept_at_ms: 0,
+        };
+        let mut desk = Desk { input: vec![0; CARRY_BYTES_MAX + READ_BYTES_MAX].into_boxed_slice(), work };
+        desk.work.take_live(&node.live);
+        let changes_client = (0..table::commands_total() as u16).map(|index| {
+            let name = table::spec_by_index(index).map(|indexed| indexed.full_name()).unwrap_or_default();
+            matches!(&*name, "hello" | "reset" | "auth") || name.starts_with("client|")
+        });
+        Self {
+            id,
+            host: NodeHost::new(Arc::clone(&node)),
+            desk: RefCell::new(desk),
+            slots: RefCell::default(),
+            deadlines: RefCell::default(),
+            draining: Cell::new(false),
+            changes_client: changes_client.collect(),
+            node,
+        }
+    }
+
+    /// The thread's desk, at the time it is now.
+    #[inline]
+    pub(crate) fn begin_turn(&self) -> RefMut<'_, Desk> {
+        let mut desk = self.desk.borrow_mut();
+        desk.work.turn.now_ms = self.node.clock.now_ms();
+        desk
+    }
+
+    /// Forgets what a command that panicked left behind.
+    pub(crate) fn clear_desk(&self) {
+        if let Ok(mut desk) = self.desk.try_borrow_mut() {
+            desk.work.parser = Parser::new();
+            desk.work.reply.buffer_mut().clear();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn stats(&self) -> &ThreadStats {
+        &self.shown().stats
+    }
+
+    #[inline]
+    pub(crate) fn changes_client(&self, index: u16) -> bool {
+        self.changes_client[usize::from(index)]
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn shown(&self) -> &ThreadDesk {
+        &self.node.threads[usize::from(self.id)]
+    }
+
+    /// A command of this connection is parked until `deadline_ms` at the latest.
+    pub(crate) fn park(&self, slot: &Slot, deadline_ms: u64) {
+        let before = slot.deadline_ms.replace(Some(deadline_ms));
+        if before == Some(deadline_ms) {
+            return;
+        }
+        let mut deadlines = self.deadlines.borrow_mut();
+        match before {
+            Some(before) => {
+                deadlines.remove(&(before, slot.card.id));
+            }
+            None => {
+                slot.card.note_parked(true);
+                self.node.note_parked();
+            }
+        }
+        deadlines.insert((deadline_ms, slot.card.id));
+    }
+
+    /// The command is parked no more.
+    pub(crate) fn unpark(&self, slot: &Slot) {
+        if let Some(deadline_ms) = slot.deadline_ms.take() {
+            self.deadlines.borrow_mut().remove(&(deadline_ms, slot.card.id));
+            slot.card.note_parked(false);
+            self.node.note_unparked();
+        }
+    }
+
+    /// Does what the keyspace asked for: starts loads, delivers wakes. Called with no lock held.
+    #[inline]
+    pub(crate) fn settle(&self, turn: &mut Turn) {
+        if !turn.effects.loads.is_empty() || !turn.effects.wakes.is_empty() {
+            self.settle_effects(turn);
+        }
+    }
+
+    #[cold]
+    fn settle_effects(&self, turn: &mut Turn) {
+        loop {
+            // A load that is refused wakes its waiters; a lease nobody takes wakes the next.
+            finish_effects(&self.node.keyspace, &self.host, turn);
+            if turn.effects.wakes.is_empty() {
+                return;
+            }
+            let wakes = std::mem::take(&mut turn.effects.wakes);
+            let (own, others): (Vec<_>, Vec<_>) = wakes.into_iter().partition(|wake| wake.waiter.thread == self.id);
+            self.node.post_wakes(others);
+            for wake in own {
+                if let Some(event) = self.deliver(wake) {
+                    self.give_back(turn, event);
+                }
+            }
+        }
+    }
+
+    /// Leaves a wake for its connection; gives the event back if that is gone.
+    fn deliver(&self, wake: Wake) -> Option<WakeEvent> {
+        match self.slots.borrow().get(&wake.waiter.connection) {
+            Some(slot) => {
+                slot.leave(wake);
+                None
+            }
+            None => Some(wake.event),
+        }
+    }
+
+    /// A wake that nobody hears: a lease in it goes to the next waiter.
+    pub(crate) fn give_back(&self, turn: &mut Turn, event: WakeEvent) {
+        if let WakeEvent::Lead { db, key, token, .. } = event {
+            self.node.keyspace.release(turn, db, &key, token, Release::default());
+        }
+    }
+
+    /// The connection has ended.
+    pub(crate) fn remove(&self, slot: &Slot) {
+        self.slots.borrow_mut().remove(&slot.card.id);
+        self.shown().cards.remove(slot.card.id);
+        // Relaxed: see `Node::connections`.
+        self.shown().connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Closes a connection whose unsent replies went over a limit.
+    pub(crate) fn close_for_output(&self, slot: &Slot) {
+        if !slot.is_killed() {
+            self.stats().output_limit_closes.add(1);
+            tracing::warn!(
+                client = slot.card.id,
+                bytes = slot.card.output_bytes(),
+                "closed: unsent replies over client-output-buffer-limit"
+            );
+            slot.kill();
+        }
+    }
+
+    fn accept(self: &Rc<Self>, stream: std::net::TcpStream, peer: SocketAddr, id: u64) {
+        let now_ms = self.node.clock.now_ms();
+        let fd = stream.as_raw_fd();
+        let opened = stream.local_addr().and_then(|local| Ok((local, tokio::net::TcpStream::from_std(stream)?)));
+        let (local, stream) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "cannot serve a connection");
+                self.shown().connections.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let card = Arc::new(Card::new(id, fd, peer, local, now_ms));
+        let slot = Rc::new(Slot::new(Arc::clone(&card)));
+        self.slots.borrow_mut().insert(id, Rc::clone(&slot));
+        self.shown().cards.add(card);
+        self.stats().connections_received.add(1);
+        let mut client = Client::new(id, self.id, peer.to_string(), local.to_string(), now_ms);
+        // As in Redis: who connects while there is no password stays in when one is set.
+        client.authenticated = !self.desk.borrow().work.password_required;
+        tokio::task::spawn_local(Connection::new(Rc::clone(self), stream, slot, client));
+    }
+
+    /// Serves what others leave here, until told to stop.
+    async fn serve(self: Rc<Self>) {
+        let node = Arc::clone(&self.node);
+        let mailbox: &Mailbox = &node.threads[usize::from(self.id)].mailbox;
+        loop {
+            mailbox.rung().await;
+            while let Some(message) = mailbox.take() {
+                match message {
+                    Message::Accepted { stream, peer, id } => self.accept(stream, peer, id),
+                    Message::Wake(wake) => {
+                        if let Some(event) = self.deliver(wake) {
+                            let mut turn = node.turn();
+                            self.give_back(&mut turn, event);
+                            self.settle(&mut turn);
+                        }
+                    }
+                    Message::Kill { connection } => {
+                        if let Some(slot) = self.slots.borrow().get(&connection) {
+                            slot.kill();
+                        }
+                    }
+                    Message::Drain => {
+                        self.draining.set(true);
+                        self.slots.borrow().values().for_each(|slot| slot.wake());
+                    }
+                    Message::Stop => return,
+                }
+            }
+            if mailbox.take_tick() {
+                self.tick();
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let mut desk = self.begin_turn();
+        let Work { turn, .. } = &mut desk.work;
+        turn.wall_offset_ms = self.node.clock.wall_offset_ms();
+        let now_ms = turn.now_ms;
+        self.tell_the_late(now_ms);
+        let shards = self.own_shards();
+        self.node.keyspace.sweep_leases(turn, shards.clone());
+        if desk.work.expired_at_ms + EXPIRE_EVERY_MS <= now_ms {
+            desk.work.expired_at_ms = now_ms;
+            for _ in 0..EXPIRE_ROUNDS_MAX {
+                let removed = self.node.keyspace.expire_cycle(&mut desk.work.turn, shards.clone(), EXPIRE_STEPS_MAX);
+                if removed <= EXPIRE_AGAIN {
+                    break;
+                }
+            }
+        }
+        self.settle(&mut desk.work.turn);
+        desk.work.take_live(&self.node.live);
+        if desk.work.swept_at_ms + SWEEP_CONNECTIONS_EVERY_MS <= now_ms {
+            desk.work.swept_at_ms = now_ms;
+            self.sweep_connections(now_ms, &desk.work.live);
+        }
+    }
+
+    /// Wakes the connections whose parked commands have waited long enough.
+    fn tell_the_late(&self, now_ms: u64) {
+        let slots = self.slots.borrow();
+        for (_, id) in self.deadlines.borrow().range(..=(now_ms, u64::MAX)) {
+            if let Some(slot) = slots.get(id) {
+                slot.wake();
+            }
+        }
+    }
+
+    fn sweep_connections(&self, now_ms: u64, live: &Live) {
+        let soft_ms = live.output_soft_time.as_millis() as u64;
+        let idle_ms = live.idle_timeout.map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
+        for slot in self.slots.borrow().values() {
+            if slot.over_soft_limit_since_ms.get().is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= soft_ms) {
+                self.close_for_output(slot);
+            } else if now_ms.saturating_sub(slot.card.active_at_ms()) >= idle_ms && !slot.card.is_parked() {
+                self.stats().idle_closes.add(1);
+                slot.kill();
+            }
+        }
+    }
+
+    /// The shards whose clockwork this thread turns.
+    fn own_shards(&self) -> std::ops::Range<usize> {
+        let (shards, threads, id) = (self.node.keyspace.shards(), self.node.threads.len(), usize::from(self.id));
+        shards * id / threads..shards * (id + 1) / threads
+    }
+}
+
+impl Work {
+    fn take_live(&mut self, live: &LiveConfig) {
+        let generation = live.generation();
+        if generation == self.live_generation {
+            return;
+        }
+        self.live_generation = generation;
+        self.live = live.live();
+        self.password_required = !self.live.password.is_empty();
+    }
+}
+
+/// Runs reactor thread `id` until it is told to stop.
+///
+/// # Errors
+/// If the runtime cannot be made: no more file descriptors.
+pub(crate) fn run(node: &Arc<Node>, id: u16) -> std::io::Result<()> {
+    // No timer driver: ticks come by mailbox, so a wait costs no timer in user space or in the kernel.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    let thread = Rc::new(Thread::new(id, Arc::clone(node)));
+    runtime.block_on(Rc::clone(&thread).serve());
+    // Dropping the runtime drops the connections, and those leave their queues.
+    drop(runtime);
+    Ok(())
+}
