@@ -7,60 +7,85 @@ use std::fmt;
 pub enum ReplyError {
     /// No such command; the text lists the arguments as Redis does.
     UnknownCommand {
+        /// As the client wrote it.
         name: Vec<u8>,
+        /// The first arguments, as far as the text may show them.
         arguments: Vec<Vec<u8>>,
     },
-    /// `command` in upper case.
+    /// The command has no such subcommand.
     UnknownSubcommand {
+        /// As the client wrote it.
         name: Vec<u8>,
+        /// In upper case.
         command: String,
     },
-    /// `command` in lower case, `a|b` for subcommands.
+    /// Too few arguments, too many, or not in pairs.
     WrongArity {
+        /// In lower case, `a|b` for subcommands.
         command: String,
     },
+    /// A word that the command does not know here, or that contradicts an earlier one.
     Syntax,
+    /// An argument or a value is not the canonical text of an i64.
     NotAnInteger,
+    /// An argument or a value is not a number.
     NotAFloat,
     /// Behind `VER` or `MINVER`.
     NotAVersion,
     /// Behind `WAIT`, `LEASE`, `STALEFOR` and their kind.
     NotMilliseconds,
+    /// A token of a lease is not a 63-bit number.
     NotAToken,
-    /// `INCR` and its kind.
+    /// `INCR` and its kind: the sum is not an i64.
     Overflow,
     /// `DECRBY` by the one number that has no negative.
     DecrementOverflow,
+    /// `INCRBYFLOAT`: the sum is infinite or not a number.
     NotFinite,
     /// A value would grow over `proto-max-bulk-len`.
     ValueTooLong,
+    /// `SETRANGE` before the start of a value.
     OffsetOutOfRange,
-    /// `MSETEX`.
+    /// `MSETEX` with a number of keys that is none.
     Numkeys,
+    /// `MSETEX` with fewer arguments than the number of keys says.
     KeyValuePairs,
     /// `LCS` with both `LEN` and `IDX`.
     LcsLenAndIdx,
-    /// The lengths of two values, multiplied, exceed this.
-    LcsTooLong {
-        cells_max: u64,
-    },
+    /// `LCS` of values whose table would be too large.
+    LcsTooLong,
+    /// The offset of a bit is not a number, or beyond the longest value.
     BitOffset,
+    /// `SETBIT` to neither 0 nor 1.
     BitValue,
+    /// `BITPOS` of neither 0 nor 1.
     BitWanted,
+    /// `BITOP NOT` of several keys.
     BitopNot,
+    /// A type of `BITFIELD` that is none.
     BitfieldType,
+    /// A word behind `OVERFLOW` that is none.
     BitfieldOverflow,
+    /// A write in `BITFIELD_RO`.
     BitfieldReadOnly,
-    /// `command` in lower case.
+    /// A time to live that is not positive, or too far away.
     InvalidExpire {
+        /// In lower case.
         command: &'static str,
     },
+    /// The command needs the key to exist.
     NoSuchKey,
+    /// A position outside of what it counts.
     OutOfRange,
+    /// `SELECT` and its kind beyond the last database.
     DbIndexOutOfRange,
+    /// The memory limit is reached and nothing may be evicted.
     OutOfMemory,
+    /// The client has not authenticated.
     NoAuth,
+    /// `AUTH` with another password than the configured one.
     WrongPassword,
+    /// `HELLO` with a version other than 2 and 3.
     NoProto,
     /// Any other text, with its code.
     Text(String),
@@ -111,8 +136,8 @@ impl fmt::Display for ReplyError {
             Self::Numkeys => f.write_str("ERR invalid numkeys value"),
             Self::KeyValuePairs => f.write_str("ERR wrong number of key-value pairs"),
             Self::LcsLenAndIdx => f.write_str("ERR If you want both the length and indexes, please just use IDX."),
-            Self::LcsTooLong { cells_max } => {
-                write!(f, "ERR values too long for LCS: the product of their lengths is above {cells_max}")
+            Self::LcsTooLong => {
+                f.write_str("ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len")
             }
             Self::BitOffset => f.write_str("ERR bit offset is not an integer or out of range"),
             Self::BitValue => f.write_str("ERR bit is not an integer or out of range"),

@@ -1,7 +1,7 @@
 //! Commands on a single bit.
 
 use crate::argument::{VALUE_BYTES_MAX, integer};
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_protocol::Request;

@@ -1,7 +1,7 @@
 //! Commands that look through a range of bits.
 
 use crate::argument::{integer_or_error, is_word};
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use crate::string::Positions;
@@ -42,7 +42,7 @@ fn bitcount(context: &mut Context<'_>, request: Request<'_>) -> Result<(), Reply
     };
     let Context { keyspace, client, reply, turn, .. } = context;
     let count = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| {
-        ones(entry.value, part.bits(entry.value.len()))
+        ones(entry.value, part.bits(entry.value.len(), Positions::within))
     });
     reply.integer(count.unwrap_or(0) as i64);
     Ok(())
@@ -97,7 +97,7 @@ fn bitpos(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyEr
     let end_given = request.len() > 4;
     let Context { keyspace, client, reply, turn, .. } = context;
     let found = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| {
-        let bits = part.bits(entry.value.len());
+        let bits = part.bits(entry.value.len(), Positions::clamped);
         let end = bits.end;
         match first(entry.value, wanted, bits.clone()) {
             Some(offset) => offset as i64,
@@ -148,12 +148,12 @@ struct Part {
 impl Part {
     const ALL: Self = Self { positions: Positions { start: 0, end: -1 }, unit: Unit::Byte };
 
-    /// As bits of a value of `len` bytes.
-    fn bits(self, len: usize) -> Range<u64> {
+    /// As bits of a value of `len` bytes; `positions` finds what lies between the positions in so many units.
+    fn bits(self, len: usize, positions: fn(Positions, u64) -> Option<(u64, u64)>) -> Range<u64> {
         let len = len as u64;
         match self.unit {
-            Unit::Byte => self.positions.within(len).map_or(0..0, |(start, end)| start * 8..(end + 1) * 8),
-            Unit::Bit => self.positions.within(len * 8).map_or(0..0, |(start, end)| start..end + 1),
+            Unit::Byte => positions(self.positions, len).map_or(0..0, |(start, end)| start * 8..(end + 1) * 8),
+            Unit::Bit => positions(self.positions, len * 8).map_or(0..0, |(start, end)| start..end + 1),
         }
     }
 }
@@ -279,6 +279,8 @@ mod tests {
             ("BITPOS none 0", ":0\r\n"),
             ("BITPOS none 1", ":-1\r\n"),
             ("BITPOS empty 0", ":-1\r\n"),
+            ("BITPOS k 0 -4 -8", ":0\r\n"),
+            ("BITPOS k 0 -1 -2", ":-1\r\n"),
             ("BITPOS k 2", "-ERR The bit argument must be 1 or 0.\r\n"),
             ("BITPOS k x", "-ERR value is not an integer or out of range\r\n"),
             ("BITPOS k 1 0 x word", "-ERR syntax error\r\n"),

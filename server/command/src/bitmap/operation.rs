@@ -1,7 +1,7 @@
 //! `BITOP`: values combined bit by bit.
 
 use crate::argument::is_word;
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_keyspace::{Access, Attributes, Db};

@@ -2,7 +2,7 @@
 
 use super::lifetime::{EXPIRATION, Lifetime, store};
 use crate::argument::{integer, is_word};
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_keyspace::{Attributes, Db};

@@ -2,7 +2,7 @@
 
 use super::extended::Extended;
 use crate::argument::{integer, integer_or_error};
-use crate::context::{Context, Outcome};
+use crate::context::Context;
 use crate::error::ReplyError;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_keyspace::{Attributes, Expiry, Slot};

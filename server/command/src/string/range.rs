@@ -72,14 +72,16 @@ impl Positions {
     /// As offsets from the start of `len` units; `None` if there is nothing between them. A position before the start means
     /// the start, also as an end, which is how Redis 7 does it.
     pub(crate) fn within(self, len: u64) -> Option<(u64, u64)> {
-        let Self { start, end } = self;
-        if start < 0 && end < 0 && start > end {
-            return None;
-        }
+        if self.start < 0 && self.end < 0 && self.start > self.end { None } else { self.clamped(len) }
+    }
+
+    /// As [`Positions::within`], but two positions before the start mean the first unit even in the wrong order, which is
+    /// how `BITPOS` does it.
+    pub(crate) fn clamped(self, len: u64) -> Option<(u64, u64)> {
         // Lengths are below 2^35 (bits of the longest value).
         let len = len as i64;
         let from_start = |position: i64| if position < 0 { position.saturating_add(len).max(0) } else { position };
-        let (start, end) = (from_start(start), from_start(end).min(len - 1));
+        let (start, end) = (from_start(self.start), from_start(self.end).min(len - 1));
         if start <= end { Some((start as u64, end as u64)) } else { None }
     }
 
