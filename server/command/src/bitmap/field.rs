@@ -347,6 +347,8 @@ mod tests {
         assert_eq!(byte(true).fit(128, Overflow::Wrap), Some(-128));
         assert_eq!(byte(true).fit(-129, Overflow::Saturate), Some(-128));
         assert_eq!(byte(true).fit(128, Overflow::Fail), None);
+        // Redis says 127: its check of the range overflows for numbers near i64::MIN.
+        assert_eq!(byte(true).fit(i128::from(i64::MIN), Overflow::Saturate), Some(-128));
         let widest = Field { signed: true, bits: 64, offset: 0 };
         assert_eq!(widest.fit(i128::from(i64::MAX) + 1, Overflow::Wrap), Some(i64::MIN));
     }
