@@ -43,6 +43,9 @@ pub(crate) const PLACE_BYTES: usize = size_of::<Block>() + 1;
 /// and appending page by page would copy the whole value each time.
 const GROWTH_SPARE_FROM: usize = 64 << 10;
 
+/// Of the processors we build for.
+const CACHE_LINE_BYTES: usize = 64;
+
 #[repr(C)]
 struct Header {
     version: u64,
@@ -215,6 +218,20 @@ impl Block {
         }
     }
 
+    /// Asks the processor to have the block at hand soon: header, and key and value of a small entry. A hint, no access.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.start.as_ptr().cast_const().cast::<i8>();
+            // SAFETY: a prefetch reads nothing into the program and cannot fault, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            // SAFETY: as above; `wrapping_add` makes any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(CACHE_LINE_BYTES)) };
+        }
+    }
+
     #[inline]
     pub(crate) fn expire_at_ms(&self) -> Option<u64> {
         self.field(EXPIRES)
@@ -265,12 +282,6 @@ impl Block {
     /// The entry as callers of the keyspace see it.
     #[inline]
     pub(crate) fn view(&self, now_ms: u64) -> Entry<'_> {
-        self.view_since(self.access(), now_ms)
-    }
-
-    /// As [`Block::view`], with idleness counted from an earlier state of the access clock.
-    #[inline]
-    pub(crate) fn view_since(&self, access: u32, now_ms: u64) -> Entry<'_> {
         let fields = self.fields();
         Entry {
             db: self.db(),
@@ -281,7 +292,7 @@ impl Block {
             expire_at_ms: fields.expire_at_ms,
             stale_for_ms: fields.stale_for_ms,
             client_flags: fields.client_flags,
-            idle_ms: idle_ms(access, now_ms),
+            idle_ms: u64::from(access_clock(now_ms).wrapping_sub(self.access())) << ACCESS_SHIFT,
             memory_bytes: self.capacity() + PLACE_BYTES,
         }
     }
@@ -446,12 +457,6 @@ impl Block {
 #[inline]
 pub(crate) fn access_clock(now_ms: u64) -> u32 {
     (now_ms >> ACCESS_SHIFT) as u32
-}
-
-/// Milliseconds since a state of the access clock, exact to its unit.
-#[inline]
-fn idle_ms(access: u32, now_ms: u64) -> u64 {
-    u64::from(access_clock(now_ms).wrapping_sub(access)) << ACCESS_SHIFT
 }
 
 /// Number of optional fields that `flags` names. A table of nibbles: without a target CPU named there is no `popcnt`, and

@@ -247,8 +247,10 @@ impl Keyspace {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Option<R> {
         let key = self.key(db, key);
-        let mut shard = self.lock_of(key.hash);
-        shard.read(&key, access, turn.now_ms).map(read)
+        // Without `Locked`: a read changes memory only where it finds an entry that is over, and whoever locks the shard next
+        // to write tells of that.
+        let mut shard = self.lock_unpublished(shard_of(key.hash, self.shards.len() - 1));
+        shard.read(&key, access, turn.now_ms, read)
     }
 
     /// As [`Keyspace::read`], but tells stale, negative and absent apart. A stale entry counts as a miss; so does a negative
@@ -296,8 +298,15 @@ impl Keyspace {
     ) {
         let keys: Vec<Key<'k>> = keys.map(|key| self.key(db, key)).collect();
         let mut locks = self.lock_many(&keys);
+        // Two passes: in the first nothing waits for a block, so the processor fetches those of many keys side by side.
+        for key in &keys {
+            locks.shard(key).entries.prefetch(key);
+        }
         for (index, key) in keys.iter().enumerate() {
-            read(index, locks.shard(key).read(key, access, turn.now_ms));
+            let shard = locks.shard(key);
+            if shard.read(key, access, turn.now_ms, |entry| read(index, Some(entry))).is_none() {
+                read(index, None);
+            }
         }
     }
 
@@ -447,8 +456,12 @@ impl Keyspace {
     /// Locks a shard. A thread that panicked under the lock left every count and block valid, if not the entry it wrote.
     #[inline]
     pub(crate) fn lock(&self, index: usize) -> Locked<'_> {
-        let shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { shard, memory: &self.memory }
+        Locked { shard: self.lock_unpublished(index), memory: &self.memory }
+    }
+
+    #[inline]
+    fn lock_unpublished(&self, index: usize) -> MutexGuard<'_, Shard> {
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_many(&self, keys: &[Key<'_>]) -> Locks<'_> {

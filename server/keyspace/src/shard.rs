@@ -167,26 +167,33 @@ impl Shard {
         Some(place)
     }
 
-    /// The fresh entry of a key, counted as read unless `access` is quiet.
+    /// Reads the fresh entry of a key; counts it unless `access` is quiet.
     #[inline]
-    pub(crate) fn read(&mut self, key: &Key<'_>, access: Access, now_ms: u64) -> Option<Entry<'_>> {
+    pub(crate) fn read<R>(
+        &mut self,
+        key: &Key<'_>,
+        access: Access,
+        now_ms: u64,
+        read: impl FnOnce(Entry<'_>) -> R,
+    ) -> Option<R> {
         let counts = access == Access::Touch;
-        let Some(place) = self.entries.find(key) else {
-            self.stats.misses += u64::from(counts);
-            return None;
+        let is_gone = match self.entries.find_mut(key) {
+            Some(block) if block.is_fresh(now_ms) => {
+                self.stats.hits += u64::from(counts);
+                let result = read(block.view(now_ms));
+                if counts {
+                    block.touch(now_ms);
+                }
+                return Some(result);
+            }
+            Some(block) => block.is_gone(now_ms),
+            None => false,
         };
-        if !self.block(place).is_fresh(now_ms) {
-            self.stats.misses += u64::from(counts);
-            self.expire_if_gone(place, now_ms);
-            return None;
+        self.stats.misses += u64::from(counts);
+        if is_gone {
+            self.expire_key(key);
         }
-        self.stats.hits += u64::from(counts);
-        let block = self.entries.at_mut(place).expect("just found");
-        let entry_access = block.access();
-        if counts {
-            block.touch(now_ms);
-        }
-        Some(block.view_since(entry_access, now_ms))
+        None
     }
 
     /// Counts as use of the entry.
@@ -203,8 +210,8 @@ impl Shard {
     }
 
     #[cold]
-    fn expire_if_gone(&mut self, place: Place, now_ms: u64) {
-        if self.block(place).is_gone(now_ms) {
+    fn expire_key(&mut self, key: &Key<'_>) {
+        if let Some(place) = self.entries.find(key) {
             self.expire(place);
         }
     }

@@ -114,6 +114,21 @@ impl Tables {
         Some(Place { table, bucket })
     }
 
+    #[inline]
+    pub(crate) fn find_mut(&mut self, key: &Key<'_>) -> Option<&mut Block> {
+        let table = self.table_of(key.hash);
+        self.tables[table].blocks.find_mut(key.hash, |block| block.is(key))
+    }
+
+    /// Fetches what [`Tables::find`] will need, without waiting for the block itself.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: &Key<'_>) {
+        let table = self.table_of(key.hash);
+        if let Some(block) = self.tables[table].blocks.iter_hash(key.hash).next() {
+            block.prefetch();
+        }
+    }
+
     /// The place of the block with this hash that `wanted` accepts.
     pub(crate) fn find_by_hash(&self, hash: u64, wanted: impl Fn(&Block) -> bool) -> Option<Place> {
         let table = self.table_of(hash);
