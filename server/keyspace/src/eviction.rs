@@ -199,6 +199,7 @@ impl Shard {
 
     /// Walks on from `place` until it has seen enough entries that may go, and adds the best to the candidates.
     fn sample(&mut self, search: Search, mut place: Place) -> Sampled {
+        self.prefetch_from(place, search.samples);
         let mut seen = 0;
         for _ in 0..WALK_MAX {
             if let Some(block) = self.entries.at(place) {
@@ -207,8 +208,10 @@ impl Shard {
                     return Sampled::Expired;
                 }
                 if search.may_evict(block) {
-                    let candidate = Candidate { hash: self.entries.hash_of(block), stamp: search.stamp(block) };
-                    self.candidates.add(candidate, search);
+                    let stamp = search.stamp(block);
+                    if self.candidates.wants(stamp, search) {
+                        self.candidates.add(Candidate { hash: self.entries.hash_of(block), stamp }, search);
+                    }
                     seen += 1;
                     if seen == search.samples || search.is_random() {
                         return Sampled::Some;
@@ -218,6 +221,20 @@ impl Shard {
             place = self.entries.next_place(place);
         }
         if seen > 0 { Sampled::Some } else { Sampled::NoneUpTo(place) }
+    }
+
+    /// Fetches the next `count` blocks side by side.
+    fn prefetch_from(&self, mut place: Place, mut count: usize) {
+        for _ in 0..WALK_MAX {
+            if let Some(block) = self.entries.at(place) {
+                block.prefetch();
+                count -= 1;
+                if count == 0 {
+                    return;
+                }
+            }
+            place = self.entries.next_place(place);
+        }
     }
 
     fn drop_absence(&mut self, random: u64) -> bool {
@@ -243,6 +260,11 @@ enum Sampled {
 }
 
 impl Candidates {
+    /// Whether an entry with this stamp is better than the worst of a full list.
+    fn wants(&self, stamp: u64, search: Search) -> bool {
+        self.list.len() < CANDIDATES_MAX || search.urgency(self.list[0].stamp) < search.urgency(stamp)
+    }
+
     /// Keeps the list sorted, the most urgent last.
     fn add(&mut self, candidate: Candidate, search: Search) {
         if search.is_random() {

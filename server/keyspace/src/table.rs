@@ -23,6 +23,9 @@ use std::hash::{BuildHasher, Hasher};
 /// so this bounds how long an insert can take: about 1600 cache misses that do not wait for each other.
 const TABLE_LEN_MEAN: usize = 800;
 
+/// Blocks fetched ahead while a table is rebuilt: about as many misses as a core has in flight.
+const FETCH_AHEAD: usize = 16;
+
 const TABLE_SHIFT: u32 = 12;
 const TABLE_BITS: u32 = 20;
 const SHARD_SHIFT: u32 = 32;
@@ -155,19 +158,11 @@ impl Tables {
             self.split();
         }
         let number = self.table_of(hash);
-        let epoch = self.epochs.wrapping_add(1);
-        let table = &mut self.tables[number];
-        let full = table.blocks.len() == table.blocks.capacity();
-        let bytes_before = table.blocks.allocation_size();
-        if full {
-            table.epoch = epoch;
+        if self.tables[number].blocks.len() == self.tables[number].blocks.capacity() {
+            self.grow(number);
         }
-        let state = &self.hash;
+        let (table, state) = (&mut self.tables[number], &self.hash);
         let bucket = table.blocks.insert_unique(hash, block, |block| hash_block(state, block)).bucket_index();
-        if full {
-            self.epochs = epoch;
-            self.bytes = self.bytes + table.blocks.allocation_size() - bytes_before;
-        }
         self.len += 1;
         Place { table: number, bucket }
     }
@@ -238,28 +233,60 @@ impl Tables {
         if wide < self.tables.len() { wide } else { wide & (self.round - 1) }
     }
 
+    /// Gives a table room for more: twice the buckets, or as many if removals left theirs unusable.
+    #[cold]
+    fn grow(&mut self, number: usize) {
+        let blocks = self.clear(number);
+        let mut grown = HashTable::with_capacity(blocks.len() + blocks.len() / 4 + 1);
+        self.for_each_hash(blocks, |hash, block| {
+            grown.insert_unique(hash, block, |_| unreachable!("the table has room for all"));
+        });
+        self.put(number, grown);
+    }
+
     #[cold]
     fn split(&mut self) {
         let number = self.tables.len() - self.round;
-        let blocks = std::mem::take(&mut self.tables[number].blocks);
-        self.bytes -= blocks.allocation_size();
-        let state = &self.hash;
+        let blocks = self.clear(number);
+        let moving = (self.round << TABLE_SHIFT) as u64;
         // Half of the blocks, and room for their spread.
         let capacity = blocks.len() / 2 + blocks.len() / 16;
         let mut halves = [HashTable::with_capacity(capacity), HashTable::with_capacity(capacity)];
-        let moving = (self.round << TABLE_SHIFT) as u64;
-        for block in blocks {
-            let hash = hash_block(state, &block);
+        let state = &self.hash;
+        self.for_each_hash(blocks, |hash, block| {
             let half = usize::from(hash & moving != 0);
             halves[half].insert_unique(hash, block, |block| hash_block(state, block));
-        }
+        });
         let [stay, go] = halves;
-        self.bytes += stay.allocation_size();
-        self.tables[number] = Table { blocks: stay, epoch: self.next_epoch() };
+        self.put(number, stay);
         self.push(go);
         if self.tables.len() == 2 * self.round {
             self.round *= 2;
         }
+    }
+
+    /// Hands over the blocks with their hashes. Each must be read for that: they are fetched some steps ahead.
+    fn for_each_hash(&self, blocks: Vec<Block>, mut take: impl FnMut(u64, Block)) {
+        blocks.iter().take(FETCH_AHEAD).for_each(Block::prefetch);
+        let mut blocks = blocks.into_iter();
+        while let Some(block) = blocks.next() {
+            if let Some(ahead) = blocks.as_slice().get(FETCH_AHEAD - 1) {
+                ahead.prefetch();
+            }
+            take(hash_block(&self.hash, &block), block);
+        }
+    }
+
+    /// Empties a table.
+    fn clear(&mut self, number: usize) -> Vec<Block> {
+        let blocks = std::mem::take(&mut self.tables[number].blocks);
+        self.bytes -= blocks.allocation_size();
+        blocks.into_iter().collect()
+    }
+
+    fn put(&mut self, number: usize, blocks: HashTable<Block>) {
+        self.bytes += blocks.allocation_size();
+        self.tables[number] = Table { blocks, epoch: self.next_epoch() };
     }
 
     fn push(&mut self, blocks: HashTable<Block>) {
