@@ -74,6 +74,10 @@ impl Host for NodeHost {
         (!live.password.is_empty()).then(|| user == DEFAULT_USER && live.password.accepts(password))
     }
 
+    fn wait_ms_max(&self) -> u64 {
+        self.node.live.wait_ms_max()
+    }
+
     fn password_required(&self) -> bool {
         !self.node.live.live().password.is_empty()
     }

@@ -53,6 +53,11 @@ pub trait Host {
     /// Whether `password` is right for `user` (`default` if none was named). `None`: no password is configured.
     fn check_password(&self, user: &[u8], password: &[u8]) -> Option<bool>;
 
+    /// The longest time a client may be parked by its own wish, in ms; a longer one is cut to it.
+    fn wait_ms_max(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Whether clients must authenticate.
     fn password_required(&self) -> bool;
 

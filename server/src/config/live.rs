@@ -34,6 +34,11 @@ impl LiveConfig {
         self.lock().live.clone()
     }
 
+    /// [`Live::wait_max`] in ms, without a copy of everything else: it is asked for each command that parks.
+    pub(crate) fn wait_ms_max(&self) -> u64 {
+        u64::try_from(self.lock().live.wait_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Grows with each change, so that a thread can see with one load that its copy is old.
     pub(crate) fn generation(&self) -> u64 {
         // Pairs with the release in `set`: who sees the number sees the change under the lock.

@@ -57,7 +57,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     through::next_ticket(context);
     let waiter = through::waiter(context, 0);
     let answer = wish.claim(context, db, key, Some(waiter)).map(Answer::Getl);
-    let deadline_ms = now_ms.saturating_add(wish.wait_ms);
+    let deadline_ms = now_ms.saturating_add(wish.wait_ms.min(context.host.wait_ms_max()));
     let awaited = Awaited {
         db,
         key: Bytes::copy_from_slice(key),

@@ -162,7 +162,8 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
             return answered(context, index, key, answer);
         }
     };
-    let timeout_ms = demand.timeout_ms.unwrap_or(policy.hard_timeout_ms);
+    let timeout_ms =
+        demand.timeout_ms.map_or(policy.hard_timeout_ms, |wish_ms| wish_ms.min(context.host.wait_ms_max()));
     Awaited {
         db,
         key: Bytes::copy_from_slice(key),
