@@ -3,13 +3,34 @@
 //! [`Source`] is one database with its pool; [`build_loader`] makes a [`SqlLoader`] from a pattern and a query and checks both
 //! against the database. Pools are created inside, and used on, the loader runtime, which the binary owns: a socket belongs to
 //! the runtime that opened it.
+//!
+//! ```text
+//! SqlLoader (loader) → Engine (engine): check, query, retry, split
+//!                        ├ Template (template, overlap): key ↔ values
+//!                        ├ Dialect (postgres, sqlite): bind parameters, read columns, name faults
+//!                        ├ Columns (columns, json): row → key, version, value
+//!                        └ pool: connections, health
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod columns;
+mod dialect;
+mod engine;
+mod json;
 mod loader;
+mod overlap;
+mod pool;
+mod postgres;
 mod settings;
 mod source;
+mod sqlite;
+mod template;
 
-pub use loader::{SqlLoader, build_loader};
+pub use loader::{BATCH_MAX, ROW_BYTES_MAX, SqlCounters, SqlLoader, build_loader};
+pub use overlap::overlaps;
 pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, SourceSettings, ValueFormat};
 pub use source::Source;
+pub use template::{
+    PATTERN_BYTES_MAX, PLACEHOLDERS_MAX, Placeholder, PlaceholderKind, TEXT_BYTES_MAX, Template, Values,
+};

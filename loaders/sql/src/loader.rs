@@ -1,47 +1,226 @@
 //! A loader: its keys, its queries, and how a load runs.
 
-use crate::settings::{ConfigProblem, LoaderSettings};
-use crate::source::Source;
+use crate::columns::Problem;
+use crate::engine::{Counters, Engine};
+use crate::postgres::PostgresDialect;
+use crate::settings::{ConfigProblem, ConfigSubject, LoaderSettings};
+use crate::source::{AnyPool, Source};
+use crate::sqlite::SqliteDialect;
+use crate::template::{PLACEHOLDERS_MAX, Template};
+use bytes::Bytes;
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::runtime::Handle;
+
+/// Most keys in one batch query.
+pub const BATCH_MAX: usize = 10_000;
+
+/// Largest limit for a row, in bytes: what PostgreSQL can send.
+pub const ROW_BYTES_MAX: usize = 1 << 30;
 
 /// Loads the rows of one pattern from one source.
-#[derive(Debug)]
 pub struct SqlLoader {
-    source: Source,
-    settings: LoaderSettings,
+    name: String,
+    source: String,
+    sql: String,
+    batch_sql: Option<String>,
+    batch_max: usize,
+    /// The runtime that owns the pool. Loads run there as tasks of their own, whoever waits for them.
+    runtime: Handle,
+    engine: AnyEngine,
+}
+
+#[derive(Clone)]
+enum AnyEngine {
+    Postgres(Arc<Engine<PostgresDialect>>),
+    Sqlite(Arc<Engine<SqliteDialect>>),
+}
+
+/// What happened beside plain success, counted since the loader was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqlCounters {
+    /// Rows that came back for another key than was asked for, by the database's own idea of equality. They were ignored.
+    pub alias_rows: u64,
+    /// Queries tried again: a connection was lost, or the schema had changed.
+    pub retries: u64,
+    /// Batches that were split because the database refused a value in them.
+    pub split_batches: u64,
 }
 
 /// Builds a loader and checks its queries against the database. If the database is down, the loader starts degraded and is
-/// checked at the first contact.
+/// checked at the first contact. Must be called on the runtime on which the source was opened.
 ///
 /// # Errors
-/// The pattern or a query is wrong; the problem names the option.
+/// The pattern, a query or a limit is wrong; the problem names the option.
 pub async fn build_loader(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, ConfigProblem> {
-    Ok(SqlLoader { source: source.clone(), settings })
+    let name = settings.name.clone();
+    build(source, settings).await.map_err(|Problem { option, reason }| ConfigProblem {
+        subject: ConfigSubject::Loader(name),
+        option,
+        reason,
+    })
+}
+
+async fn build(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, Problem> {
+    let template = Template::parse(&settings.pattern).map_err(|reason| Problem { option: "pattern", reason })?;
+    check_settings(&settings, &template)?;
+    let name = settings.name.clone();
+    let sql = settings.sql.clone();
+    let batch_sql = settings.batch_sql.clone();
+    let batch_max = if batch_sql.is_some() { settings.batch_max } else { 1 };
+    let state = source.state.clone();
+    let engine = match &source.pool {
+        AnyPool::Postgres(pool) => {
+            AnyEngine::Postgres(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+        }
+        AnyPool::Sqlite(pool) => {
+            AnyEngine::Sqlite(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+        }
+    };
+    Ok(SqlLoader {
+        name,
+        source: source.name().to_owned(),
+        sql,
+        batch_sql,
+        batch_max,
+        runtime: Handle::current(),
+        engine,
+    })
+}
+
+fn check_settings(settings: &LoaderSettings, template: &Template) -> Result<(), Problem> {
+    let problem = |option, reason: String| Err(Problem { option, reason });
+    let count = template.placeholders().len();
+    for (option, sql) in [("sql", Some(&settings.sql)), ("batch_sql", settings.batch_sql.as_ref())] {
+        if sql.is_some_and(|sql| sql.trim().is_empty()) {
+            return problem(option, "is empty".into());
+        }
+        if sql.is_some_and(|sql| sql.contains('\0')) {
+            return problem(option, "holds a NUL".into());
+        }
+    }
+    if settings.batch_sql.is_some() && count == 0 {
+        return problem("batch_sql", "the pattern has no placeholders, so there is only one key to load".into());
+    }
+    if !(1..=BATCH_MAX).contains(&settings.batch_max) {
+        return problem("batch_max", format!("must be from 1 to {BATCH_MAX}"));
+    }
+    if !(1..=ROW_BYTES_MAX).contains(&settings.row_bytes_max) {
+        return problem("row_bytes_max", format!("must be from 1 to {ROW_BYTES_MAX}"));
+    }
+    if let Some(columns) = &settings.batch_key
+        && columns.len() != count
+    {
+        let reason =
+            format!("names {} columns, but the pattern has {count} placeholders; one column each", columns.len());
+        return problem("batch_key", reason);
+    }
+    Ok(())
+}
+
+impl SqlLoader {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pattern of its keys.
+    #[must_use]
+    pub fn template(&self) -> &Template {
+        match &self.engine {
+            AnyEngine::Postgres(engine) => engine.template(),
+            AnyEngine::Sqlite(engine) => engine.template(),
+        }
+    }
+
+    /// What happened beside plain success.
+    #[must_use]
+    pub fn counters(&self) -> SqlCounters {
+        let Counters { alias_rows, retries, split_batches } = match &self.engine {
+            AnyEngine::Postgres(engine) => &engine.counters,
+            AnyEngine::Sqlite(engine) => &engine.counters,
+        };
+        SqlCounters {
+            alias_rows: alias_rows.load(Ordering::Relaxed),
+            retries: retries.load(Ordering::Relaxed),
+            split_batches: split_batches.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for SqlLoader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlLoader").field("name", &self.name).field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl AnyEngine {
+    async fn load(&self, keys: &[Bytes]) -> Vec<Loaded> {
+        match self {
+            Self::Postgres(engine) => engine.load(keys).await,
+            Self::Sqlite(engine) => engine.load(keys).await,
+        }
+    }
 }
 
 impl Loader for SqlLoader {
-    fn matches(&self, _key: &[u8]) -> bool {
-        false
+    fn matches(&self, key: &[u8]) -> bool {
+        self.template().matches(key)
     }
 
     fn load(&self, request: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
+        let count = request.keys.len();
+        let engine = self.engine.clone();
+        // A task of its own: a caller that goes away must not leave a query running on a connection that looks free.
+        let task = self.runtime.spawn(async move { engine.load(&request.keys).await });
         Box::pin(async move {
-            request.keys.iter().map(|_| Err(LoadError::Unavailable("source is not connected".into()))).collect()
+            match task.await {
+                Ok(loaded) => loaded,
+                // The runtime is going down, or a load panicked, which is a bug of ours and told as such.
+                Err(error) => {
+                    let failed = if error.is_cancelled() {
+                        LoadError::Unavailable("the loader runtime is shutting down".into())
+                    } else {
+                        tracing::error!(loader = self.name, %error, "a load panicked");
+                        LoadError::Rejected("the load failed by an internal error".into())
+                    };
+                    vec![Err(failed); count]
+                }
+            }
         })
     }
 
     fn batch_max(&self) -> usize {
-        if self.settings.batch_sql.is_some() { self.settings.batch_max } else { 1 }
+        self.batch_max
     }
 
-    fn explain(&self, _key: &[u8]) -> Vec<(&'static str, String)> {
-        vec![("source", self.source.name().to_owned()), ("sql", self.settings.sql.clone())]
+    fn explain(&self, key: &[u8]) -> Vec<(&'static str, String)> {
+        const PARAMETERS: [&str; PLACEHOLDERS_MAX] =
+            ["param 1", "param 2", "param 3", "param 4", "param 5", "param 6", "param 7", "param 8"];
+        let mut lines = vec![("loader", self.name.clone()), ("source", self.source.clone()), ("sql", self.sql.clone())];
+        if let Some(values) = self.template().values(key) {
+            let parameters = match &self.engine {
+                AnyEngine::Postgres(engine) => engine.explain(&values),
+                AnyEngine::Sqlite(engine) => engine.explain(&values),
+            };
+            lines.extend(PARAMETERS.into_iter().zip(parameters));
+        }
+        if let Some(batch_sql) = &self.batch_sql {
+            lines.push(("batch_sql", batch_sql.clone()));
+            lines.push(("batch_max", self.batch_max.to_string()));
+        }
+        lines
     }
 
     fn health(&self) -> Result<(), String> {
-        self.source.health()
+        match &self.engine {
+            AnyEngine::Postgres(engine) => engine.health(),
+            AnyEngine::Sqlite(engine) => engine.health(),
+        }
     }
 }

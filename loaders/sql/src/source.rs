@@ -1,41 +1,112 @@
 //! One database with its pool of connections.
 
+use crate::pool::{self, SourceState};
 use crate::settings::{ConfigProblem, ConfigSubject, SourceSettings};
+use crate::sqlite;
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Database, PgPool, SqlitePool};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Shortest limit for connections and statements that makes sense.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// Longest limit: PostgreSQL counts its own in milliseconds, in 31 bits.
+const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// One database with its pool. Cheap to clone; all clones share the pool.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
-    settings: SourceSettings,
+    pub(crate) pool: AnyPool,
+    pub(crate) state: Arc<SourceState>,
+}
+
+/// The pool of one of the kinds of databases.
+#[derive(Clone)]
+pub(crate) enum AnyPool {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.state.settings).finish()
+    }
 }
 
 impl Source {
-    /// Opens a source on the current tokio runtime. Connections are made when they are needed: a database that is down is no error.
+    /// Opens a source on the current tokio runtime. Connections are made when they are needed: a database that is down is no
+    /// error. Only a SQLite file that does not exist yet is created now, if there is a script for it.
     ///
     /// # Errors
-    /// The URL cannot be used, or the SQLite database could not be created.
+    /// The URL or a limit cannot be used, or the SQLite database could not be created.
     pub async fn open(settings: SourceSettings) -> Result<Self, ConfigProblem> {
-        if settings.url.is_empty() {
-            return Err(ConfigProblem {
-                subject: ConfigSubject::Source(settings.name),
-                option: "url",
-                reason: "is empty".into(),
-            });
+        let problem = |option, reason: String| ConfigProblem {
+            subject: ConfigSubject::Source(settings.name.clone()),
+            option,
+            reason,
+        };
+        if settings.max_connections == 0 {
+            return Err(problem("max_connections", "must be at least 1".into()));
         }
-        Ok(Self { settings })
+        for (option, timeout) in
+            [("acquire_timeout", settings.acquire_timeout), ("statement_timeout", settings.statement_timeout)]
+        {
+            if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
+                return Err(problem(option, "must be from 1 ms to 24 days".into()));
+            }
+        }
+        let scheme = settings.url.split_once(':').map_or("", |(scheme, _)| scheme);
+        let (pool, secrets) = match scheme {
+            "postgres" | "postgresql" => {
+                if settings.create_with.is_some() {
+                    return Err(problem("create_with", "is for SQLite only".into()));
+                }
+                let (options, secrets) = postgres_options(&settings).map_err(|reason| problem("url", reason))?;
+                (AnyPool::Postgres(pool_options(&settings).connect_lazy_with(options)), secrets)
+            }
+            "sqlite" => {
+                let options = sqlite_options(&settings).map_err(|reason| problem("url", reason))?;
+                if let Some(script) = &settings.create_with {
+                    sqlite::create::create(options.get_filename(), script)
+                        .await
+                        .map_err(|reason| problem("create_with", format!("cannot create the database: {reason}")))?;
+                }
+                (AnyPool::Sqlite(pool_options(&settings).connect_lazy_with(options)), Vec::new())
+            }
+            "mysql" | "mariadb" => {
+                return Err(problem(
+                    "url",
+                    format!("`{scheme}` databases cannot be loaded from yet; supported are {SCHEMES}"),
+                ));
+            }
+            "" => return Err(problem("url", format!("has no scheme; it begins with {SCHEMES}"))),
+            _ => return Err(problem("url", format!("the scheme `{scheme}` is unknown; supported are {SCHEMES}"))),
+        };
+        Ok(Self { pool, state: Arc::new(SourceState::new(settings, secrets)) })
     }
 
     /// The name that loaders call it by.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.settings.name
+        &self.state.settings.name
     }
 
-    /// Contacts the database now and says what is wrong.
+    /// Contacts the database now.
     ///
     /// # Errors
-    /// The database does not answer; the text says why.
+    /// It does not answer; the text says why.
     pub async fn check(&self) -> Result<(), String> {
-        Err("not connected".into())
+        match &self.pool {
+            AnyPool::Postgres(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
+            AnyPool::Sqlite(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
+        }
+        self.state.answered();
+        Ok(())
     }
 
     /// Whether the database answered when it was last needed.
@@ -43,9 +114,127 @@ impl Source {
     /// # Errors
     /// It did not; the text says why.
     pub fn health(&self) -> Result<(), String> {
-        Err("not connected".into())
+        self.state.health()
     }
 
-    /// Closes all connections, waiting for the loads that use them.
-    pub async fn close(&self) {}
+    /// Closes all connections, waiting for the loads that use them. Loads that come later find the source unavailable.
+    pub async fn close(&self) {
+        match &self.pool {
+            AnyPool::Postgres(pool) => pool.close().await,
+            AnyPool::Sqlite(pool) => pool.close().await,
+        }
+    }
+}
+
+const SCHEMES: &str = "postgres://, postgresql:// and sqlite:";
+
+fn pool_options<DB: Database>(settings: &SourceSettings) -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        // A ping before each load costs a round trip; a load that meets a dead connection is tried again instead.
+        .test_before_acquire(false)
+        .idle_timeout(Duration::from_secs(10 * 60))
+        .max_lifetime(Duration::from_secs(30 * 60))
+}
+
+fn postgres_options(settings: &SourceSettings) -> Result<(PgConnectOptions, Vec<String>), String> {
+    // The message of sqlx does not show the URL, but an odd one may be cut in a way that shows a part of it.
+    let options = PgConnectOptions::from_str(&settings.url)
+        .map_err(|_| "cannot be read; it is postgres://user:password@host:port/database?sslmode=…".to_owned())?;
+    let mut options = options
+        .options([("statement_timeout", settings.statement_timeout.as_millis().to_string())])
+        .disable_statement_logging();
+    if options.get_application_name().is_none() {
+        options = options.application_name("leasehold");
+    }
+    Ok((options, secrets(&settings.url)))
+}
+
+/// The password, as it stands in the URL and as it is meant.
+fn secrets(url: &str) -> Vec<String> {
+    let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let in_authority =
+        authority.rsplit_once('@').and_then(|(login, _)| login.split_once(':')).map(|(_, password)| password);
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let in_query = query.split('&').filter_map(|pair| pair.strip_prefix("password="));
+    let mut secrets = Vec::new();
+    for secret in in_authority.into_iter().chain(in_query).filter(|secret| !secret.is_empty()) {
+        let decoded = percent_decoded(secret);
+        secrets.push(secret.to_owned());
+        secrets.push(decoded);
+    }
+    secrets
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        let escaped = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()).filter(|_| *byte == b'%');
+        match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn sqlite_options(settings: &SourceSettings) -> Result<SqliteConnectOptions, String> {
+    let options = SqliteConnectOptions::from_str(&settings.url)
+        .map_err(|error| format!("cannot be read ({error}); it is sqlite:path/to/file.db"))?;
+    let path = options.get_filename().to_string_lossy();
+    if path.is_empty()
+        || path.contains(":memory:")
+        || path.starts_with("file:sqlx-in-memory")
+        || settings.url.contains("mode=memory")
+    {
+        return Err("must name a file; each connection to a database in memory would see one of its own".into());
+    }
+    Ok(options
+        .read_only(true)
+        .create_if_missing(false)
+        .busy_timeout(settings.statement_timeout)
+        .disable_statement_logging())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_found_wherever_they_stand() {
+        assert_eq!(secrets("postgres://me:s%40cret@host:1/db?x=1"), ["s%40cret", "s@cret"]);
+        assert_eq!(secrets("postgres://host/db?user=me&password=hush"), ["hush", "hush"]);
+        assert!(secrets("postgres://me@host/db").is_empty());
+    }
+
+    #[tokio::test]
+    async fn bad_urls_are_told_without_secrets() {
+        for (url, says) in [
+            (
+                "mysql://me:hush@host/db",
+                "cannot be loaded from yet; supported are postgres://, postgresql:// and sqlite:",
+            ),
+            ("redis://me:hush@host", "is unknown"),
+            ("just a text", "no scheme"),
+            ("postgres://me:hush@host:port/db", "cannot be read"),
+            ("sqlite::memory:", "must name a file"),
+            ("sqlite:x.db?mode=odd", "cannot be read"),
+        ] {
+            let problem = Source::open(SourceSettings::new("main", url)).await.expect_err(url);
+            assert_eq!(problem.option, "url");
+            assert!(problem.reason.contains(says), "{url}: {problem}");
+            assert!(!problem.to_string().contains("hush"), "{problem}");
+        }
+        let none = SourceSettings { max_connections: 0, ..SourceSettings::new("main", "sqlite:x.db") };
+        assert_eq!(Source::open(none).await.expect_err("no connections").option, "max_connections");
+    }
 }

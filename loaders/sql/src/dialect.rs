@@ -1,0 +1,152 @@
+//! What differs between kinds of databases. The engine is generic over it, so that each kind runs on its own sqlx pool with its
+//! own types, and nothing is reduced to what all kinds share.
+
+use crate::columns::{Columns, Fields, Problem};
+use crate::settings::LoaderSettings;
+use crate::template::{Template, Values};
+use futures_core::stream::BoxStream;
+use sqlx::Either;
+use sqlx::database::{Database, HasStatementCache};
+use sqlx::error::DatabaseError;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) type Connection<D> = <<D as Dialect>::Database as Database>::Connection;
+pub(crate) type Arguments<D> = <<D as Dialect>::Database as Database>::Arguments;
+pub(crate) type Completion<D> = <<D as Dialect>::Database as Database>::QueryResult;
+pub(crate) type DatabaseRow<D> = <<D as Dialect>::Database as Database>::Row;
+
+/// Which of a loader's two queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Single,
+    Batch,
+}
+
+impl Role {
+    /// The option that the query stands in.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::Single => "sql",
+            Self::Batch => "batch_sql",
+        }
+    }
+}
+
+/// A query as the operator wrote it.
+#[derive(Clone, Copy)]
+pub(crate) struct Query<'a> {
+    pub(crate) role: Role,
+    pub(crate) sql: &'a Arc<str>,
+    pub(crate) settings: &'a LoaderSettings,
+    pub(crate) template: &'a Template,
+}
+
+impl Query<'_> {
+    /// A problem with the query itself.
+    pub(crate) fn problem(&self, reason: impl Into<String>) -> Problem {
+        Problem { option: self.role.option(), reason: reason.into() }
+    }
+}
+
+/// Why a query brought nothing.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The connection is gone or unusable. Another one may work.
+    Broken(String),
+    /// The connection's prepared statement no longer fits the schema. Preparing it again may work.
+    Stale(String),
+    /// The database ended the statement because of its time limit.
+    Timeout,
+    /// The database cannot serve this now.
+    Unavailable(String),
+    /// The database refuses the query itself: schema, permissions.
+    Refused(String),
+    /// The database refuses it for the values given or met; other keys may do.
+    BadValue(String),
+}
+
+/// Why a query could not be checked.
+pub(crate) enum CheckError {
+    /// It is wrong.
+    Wrong(Problem),
+    /// The database did not answer.
+    Failed(sqlx::Error),
+}
+
+impl From<Problem> for CheckError {
+    fn from(problem: Problem) -> Self {
+        Self::Wrong(problem)
+    }
+}
+
+/// One kind of database.
+pub(crate) trait Dialect: Sized + Send + Sync + 'static {
+    type Database: Database + HasStatementCache;
+    /// A checked query: how to bind its parameters and read its columns.
+    type Statement: Send + Sync + 'static;
+
+    /// Prepares the query and checks that its parameters and columns fit the loader.
+    fn check(
+        connection: &mut Connection<Self>,
+        query: Query<'_>,
+    ) -> impl Future<Output = Result<Self::Statement, CheckError>> + Send;
+
+    /// A statement for rows of another shape than `statement` was checked for; `None` while the shape is the same.
+    fn refit(
+        statement: &Self::Statement,
+        row: &DatabaseRow<Self>,
+        query: Query<'_>,
+    ) -> Result<Option<Self::Statement>, Problem>;
+
+    fn columns(statement: &Self::Statement) -> &Columns;
+
+    /// Whether the values can be asked for at all; if not, no row has them.
+    fn can_ask(statement: &Self::Statement, values: &Values<'_>) -> bool;
+
+    /// Binds the values of one key, or of many for a batch query.
+    fn bind(statement: &Self::Statement, role: Role, keys: &[Values<'_>]) -> Result<Arguments<Self>, String>;
+
+    /// Bound parameters as text, for people.
+    fn explain(statement: &Self::Statement, values: &Values<'_>) -> Vec<String>;
+
+    /// Readies the connection for the statement, and limits its time where that is not done once when connecting.
+    fn begin(
+        connection: &mut Connection<Self>,
+        statement: &Self::Statement,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Undoes what `begin` did. After an error the connection is not used again.
+    fn end(
+        connection: &mut Connection<Self>,
+        statement: &Self::Statement,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Runs the statement: its rows, then its completion.
+    fn rows<'c>(
+        connection: &'c mut Connection<Self>,
+        statement: &Self::Statement,
+        arguments: Arguments<Self>,
+    ) -> BoxStream<'c, Result<Either<Completion<Self>, DatabaseRow<Self>>, sqlx::Error>>;
+
+    fn fields<'r>(statement: &'r Self::Statement, row: &'r DatabaseRow<Self>) -> impl Fields + 'r;
+
+    /// What an error of the database means for us.
+    fn fault(error: &dyn DatabaseError) -> Fault;
+}
+
+/// What an error of sqlx means for us.
+pub(crate) fn fault<D: Dialect>(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(error) => D::fault(error.as_ref()),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            Fault::Broken(error.to_string())
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Configuration(_) => {
+            Fault::Unavailable(error.to_string())
+        }
+        _ => Fault::Refused(error.to_string()),
+    }
+}

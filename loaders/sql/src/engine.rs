@@ -1,0 +1,551 @@
+//! Runs the loads of one loader on one kind of database.
+//!
+//! ```text
+//! keys → checked? → values of the placeholders → one query → rows → the key each row names → one answer per key
+//! ```
+//!
+//! A row counts only for the key whose values its key columns hold, byte for byte; all others are ignored. A connection that was
+//! lost, or whose statement no longer fits the schema, costs one more try. A batch that the database refuses for a value in it is
+//! halved until the bad keys stand alone.
+
+use crate::columns::Problem;
+use crate::dialect::{self, CheckError, Completion, Connection, DatabaseRow, Dialect, Fault, Query, Role};
+use crate::pool::{self, SourceState};
+use crate::settings::LoaderSettings;
+use crate::template::{Template, Values};
+use bytes::Bytes;
+use futures_core::stream::BoxStream;
+use leasehold_loader_api::{LoadError, Loaded, Row};
+use sqlx::pool::PoolConnection;
+use sqlx::{Either, Pool};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// What the client waits beyond the statement timeout for the database to end the statement itself. After that the connection
+/// is given up: the server, or the network to it, is gone.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A wrong loader is checked again after this long, because somebody may have mended the schema.
+const RECHECK_AFTER: Duration = Duration::from_secs(5);
+
+/// Rows beyond this, per key asked for, end the query: it does not select by key.
+const ROWS_PER_KEY_MAX: usize = 100;
+
+/// Most queries that a refused batch is split into. The keys left then are refused together.
+const SPLIT_QUERIES_MAX: usize = 64;
+
+/// Counts of what happened beside plain success, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) alias_rows: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) split_batches: AtomicU64,
+}
+
+pub(crate) struct Engine<D: Dialect> {
+    pool: Pool<D::Database>,
+    source: Arc<SourceState>,
+    settings: LoaderSettings,
+    template: Template,
+    sql: Arc<str>,
+    batch_sql: Option<Arc<str>>,
+    state: RwLock<State<D>>,
+    /// Held by the one task that checks.
+    checking: tokio::sync::Mutex<()>,
+    pub(crate) counters: Counters,
+}
+
+/// What is known about the queries.
+enum State<D: Dialect> {
+    /// The database has not answered yet; `at` is when it was last asked.
+    Unchecked {
+        reason: String,
+        at: Instant,
+    },
+    Checked(Arc<Checked<D>>),
+    Wrong {
+        reason: String,
+        at: Instant,
+    },
+}
+
+/// The queries, checked.
+struct Checked<D: Dialect> {
+    single: Arc<D::Statement>,
+    batch: Option<Arc<D::Statement>>,
+}
+
+/// A key that fits the pattern.
+#[derive(Clone, Copy)]
+struct Key<'k> {
+    text: &'k [u8],
+    values: Values<'k>,
+}
+
+impl<D: Dialect> Engine<D> {
+    /// An engine that has checked its queries, or could not reach the database to do so.
+    ///
+    /// # Errors
+    /// A query is wrong.
+    pub(crate) async fn start(
+        pool: Pool<D::Database>,
+        source: Arc<SourceState>,
+        settings: LoaderSettings,
+        template: Template,
+    ) -> Result<Self, Problem> {
+        let engine = Self {
+            pool,
+            source,
+            sql: settings.sql.as_str().into(),
+            batch_sql: settings.batch_sql.as_deref().map(Into::into),
+            settings,
+            template,
+            state: RwLock::new(State::Unchecked { reason: "not asked yet".into(), at: Instant::now() }),
+            checking: tokio::sync::Mutex::new(()),
+            counters: Counters::default(),
+        };
+        match engine.check().await {
+            Ok(checked) => engine.become_state(State::Checked(checked)),
+            Err(Ok(problem)) => return Err(problem),
+            Err(Err(reason)) => engine.become_state(State::Unchecked { reason, at: Instant::now() }),
+        }
+        Ok(engine)
+    }
+
+    pub(crate) fn template(&self) -> &Template {
+        &self.template
+    }
+
+    pub(crate) fn health(&self) -> Result<(), String> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Checked(_) => self.source.health(),
+            State::Unchecked { reason, .. } => Err(format!("not checked yet: {reason}")),
+            State::Wrong { reason, .. } => Err(reason.clone()),
+        }
+    }
+
+    /// The bound parameters of a key as text, or its values while the database has not told the types.
+    pub(crate) fn explain(&self, values: &Values<'_>) -> Vec<String> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Checked(checked) => D::explain(&checked.single, values),
+            _ => values.texts().iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
+        }
+    }
+
+    /// One answer per key, in order.
+    pub(crate) async fn load(&self, keys: &[Bytes]) -> Vec<Loaded> {
+        let checked = match self.ready().await {
+            Ok(checked) => checked,
+            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut answers: Vec<Loaded> = keys.iter().map(|_| Ok(Row::Absent)).collect();
+        let mut askable = Vec::new();
+        for (place, key) in keys.iter().enumerate() {
+            match self.template.values(key) {
+                Some(values) if D::can_ask(&checked.single, &values) => {
+                    askable.push((place, Key { text: key, values }))
+                }
+                // A number that the column's type cannot hold is in no row.
+                Some(_) => {}
+                None => answers[place] = Err(LoadError::Rejected("the key does not fit the pattern".into())),
+            }
+        }
+        let (places, keys): (Vec<usize>, Vec<Key<'_>>) = askable.into_iter().unzip();
+        let batch_max = self.settings.batch_max.max(1);
+        let loaded = match &checked.batch {
+            Some(batch) if keys.len() > 1 => {
+                let mut loaded = Vec::with_capacity(keys.len());
+                for keys in keys.chunks(batch_max) {
+                    loaded.extend(self.load_batch(&checked, batch, keys).await);
+                }
+                loaded
+            }
+            _ => self.load_each(&checked, &keys).await,
+        };
+        for (place, answer) in places.into_iter().zip(loaded) {
+            answers[place] = answer;
+        }
+        answers
+    }
+
+    async fn load_each(&self, checked: &Checked<D>, keys: &[Key<'_>]) -> Vec<Loaded> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for key in keys {
+            answers.push(self.load_one(checked, *key).await);
+        }
+        answers
+    }
+
+    async fn load_one(&self, checked: &Checked<D>, key: Key<'_>) -> Loaded {
+        match self.query(&checked.single, Role::Single, &[key]).await {
+            Ok(mut answers) => answers.pop().unwrap_or(Ok(Row::Absent)),
+            Err(fault) => Err(self.load_error(fault)),
+        }
+    }
+
+    async fn load_batch(&self, checked: &Checked<D>, batch: &Arc<D::Statement>, keys: &[Key<'_>]) -> Vec<Loaded> {
+        match self.query(batch, Role::Batch, keys).await {
+            Ok(answers) => answers,
+            Err(Fault::BadValue(reason)) if keys.len() > 1 => self.split(checked, batch, keys, reason).await,
+            Err(fault) => {
+                let error = self.load_error(fault);
+                keys.iter().map(|_| Err(error.clone())).collect()
+            }
+        }
+    }
+
+    /// Asks in halves for keys that were refused together, until the bad ones stand alone or too much was asked.
+    async fn split(
+        &self,
+        checked: &Checked<D>,
+        batch: &Arc<D::Statement>,
+        keys: &[Key<'_>],
+        reason: String,
+    ) -> Vec<Loaded> {
+        self.counters.split_batches.fetch_add(1, Ordering::Relaxed);
+        let refused = LoadError::Rejected(format!("{reason}, for some key of a batch"));
+        let mut answers: Vec<Loaded> = keys.iter().map(|_| Err(refused.clone())).collect();
+        let mut pending: Vec<Range<usize>> = Vec::new();
+        let halves = |range: Range<usize>| {
+            let middle = range.start.midpoint(range.end);
+            [middle..range.end, range.start..middle]
+        };
+        pending.extend(halves(0..keys.len()));
+        for _ in 0..SPLIT_QUERIES_MAX {
+            let Some(range) = pending.pop() else { break };
+            let part = &keys[range.clone()];
+            if let [key] = part {
+                answers[range.start] = self.load_one(checked, *key).await;
+                continue;
+            }
+            match self.query(batch, Role::Batch, part).await {
+                Ok(loaded) => loaded.into_iter().zip(range).for_each(|(answer, place)| answers[place] = answer),
+                Err(Fault::BadValue(_)) => pending.extend(halves(range)),
+                Err(fault) => {
+                    // Not the values: nothing is gained by asking on.
+                    let error = self.load_error(fault);
+                    for place in pending.drain(..).flatten().chain(range) {
+                        answers[place] = Err(error.clone());
+                    }
+                }
+            }
+        }
+        answers
+    }
+
+    /// One query, with one more try after a lost connection and one after a change of the schema.
+    async fn query(&self, statement: &Arc<D::Statement>, role: Role, keys: &[Key<'_>]) -> Result<Vec<Loaded>, Fault> {
+        let values: Vec<Values<'_>> = keys.iter().map(|key| key.values).collect();
+        let mut collector = Collector::<D>::new(self, role, statement.clone(), keys);
+        let mut connection = self.acquire().await?;
+        let (mut was_broken, mut was_stale) = (false, false);
+        loop {
+            let fault = match self.attempt(&mut connection, &mut collector, &values).await {
+                Ok(()) => {
+                    self.source.answered();
+                    return Ok(collector.finish());
+                }
+                Err(fault) => fault,
+            };
+            match fault {
+                Fault::Broken(reason) if !was_broken => {
+                    was_broken = true;
+                    tracing::debug!(loader = self.settings.name, reason, "lost a connection, trying another");
+                    connection.close_on_drop();
+                    drop(connection);
+                    connection = self.acquire_live().await?;
+                }
+                Fault::Stale(reason) if !was_stale => {
+                    was_stale = true;
+                    tracing::debug!(loader = self.settings.name, reason, "the schema changed, preparing again");
+                    if let Err(error) = sqlx::Connection::clear_cached_statements(&mut *connection).await {
+                        connection.close_on_drop();
+                        return Err(dialect::fault::<D>(&error));
+                    }
+                }
+                fault => {
+                    // Refused statements leave a connection as it was; after anything else it may still be at work.
+                    if !matches!(fault, Fault::Refused(_) | Fault::BadValue(_)) || collector.is_over() {
+                        connection.close_on_drop();
+                    }
+                    return Err(fault);
+                }
+            }
+            self.counters.retries.fetch_add(1, Ordering::Relaxed);
+            collector.clear();
+        }
+    }
+
+    async fn attempt(
+        &self,
+        connection: &mut PoolConnection<D::Database>,
+        collector: &mut Collector<'_, D>,
+        values: &[Values<'_>],
+    ) -> Result<(), Fault> {
+        let timeout = self.source.settings.statement_timeout;
+        let arguments = D::bind(&collector.statement, collector.role, values).map_err(Fault::Refused)?;
+        let run = async {
+            let connection: &mut Connection<D> = &mut *connection;
+            let statement = collector.statement.clone();
+            let failed = |error| dialect::fault::<D>(&error);
+            D::begin(connection, &statement, timeout).await.map_err(failed)?;
+            let outcome = self.gather(D::rows(connection, &statement, arguments), collector).await;
+            match D::end(connection, &statement).await {
+                Ok(()) => outcome,
+                // What ended the statement for good is the better answer; all else is worth another connection.
+                Err(_) if matches!(outcome, Err(Fault::Timeout | Fault::Unavailable(_))) => outcome,
+                Err(error) => Err(Fault::Broken(error.to_string())),
+            }
+        };
+        tokio::time::timeout(timeout + GRACE, run).await.unwrap_or(Err(Fault::Timeout))
+    }
+
+    async fn gather(
+        &self,
+        mut rows: BoxStream<'_, Result<Either<Completion<D>, DatabaseRow<D>>, sqlx::Error>>,
+        collector: &mut Collector<'_, D>,
+    ) -> Result<(), Fault> {
+        let mut is_complete = false;
+        while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+            match row.map_err(|error| dialect::fault::<D>(&error))? {
+                Either::Left(_) => is_complete = true,
+                Either::Right(row) => collector.take(&row)?,
+            }
+        }
+        // The thread of a SQLite connection that died ends the rows like that. Nothing must be taken for absent then.
+        if is_complete { Ok(()) } else { Err(Fault::Broken("the rows ended before the statement did".into())) }
+    }
+
+    async fn acquire(&self) -> Result<PoolConnection<D::Database>, Fault> {
+        pool::acquire(&self.pool, &self.source).await.map_err(Fault::Unavailable)
+    }
+
+    async fn acquire_live(&self) -> Result<PoolConnection<D::Database>, Fault> {
+        pool::acquire_live(&self.pool, &self.source).await.map_err(Fault::Unavailable)
+    }
+
+    fn load_error(&self, fault: Fault) -> LoadError {
+        match fault {
+            Fault::Timeout => LoadError::Timeout(self.source.settings.statement_timeout),
+            Fault::Broken(reason) => {
+                self.source.failed(&reason);
+                LoadError::Unavailable(reason)
+            }
+            Fault::Unavailable(reason) => LoadError::Unavailable(reason),
+            Fault::Stale(reason) | Fault::Refused(reason) | Fault::BadValue(reason) => LoadError::Rejected(reason),
+        }
+    }
+
+    /// The checked queries; checks them now if the database did not answer before.
+    async fn ready(&self) -> Result<Arc<Checked<D>>, LoadError> {
+        if let Some(known) = self.known(Instant::now()) {
+            return known;
+        }
+        let asked_at = Instant::now();
+        let _one_at_a_time = self.checking.lock().await;
+        // Somebody else has checked, or failed to, while this load waited: his answer is as fresh as ours would be.
+        if let Some(known) = self.known(asked_at) {
+            return known;
+        }
+        let (state, answer) = match self.check().await {
+            Ok(checked) => (State::Checked(checked.clone()), Ok(checked)),
+            Err(Ok(problem)) => {
+                let reason = format!("{}: {}", problem.option, problem.reason);
+                tracing::error!(loader = self.settings.name, reason, "the loader does not fit the database");
+                (State::Wrong { reason: reason.clone(), at: Instant::now() }, Err(LoadError::Rejected(reason)))
+            }
+            Err(Err(reason)) => {
+                (State::Unchecked { reason: reason.clone(), at: Instant::now() }, Err(LoadError::Unavailable(reason)))
+            }
+        };
+        self.become_state(state);
+        answer
+    }
+
+    fn known(&self, asked_at: Instant) -> Option<Result<Arc<Checked<D>>, LoadError>> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Checked(checked) => Some(Ok(checked.clone())),
+            State::Wrong { reason, at } if at.elapsed() < RECHECK_AFTER => {
+                Some(Err(LoadError::Rejected(reason.clone())))
+            }
+            State::Unchecked { reason, at } if *at > asked_at => Some(Err(LoadError::Unavailable(reason.clone()))),
+            _ => None,
+        }
+    }
+
+    fn become_state(&self, state: State<D>) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Checks both queries: a problem with one of them, or why the database could not tell.
+    async fn check(&self) -> Result<Arc<Checked<D>>, Result<Problem, String>> {
+        let mut connection = pool::acquire_live(&self.pool, &self.source).await.map_err(Err)?;
+        let timeout = self.source.settings.statement_timeout + GRACE;
+        let both = async {
+            let single = D::check(&mut connection, self.query_of(Role::Single, &self.sql)).await?;
+            let batch = match &self.batch_sql {
+                None => None,
+                Some(sql) => Some(D::check(&mut connection, self.query_of(Role::Batch, sql)).await?),
+            };
+            if let Some(batch) = &batch {
+                crate::columns::same_columns(D::columns(&single).names(), D::columns(batch).names())?;
+            }
+            Ok(Arc::new(Checked { single: Arc::new(single), batch: batch.map(Arc::new) }))
+        };
+        match tokio::time::timeout(timeout, both).await {
+            Ok(Ok(checked)) => {
+                self.source.answered();
+                Ok(checked)
+            }
+            Ok(Err(CheckError::Wrong(problem))) => Err(Ok(problem)),
+            Ok(Err(CheckError::Failed(error))) => {
+                connection.close_on_drop();
+                let reason = self.source.redacted(&error);
+                self.source.failed(&reason);
+                Err(Err(reason))
+            }
+            Err(_) => {
+                connection.close_on_drop();
+                Err(Err(format!("no answer within {} ms", timeout.as_millis())))
+            }
+        }
+    }
+
+    fn query_of<'a>(&'a self, role: Role, sql: &'a Arc<str>) -> Query<'a> {
+        Query { role, sql, settings: &self.settings, template: &self.template }
+    }
+
+    /// Keeps a statement that was fitted to a changed schema.
+    fn keep(&self, role: Role, statement: &Arc<D::Statement>) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Checked(checked) = &mut *state {
+            let mut next = Checked { single: checked.single.clone(), batch: checked.batch.clone() };
+            match role {
+                Role::Single => next.single = statement.clone(),
+                Role::Batch => next.batch = Some(statement.clone()),
+            }
+            *checked = Arc::new(next);
+        }
+    }
+}
+
+/// Gathers the rows of one query into one answer per key.
+struct Collector<'k, D: Dialect> {
+    engine: &'k Engine<D>,
+    role: Role,
+    statement: Arc<D::Statement>,
+    keys: &'k [Key<'k>],
+    /// Places of the keys by their text; unused for a single key.
+    places: HashMap<&'k [u8], usize>,
+    answers: Vec<Option<Loaded>>,
+    rows: usize,
+    /// Buffers for the key that a row names.
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    rendered: Vec<u8>,
+}
+
+impl<'k, D: Dialect> Collector<'k, D> {
+    fn new(engine: &'k Engine<D>, role: Role, statement: Arc<D::Statement>, keys: &'k [Key<'k>]) -> Self {
+        let places = if keys.len() > 1 {
+            keys.iter().enumerate().map(|(place, key)| (key.text, place)).collect()
+        } else {
+            HashMap::new()
+        };
+        Self {
+            engine,
+            role,
+            statement,
+            keys,
+            places,
+            answers: keys.iter().map(|_| None).collect(),
+            rows: 0,
+            text: Vec::new(),
+            ends: Vec::new(),
+            rendered: Vec::new(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.rows = 0;
+        self.answers.fill(None);
+    }
+
+    /// Whether the query was given up with rows still to come.
+    fn is_over(&self) -> bool {
+        self.rows > self.keys.len() * ROWS_PER_KEY_MAX
+    }
+
+    fn take(&mut self, row: &DatabaseRow<D>) -> Result<(), Fault> {
+        if self.rows == 0 {
+            self.fit(row)?;
+        }
+        self.rows += 1;
+        if self.is_over() {
+            return Err(Fault::Refused(format!(
+                "{} returned more than {ROWS_PER_KEY_MAX} rows per key; it must select the rows of its keys only",
+                self.role.option()
+            )));
+        }
+        let statement = self.statement.clone();
+        let fields = D::fields(&statement, row);
+        let columns = D::columns(&statement);
+        let place = match columns.key_texts(&fields, &mut self.text, &mut self.ends) {
+            Some(()) => self.place(),
+            None => None,
+        };
+        let Some(place) = place else {
+            self.engine.counters.alias_rows.fetch_add(1, Ordering::Relaxed);
+            tracing::trace!(loader = self.engine.settings.name, "a row of another key came back");
+            return Ok(());
+        };
+        let answer = match self.answers[place] {
+            None => columns.row(&fields, &self.engine.settings),
+            Some(_) => {
+                Err(LoadError::Rejected(format!("{} returned more than one row for the key", self.role.option())))
+            }
+        };
+        self.answers[place] = Some(answer);
+        Ok(())
+    }
+
+    /// The place of the key whose values are these, byte for byte.
+    fn place(&mut self) -> Option<usize> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let texts = starts.zip(&self.ends).map(|(start, end)| &self.text[*start..*end]);
+        let place = match self.keys {
+            [_] => 0,
+            _ => {
+                let is_whole = self.engine.template.render(texts.clone(), &mut self.rendered);
+                debug_assert!(is_whole, "one key column per placeholder");
+                *self.places.get(self.rendered.as_slice())?
+            }
+        };
+        // Two lists of texts can render to one key: with {a}:{b}, ("1", "2:3") and ("1:2", "3").
+        texts.eq(self.keys[place].values.texts().iter().copied()).then_some(place)
+    }
+
+    /// Follows a change of the schema that the database let pass, such as a new column under `SELECT *`.
+    fn fit(&mut self, row: &DatabaseRow<D>) -> Result<(), Fault> {
+        let sql = match self.role {
+            Role::Single => &self.engine.sql,
+            Role::Batch => self.engine.batch_sql.as_ref().unwrap_or(&self.engine.sql),
+        };
+        let query = self.engine.query_of(self.role, sql);
+        let refitted = D::refit(&self.statement, row, query)
+            .map_err(|problem| Fault::Refused(format!("{}: {}", problem.option, problem.reason)))?;
+        if let Some(statement) = refitted {
+            self.statement = Arc::new(statement);
+            self.engine.keep(self.role, &self.statement);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Vec<Loaded> {
+        self.answers.into_iter().map(|answer| answer.unwrap_or(Ok(Row::Absent))).collect()
+    }
+}

@@ -1,0 +1,256 @@
+//! PostgreSQL: types of parameters and columns learned from the server, statement timeouts kept by the server.
+
+mod codec;
+mod parameter;
+
+use crate::columns::{Columns, Fields, Problem};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Role};
+use crate::settings::BigNumbers;
+use crate::template::Values;
+use codec::Codec;
+use futures_core::stream::BoxStream;
+use parameter::Parameter;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgArguments, PgColumn, PgConnection, PgQueryResult, PgRow};
+use sqlx::{Arguments, AssertSqlSafe, Column, Either, Executor, Postgres, Row, SqlSafeStr, Statement, TypeInfo};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) struct PostgresDialect;
+
+#[derive(Clone)]
+pub(crate) struct PostgresStatement {
+    sql: Arc<str>,
+    parameters: Vec<Parameter>,
+    columns: Columns,
+    /// The type of each column, as its number, and how to read it.
+    codecs: Vec<(Option<u32>, Codec)>,
+}
+
+impl Dialect for PostgresDialect {
+    type Database = Postgres;
+    type Statement = PostgresStatement;
+
+    async fn check(connection: &mut PgConnection, query: Query<'_>) -> Result<PostgresStatement, CheckError> {
+        // The SQL comes from the operator's configuration and from nowhere else.
+        let prepared = match connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await {
+            Ok(prepared) => prepared,
+            Err(sqlx::Error::Database(error)) => {
+                return Err(match Self::fault(error.as_ref()) {
+                    Fault::Refused(reason) | Fault::BadValue(reason) => query.problem(reason).into(),
+                    _ => CheckError::Failed(sqlx::Error::Database(error)),
+                });
+            }
+            Err(error) => return Err(CheckError::Failed(error)),
+        };
+        let infos = match prepared.parameters() {
+            Some(Either::Left(infos)) => infos,
+            _ => &[],
+        };
+        let placeholders = query.template.placeholders();
+        if infos.len() != placeholders.len() {
+            let reason = format!(
+                "has {} parameters, but the pattern has {} placeholders; $1 … $n are the placeholders in order",
+                infos.len(),
+                placeholders.len()
+            );
+            return Err(query.problem(reason).into());
+        }
+        let mut parameters = Vec::new();
+        for (index, (info, placeholder)) in infos.iter().zip(placeholders).enumerate() {
+            let parameter = match query.role {
+                Role::Single => Parameter::scalar(info, placeholder.kind),
+                Role::Batch => Parameter::array(info, placeholder.kind),
+            };
+            parameters.push(parameter.map_err(|found| {
+                query.problem(format!(
+                    "${} is the placeholder {{{}:{}}}, but PostgreSQL takes it as {found}",
+                    index + 1,
+                    placeholder.name,
+                    placeholder.kind
+                ))
+            })?);
+        }
+        let (columns, codecs) = read_columns(prepared.columns(), query)?;
+        Ok(PostgresStatement { sql: query.sql.clone(), parameters, columns, codecs })
+    }
+
+    fn refit(
+        statement: &PostgresStatement,
+        row: &PgRow,
+        query: Query<'_>,
+    ) -> Result<Option<PostgresStatement>, Problem> {
+        let names = statement.columns.names();
+        let same = row.columns().len() == names.len()
+            && row
+                .columns()
+                .iter()
+                .zip(names)
+                .zip(&statement.codecs)
+                .all(|((column, name), (number, _))| column.name() == name && type_number(column) == *number);
+        if same {
+            return Ok(None);
+        }
+        let (columns, codecs) = read_columns(row.columns(), query)?;
+        Ok(Some(PostgresStatement { columns, codecs, ..statement.clone() }))
+    }
+
+    fn columns(statement: &PostgresStatement) -> &Columns {
+        &statement.columns
+    }
+
+    fn can_ask(statement: &PostgresStatement, values: &Values<'_>) -> bool {
+        statement.parameters.iter().zip(values.texts()).all(|(parameter, text)| parameter.holds(text))
+    }
+
+    fn bind(statement: &PostgresStatement, _role: Role, keys: &[Values<'_>]) -> Result<PgArguments, String> {
+        let mut arguments = PgArguments::default();
+        for (index, parameter) in statement.parameters.iter().enumerate() {
+            let bound = parameter.bind(keys.iter().map(|values| values.texts()[index]));
+            arguments.add(bound).map_err(|error| error.to_string())?;
+        }
+        Ok(arguments)
+    }
+
+    fn explain(statement: &PostgresStatement, values: &Values<'_>) -> Vec<String> {
+        let texts = values.texts().iter();
+        let explain = |(text, parameter): (&&[u8], &Parameter)| {
+            format!("{} ({})", String::from_utf8_lossy(text), parameter.type_name().to_ascii_lowercase())
+        };
+        texts.zip(&statement.parameters).map(explain).collect()
+    }
+
+    async fn begin(
+        _connection: &mut PgConnection,
+        _statement: &PostgresStatement,
+        _timeout: Duration,
+    ) -> Result<(), sqlx::Error> {
+        // The server ends statements itself: statement_timeout is set when connecting.
+        Ok(())
+    }
+
+    async fn end(_connection: &mut PgConnection, _statement: &PostgresStatement) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    fn rows<'c>(
+        connection: &'c mut PgConnection,
+        statement: &PostgresStatement,
+        arguments: PgArguments,
+    ) -> BoxStream<'c, Result<Either<PgQueryResult, PgRow>, sqlx::Error>> {
+        connection.fetch_many(sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments))
+    }
+
+    fn fields<'r>(statement: &'r PostgresStatement, row: &'r PgRow) -> impl Fields + 'r {
+        PostgresFields { row, codecs: &statement.codecs }
+    }
+
+    fn fault(error: &dyn DatabaseError) -> Fault {
+        let code = error.code().unwrap_or_default();
+        let reason = format!("{} (SQLSTATE {code})", error.message());
+        match code.as_ref() {
+            // query_canceled: the statement timeout.
+            "57014" => Fault::Timeout,
+            // The server is going away, or has thrown this connection out.
+            "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Fault::Broken(reason),
+            // "cached plan must not change result type", and statements that a pooler has lost.
+            "0A000" | "26000" => Fault::Stale(reason),
+            code => match code.get(..2) {
+                Some("08") => Fault::Broken(reason),
+                // Not enough resources, a lock, a conflict, a disk, no login, no database: the query may be right.
+                Some("28" | "3D" | "40" | "53" | "55" | "57" | "58") => Fault::Unavailable(reason),
+                // Data exceptions, cardinality, constraints, and what functions raise.
+                Some("21" | "22" | "23" | "P0") => Fault::BadValue(reason),
+                _ => Fault::Refused(reason),
+            },
+        }
+    }
+}
+
+fn type_number(column: &PgColumn) -> Option<u32> {
+    column.type_info().oid().map(|oid| oid.0)
+}
+
+fn read_columns(columns: &[PgColumn], query: Query<'_>) -> Result<(Columns, Vec<(Option<u32>, Codec)>), Problem> {
+    let names = columns.iter().map(|column| column.name().to_owned()).collect();
+    let resolved = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+    let mut codecs = Vec::new();
+    for column in columns {
+        let codec = Codec::of(column.type_info()).ok_or_else(|| {
+            query.problem(format!(
+                "column `{}` has the type {}, which has no JSON form here; cast it, as in {}::text",
+                column.name(),
+                column.type_info().name(),
+                column.name()
+            ))
+        })?;
+        codecs.push((type_number(column), codec));
+    }
+    for key in resolved.keys() {
+        if !codecs[*key].1.is_key() {
+            return Err(query.problem(format!(
+                "the key column `{}` has the type {}; a key column is an integer, numeric, text or uuid",
+                columns[*key].name(),
+                columns[*key].type_info().name()
+            )));
+        }
+    }
+    if let Some(version) = resolved.version()
+        && !codecs[version].1.is_version()
+    {
+        let reason = format!(
+            "`{}` has the type {}; a version is an integer or timestamptz (a timestamp without a zone may go back; convert it \
+             with AT TIME ZONE)",
+            columns[version].name(),
+            columns[version].type_info().name()
+        );
+        return Err(Problem { option: "version_column", reason });
+    }
+    Ok((resolved, codecs))
+}
+
+struct PostgresFields<'r> {
+    row: &'r PgRow,
+    codecs: &'r [(Option<u32>, Codec)],
+}
+
+impl<'r> PostgresFields<'r> {
+    fn raw(&self, column: usize) -> Option<&'r [u8]> {
+        self.row.try_get_raw(column).ok()?.as_bytes().ok()
+    }
+
+    fn value(&self, column: usize) -> Result<(&'r Codec, &'r [u8]), String> {
+        let (_, codec) = self.codecs.get(column).ok_or("there is no such column")?;
+        Ok((codec, self.raw(column).ok_or("is NULL")?))
+    }
+}
+
+impl Fields for PostgresFields<'_> {
+    fn raw_bytes(&self, column: usize) -> usize {
+        self.raw(column).map_or(0, <[u8]>::len)
+    }
+
+    fn is_null(&self, column: usize) -> bool {
+        self.raw(column).is_none()
+    }
+
+    fn json(&self, column: usize, big_numbers: BigNumbers, out: &mut Vec<u8>) -> Result<(), String> {
+        let (codec, raw) = self.value(column)?;
+        codec.json(raw, big_numbers, out)
+    }
+
+    fn plain(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        let (codec, raw) = self.value(column)?;
+        codec.plain(raw, out)
+    }
+
+    fn key(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        let (codec, raw) = self.value(column)?;
+        codec.key(raw, out)
+    }
+
+    fn version(&self, column: usize) -> Result<u64, String> {
+        let (codec, raw) = self.value(column)?;
+        codec.version(raw)
+    }
+}

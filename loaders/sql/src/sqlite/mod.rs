@@ -1,0 +1,297 @@
+//! SQLite: values have types of their own, columns only hints.
+//!
+//! What JSON shows follows the storage class of each value: INTEGER and REAL are numbers (the infinities are strings), TEXT is a
+//! string, BLOB is base64. A boolean or a date is what the application stored.
+//!
+//! The file is opened read-only. Statements end by a progress handler, which SQLite calls every [`OPS_PER_LOOK`] operations.
+
+pub(crate) mod create;
+mod parameters;
+
+use crate::columns::{Columns, Fields, Problem};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Role};
+use crate::json;
+use crate::settings::BigNumbers;
+use crate::template::{self, PlaceholderKind, Values};
+use futures_core::stream::BoxStream;
+use parameters::Outline;
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow, SqliteValueRef};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column, Decode, Either, Executor, Row, SqlSafeStr, Sqlite, Statement, TypeInfo, ValueRef,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Operations of SQLite's machine between two looks at the clock: some ten to hundred microseconds.
+const OPS_PER_LOOK: i32 = 4_000;
+
+pub(crate) struct SqliteDialect;
+
+#[derive(Clone)]
+pub(crate) struct SqliteStatement {
+    sql: Arc<str>,
+    kinds: Vec<PlaceholderKind>,
+    columns: Columns,
+    /// Whether the columns may change with the schema. SQLite notices a change only when a statement runs, and then gives the
+    /// new columns where sqlx still has the old names.
+    has_star: bool,
+}
+
+impl Dialect for SqliteDialect {
+    type Database = Sqlite;
+    type Statement = SqliteStatement;
+
+    async fn check(connection: &mut SqliteConnection, query: Query<'_>) -> Result<SqliteStatement, CheckError> {
+        let outline = Outline::of(query.sql);
+        check_outline(&outline, query)?;
+        // The SQL comes from the operator's configuration and from nowhere else.
+        let prepared = match connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await {
+            Ok(prepared) => prepared,
+            Err(sqlx::Error::Database(error)) => {
+                return Err(match Self::fault(error.as_ref()) {
+                    Fault::Refused(reason) | Fault::BadValue(reason) => query.problem(reason).into(),
+                    _ => CheckError::Failed(sqlx::Error::Database(error)),
+                });
+            }
+            Err(error) => return Err(CheckError::Failed(error)),
+        };
+        let names = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
+        let columns = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+        let kinds = query.template.placeholders().iter().map(|placeholder| placeholder.kind).collect();
+        if outline.has_star {
+            // The statement that prepare left in the cache of this connection.
+            sqlx::Connection::clear_cached_statements(connection).await.map_err(CheckError::Failed)?;
+        }
+        Ok(SqliteStatement { sql: query.sql.clone(), kinds, columns, has_star: outline.has_star })
+    }
+
+    fn refit(
+        statement: &SqliteStatement,
+        row: &SqliteRow,
+        query: Query<'_>,
+    ) -> Result<Option<SqliteStatement>, Problem> {
+        let names = statement.columns.names();
+        let same = row.columns().len() == names.len()
+            && row.columns().iter().zip(names).all(|(column, name)| column.name() == name);
+        if same {
+            return Ok(None);
+        }
+        let names = row.columns().iter().map(|column| column.name().to_owned()).collect();
+        let columns = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+        Ok(Some(SqliteStatement { columns, ..statement.clone() }))
+    }
+
+    fn columns(statement: &SqliteStatement) -> &Columns {
+        &statement.columns
+    }
+
+    fn can_ask(_statement: &SqliteStatement, _values: &Values<'_>) -> bool {
+        true
+    }
+
+    fn bind(statement: &SqliteStatement, role: Role, keys: &[Values<'_>]) -> Result<SqliteArguments, String> {
+        let mut arguments = SqliteArguments::default();
+        for (index, kind) in statement.kinds.iter().enumerate() {
+            let added = match (role, keys) {
+                (Role::Single, [values]) => bind_scalar(*kind, values.texts()[index], &mut arguments)?,
+                _ => arguments.add(json_array(*kind, keys.iter().map(|values| values.texts()[index]))?),
+            };
+            added.map_err(|error| error.to_string())?;
+        }
+        Ok(arguments)
+    }
+
+    fn explain(statement: &SqliteStatement, values: &Values<'_>) -> Vec<String> {
+        let class = |kind: &PlaceholderKind| match kind {
+            PlaceholderKind::Int => "integer",
+            PlaceholderKind::Text | PlaceholderKind::Uuid => "text",
+        };
+        let texts = values.texts().iter().zip(&statement.kinds);
+        texts.map(|(text, kind)| format!("{} ({})", String::from_utf8_lossy(text), class(kind))).collect()
+    }
+
+    async fn begin(
+        connection: &mut SqliteConnection,
+        statement: &SqliteStatement,
+        timeout: Duration,
+    ) -> Result<(), sqlx::Error> {
+        let deadline = Instant::now() + timeout;
+        connection.lock_handle().await?.set_progress_handler(OPS_PER_LOOK, move || Instant::now() < deadline);
+        if statement.has_star {
+            // The read brings the connection's idea of the schema up to date, the transaction keeps it so.
+            sqlx::raw_sql("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 1").execute(connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(connection: &mut SqliteConnection, statement: &SqliteStatement) -> Result<(), sqlx::Error> {
+        if statement.has_star {
+            sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+        }
+        Ok(())
+    }
+
+    fn rows<'c>(
+        connection: &'c mut SqliteConnection,
+        statement: &SqliteStatement,
+        arguments: SqliteArguments,
+    ) -> BoxStream<'c, Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql.clone()), arguments);
+        connection.fetch_many(query.persistent(!statement.has_star))
+    }
+
+    fn fields<'r>(_statement: &'r SqliteStatement, row: &'r SqliteRow) -> impl Fields + 'r {
+        SqliteFields { row }
+    }
+
+    fn fault(error: &dyn DatabaseError) -> Fault {
+        let code: i32 = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
+        let reason = format!("{} (SQLite code {code})", error.message());
+        // The low byte is the primary code: https://www.sqlite.org/rescode.html
+        match code & 0xff {
+            // SQLITE_INTERRUPT: our progress handler.
+            9 => Fault::Timeout,
+            // SQLITE_BUSY, LOCKED, NOMEM, IOERR, CANTOPEN, PROTOCOL, NOTADB and CORRUPT: the file, not the query.
+            5 | 6 | 7 | 10 | 11 | 14 | 15 | 26 => Fault::Unavailable(reason),
+            // SQLITE_SCHEMA: it changed while the statement began.
+            17 => Fault::Stale(reason),
+            // SQLITE_ERROR is for bad SQL and for what functions raise ("malformed JSON", "integer overflow"); TOOBIG, CONSTRAINT,
+            // MISMATCH and RANGE are about values.
+            1 if error.message().starts_with("no such ") => Fault::Refused(reason),
+            1 | 18 | 19 | 20 | 25 => Fault::BadValue(reason),
+            _ => Fault::Refused(reason),
+        }
+    }
+}
+
+fn check_outline(outline: &Outline, query: Query<'_>) -> Result<(), Problem> {
+    if outline.has_more_statements {
+        return Err(query.problem("holds more than one statement"));
+    }
+    if let Some(other) = &outline.other_parameter {
+        return Err(query.problem(format!("has the parameter {other}; parameters are written $1 … $n")));
+    }
+    let count = query.template.placeholders().len();
+    if outline.parameters.iter().copied().ne(1..=count) {
+        let found: Vec<String> = outline.parameters.iter().map(|number| format!("${number}")).collect();
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+        return Err(query.problem(format!(
+            "must use each of the pattern's {count} placeholders as $1 … $n and nothing else; it uses {found}"
+        )));
+    }
+    Ok(())
+}
+
+type Added = Result<(), sqlx::error::BoxDynError>;
+
+fn bind_scalar(kind: PlaceholderKind, text: &[u8], arguments: &mut SqliteArguments) -> Result<Added, String> {
+    Ok(match kind {
+        PlaceholderKind::Int => arguments.add(template::int_of(text).ok_or("an integer that is none")?),
+        PlaceholderKind::Text | PlaceholderKind::Uuid => {
+            arguments.add(std::str::from_utf8(text).map_err(|error| error.to_string())?.to_owned())
+        }
+    })
+}
+
+/// The values of a batch as `json_each` reads them: integers as INTEGER, all others as TEXT.
+fn json_array<'v>(kind: PlaceholderKind, texts: impl Iterator<Item = &'v [u8]>) -> Result<String, String> {
+    let mut out = vec![b'['];
+    for (index, text) in texts.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match kind {
+            PlaceholderKind::Int => out.extend_from_slice(text),
+            PlaceholderKind::Text | PlaceholderKind::Uuid => json::string(text, &mut out)?,
+        }
+    }
+    out.push(b']');
+    String::from_utf8(out).map_err(|error| error.to_string())
+}
+
+struct SqliteFields<'r> {
+    row: &'r SqliteRow,
+}
+
+/// A value of one of the storage classes.
+enum Stored<'r> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(&'r [u8]),
+    Blob(&'r [u8]),
+}
+
+impl<'r> SqliteFields<'r> {
+    fn stored(&self, column: usize) -> Result<Stored<'r>, String> {
+        let value = self.row.try_get_raw(column).map_err(|error| error.to_string())?;
+        if value.is_null() {
+            return Ok(Stored::Null);
+        }
+        // The class of the value, because it is not NULL; the declared type of the column plays no part.
+        let class = match value.type_info().name() {
+            "INTEGER" => 'i',
+            "REAL" => 'r',
+            "TEXT" => 't',
+            "BLOB" => 'b',
+            other => return Err(format!("has the unknown storage class {other}")),
+        };
+        Ok(match class {
+            'i' => Stored::Integer(decode(value)?),
+            'r' => Stored::Real(decode(value)?),
+            't' => Stored::Text(decode(value)?),
+            _ => Stored::Blob(decode(value)?),
+        })
+    }
+}
+
+fn decode<'r, T: Decode<'r, Sqlite>>(value: SqliteValueRef<'r>) -> Result<T, String> {
+    T::decode(value).map_err(|error| error.to_string())
+}
+
+impl Fields for SqliteFields<'_> {
+    fn raw_bytes(&self, column: usize) -> usize {
+        match self.stored(column) {
+            Ok(Stored::Text(bytes) | Stored::Blob(bytes)) => bytes.len(),
+            Ok(Stored::Integer(_) | Stored::Real(_)) => 8,
+            Ok(Stored::Null) | Err(_) => 0,
+        }
+    }
+
+    fn is_null(&self, column: usize) -> bool {
+        matches!(self.stored(column), Ok(Stored::Null))
+    }
+
+    fn json(&self, column: usize, big_numbers: BigNumbers, out: &mut Vec<u8>) -> Result<(), String> {
+        match self.stored(column)? {
+            Stored::Null => out.extend_from_slice(b"null"),
+            Stored::Integer(value) => json::int(value, big_numbers, out),
+            Stored::Real(value) => json::float(value, out)?,
+            Stored::Text(text) => json::string(text, out)?,
+            Stored::Blob(bytes) => json::base64(bytes, out)?,
+        }
+        Ok(())
+    }
+
+    fn plain(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        match self.stored(column)? {
+            Stored::Null => return Err("is NULL".into()),
+            Stored::Integer(value) => json::int_text(value, out),
+            Stored::Real(value) => json::float_text(value, out)?,
+            Stored::Text(bytes) | Stored::Blob(bytes) => out.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    fn key(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        self.plain(column, out)
+    }
+
+    fn version(&self, column: usize) -> Result<u64, String> {
+        match self.stored(column)? {
+            Stored::Integer(value) => u64::try_from(value).map_err(|_| format!("the version {value} is negative")),
+            _ => Err("a version is an INTEGER in SQLite".into()),
+        }
+    }
+}

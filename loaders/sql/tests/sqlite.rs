@@ -1,0 +1,592 @@
+//! Loads from real SQLite files.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
+use leasehold_loader_sql::{
+    BigNumbers, ConfigProblem, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
+};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+struct Database {
+    directory: TempDir,
+}
+
+impl Database {
+    fn new() -> Self {
+        Self { directory: TempDir::new().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("test.db")
+    }
+
+    fn settings(&self) -> SourceSettings {
+        SourceSettings::new("main", format!("sqlite:{}", self.path().display()))
+    }
+
+    async fn created(script: &str) -> (Self, Source) {
+        let database = Self::new();
+        let settings = SourceSettings { create_with: Some(script.into()), ..database.settings() };
+        let source = Source::open(settings).await.unwrap();
+        (database, source)
+    }
+
+    async fn run(&self, sql: &str) {
+        let options = SqliteConnectOptions::new().filename(self.path()).create_if_missing(true);
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.directory.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn loader(pattern: &str, sql: &str) -> LoaderSettings {
+    LoaderSettings::new("test", pattern, sql)
+}
+
+fn batched(pattern: &str, sql: &str, batch_sql: &str) -> LoaderSettings {
+    LoaderSettings { batch_sql: Some(batch_sql.into()), ..loader(pattern, sql) }
+}
+
+async fn load(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
+    let keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+    loader.load(LoadRequest { keys }).await
+}
+
+async fn load_one(loader: &SqlLoader, key: &str) -> Loaded {
+    load(loader, &[key]).await.pop().unwrap()
+}
+
+fn value(text: &str) -> Loaded {
+    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version: None })
+}
+
+async fn problem(source: &Source, settings: LoaderSettings) -> ConfigProblem {
+    build_loader(source, settings).await.unwrap_err()
+}
+
+const USERS: &str = "
+    CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, updated INTEGER);
+    INSERT INTO users VALUES (1, 'ann', 10), (2, 'bob', 20), (3, NULL, NULL), (-7, 'neg', 0);";
+
+#[tokio::test]
+async fn every_storage_class_becomes_json() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, any ANY);
+         INSERT INTO t VALUES
+            (1, 42), (2, 1.5), (3, 'a \"quoted\" ä' || char(10) || char(0) || 'x'), (4, x'00ff10'), (5, NULL), (6, 9e999), (7, -9e999),
+            (8, 9007199254740993), (9, ''), (10, x''), (11, 1e300), (12, CAST(x'ff41' AS TEXT)), (13, -9223372036854775808);",
+    )
+    .await;
+    let sql = "SELECT id, any FROM t WHERE id = $1";
+    let plain = build_loader(&source, loader("t:{id:int}", sql)).await.unwrap();
+    for (id, json) in [
+        (1, r#"42"#),
+        (2, "1.5"),
+        (3, r#""a \"quoted\" ä\n\u0000x""#),
+        (4, r#""AP8Q""#),
+        (5, "null"),
+        (6, r#""Infinity""#),
+        (7, r#""-Infinity""#),
+        (8, "9007199254740993"),
+        (9, r#""""#),
+        (10, r#""""#),
+        (11, "1e+300"),
+        (13, "-9223372036854775808"),
+    ] {
+        let expected = format!(r#"{{"id":{id},"any":{json}}}"#);
+        assert_eq!(load_one(&plain, &format!("t:{id}")).await, value(&expected));
+        serde_json::from_str::<serde_json::Value>(&expected).unwrap();
+    }
+    let Err(LoadError::Rejected(reason)) = load_one(&plain, "t:12").await else { panic!("not UTF-8") };
+    assert!(reason.contains("column any") && reason.contains("UTF-8"), "{reason}");
+
+    let strings = LoaderSettings { big_numbers: BigNumbers::String, ..loader("t:{id:int}", sql) };
+    let strings = build_loader(&source, strings).await.unwrap();
+    assert_eq!(load_one(&strings, "t:8").await, value(r#"{"id":8,"any":"9007199254740993"}"#));
+    assert_eq!(load_one(&strings, "t:1").await, value(r#"{"id":1,"any":42}"#));
+}
+
+#[tokio::test]
+async fn a_column_is_given_as_its_bytes() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, body, at INTEGER);
+         INSERT INTO t VALUES (1, 'text', 5), (2, x'00ff', 6), (3, 42, 7), (4, NULL, 8), (5, '', 9), (6, 1.5, NULL);",
+    )
+    .await;
+    let settings = LoaderSettings {
+        value: ValueFormat::Column,
+        version_column: Some("at".into()),
+        ..loader("t:{id:int}", "SELECT id, at, body FROM t WHERE id = $1")
+    };
+    let column = build_loader(&source, settings).await.unwrap();
+    let bytes = |bytes: &'static [u8], version| Ok(Row::Value { value: Bytes::from_static(bytes), version });
+    assert_eq!(load_one(&column, "t:1").await, bytes(b"text", Some(5)));
+    assert_eq!(load_one(&column, "t:2").await, bytes(b"\x00\xff", Some(6)));
+    assert_eq!(load_one(&column, "t:3").await, bytes(b"42", Some(7)));
+    assert_eq!(load_one(&column, "t:4").await, Ok(Row::Absent));
+    assert_eq!(load_one(&column, "t:5").await, bytes(b"", Some(9)));
+    assert_eq!(load_one(&column, "t:6").await, bytes(b"1.5", None));
+}
+
+#[tokio::test]
+async fn one_batch_answers_each_key_in_order() {
+    let (_database, source) = Database::created(USERS).await;
+    let settings = LoaderSettings {
+        batch_max: 3,
+        version_column: Some("updated".into()),
+        ..batched(
+            "user:{id:int}",
+            "SELECT id, name, updated FROM users WHERE id = $1",
+            "SELECT id, name, updated FROM users WHERE id IN (SELECT value FROM json_each($1))",
+        )
+    };
+    let users = build_loader(&source, settings).await.unwrap();
+    assert_eq!(users.batch_max(), 3);
+    let row = |json: &'static str, version| Ok(Row::Value { value: Bytes::from_static(json.as_bytes()), version });
+    let expected = vec![
+        row(r#"{"id":3,"name":null,"updated":null}"#, None),
+        Ok(Row::Absent),
+        row(r#"{"id":1,"name":"ann","updated":10}"#, Some(10)),
+        row(r#"{"id":-7,"name":"neg","updated":0}"#, Some(0)),
+        Ok(Row::Absent),
+        row(r#"{"id":2,"name":"bob","updated":20}"#, Some(20)),
+        Err(LoadError::Rejected("the key does not fit the pattern".into())),
+    ];
+    let keys = ["user:3", "user:9223372036854775807", "user:1", "user:-7", "user:99", "user:2", "user:x"];
+    assert_eq!(load(&users, &keys).await, expected);
+    assert!(load(&users, &[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_row_must_be_the_row_of_the_key() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE words (word TEXT COLLATE NOCASE, meaning TEXT);
+         INSERT INTO words VALUES ('A', 'upper'), ('b', 'lower'), ('B', 'upper b'), ('1', 'one');
+         CREATE TABLE loose (id, n);
+         INSERT INTO loose VALUES ('1abc', 1), ('2', 2), (3.0, 3), (4.5, 4), (NULL, 5);",
+    )
+    .await;
+    let words = batched(
+        "word:{word}",
+        "SELECT word, meaning FROM words WHERE word = $1",
+        "SELECT word, meaning FROM words WHERE word IN (SELECT value FROM json_each($1))",
+    );
+    let words = build_loader(&source, words).await.unwrap();
+    assert_eq!(load_one(&words, "word:a").await, Ok(Row::Absent));
+    assert_eq!(words.counters().alias_rows, 1);
+    assert_eq!(load_one(&words, "word:A").await, value(r#"{"word":"A","meaning":"upper"}"#));
+    assert_eq!(load_one(&words, "word:b").await, value(r#"{"word":"b","meaning":"lower"}"#));
+    assert_eq!(load_one(&words, "word:A ").await, Ok(Row::Absent));
+    assert_eq!(
+        load(&words, &["word:a", "word:B", "word:A", "word:b", "word:1"]).await,
+        vec![
+            Ok(Row::Absent),
+            value(r#"{"word":"B","meaning":"upper b"}"#),
+            value(r#"{"word":"A","meaning":"upper"}"#),
+            value(r#"{"word":"b","meaning":"lower"}"#),
+            value(r#"{"word":"1","meaning":"one"}"#),
+        ]
+    );
+
+    // CAST makes SQLite as lenient as MySQL: '1abc' is 1 there.
+    let loose = loader("loose:{id:int}", "SELECT id, n FROM loose WHERE CAST(id AS INTEGER) = $1");
+    let loose = build_loader(&source, loose).await.unwrap();
+    for key in ["loose:1", "loose:4", "loose:0"] {
+        assert_eq!(load_one(&loose, key).await, Ok(Row::Absent), "{key}");
+    }
+    assert_eq!(load_one(&loose, "loose:2").await, value(r#"{"id":"2","n":2}"#));
+    // 3.0 is not the text 3.
+    assert_eq!(load_one(&loose, "loose:3").await, Ok(Row::Absent));
+}
+
+#[tokio::test]
+async fn two_values_of_a_key_are_compared_one_by_one() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (a TEXT, b TEXT, n INTEGER);
+         INSERT INTO t VALUES ('1:2', '3', 1), ('x', 'y:z', 2);",
+    )
+    .await;
+    let settings = batched(
+        "t:{a}:{b}",
+        "SELECT a, b, n FROM t WHERE a || ':' || b = $1 || ':' || $2",
+        "SELECT t.a, t.b, t.n FROM json_each($1) l JOIN json_each($2) r ON l.key = r.key
+         JOIN t ON t.a || ':' || t.b = l.value || ':' || r.value",
+    );
+    let pairs = build_loader(&source, settings).await.unwrap();
+    // The row's values are ("1:2", "3"), the key's ("1", "2:3").
+    assert_eq!(load_one(&pairs, "t:1:2:3").await, Ok(Row::Absent));
+    let found = load(&pairs, &["t:1:2:3", "t:x:y:z", "t:no:ne"]).await;
+    assert_eq!(found, vec![Ok(Row::Absent), value(r#"{"a":"x","b":"y:z","n":2}"#), Ok(Row::Absent)]);
+}
+
+#[tokio::test]
+async fn hostile_keys_stay_values() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE words (word TEXT PRIMARY KEY, n INTEGER); INSERT INTO words VALUES ('safe', 1);",
+    )
+    .await;
+    let settings = batched(
+        "word:{word}",
+        "SELECT word, n FROM words WHERE word = $1",
+        "SELECT word, n FROM words WHERE word IN (SELECT value FROM json_each($1))",
+    );
+    let words = build_loader(&source, settings).await.unwrap();
+    let hostile = [
+        "word:' OR 1=1 --",
+        "word:safe'; DROP TABLE words; --",
+        "word:\"]}",
+        "word:$1",
+        "word:%",
+        "word:\\u0073afe",
+        "word:sáfe",
+        "word:safe\u{200b}",
+    ];
+    for key in hostile {
+        assert_eq!(load_one(&words, key).await, Ok(Row::Absent), "{key}");
+    }
+    assert!(load(&words, &hostile).await.iter().all(|answer| *answer == Ok(Row::Absent)));
+    assert_eq!(load_one(&words, "word:safe").await, value(r#"{"word":"safe","n":1}"#));
+}
+
+#[tokio::test]
+async fn more_than_one_row_for_a_key_is_refused() {
+    let (_database, source) =
+        Database::created("CREATE TABLE t (id INTEGER, n INTEGER); INSERT INTO t VALUES (1, 1), (1, 2), (2, 3);").await;
+    let settings = batched(
+        "t:{id:int}",
+        "SELECT id, n FROM t WHERE id = $1",
+        "SELECT id, n FROM t WHERE id IN (SELECT value FROM json_each($1))",
+    );
+    let twice = build_loader(&source, settings).await.unwrap();
+    assert!(
+        matches!(load_one(&twice, "t:1").await, Err(LoadError::Rejected(reason)) if reason.contains("more than one row"))
+    );
+    let both = load(&twice, &["t:1", "t:2"]).await;
+    assert!(matches!(&both[0], Err(LoadError::Rejected(reason)) if reason.contains("more than one row")));
+    assert_eq!(both[1], value(r#"{"id":2,"n":3}"#));
+}
+
+#[tokio::test]
+async fn a_query_that_does_not_select_by_key_is_refused() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER, n INTEGER);
+         WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s LIMIT 5000) INSERT INTO t SELECT i, i FROM s;",
+    )
+    .await;
+    let all = build_loader(&source, loader("t:{id:int}", "SELECT id, n FROM t WHERE $1 = $1")).await.unwrap();
+    assert!(
+        matches!(load_one(&all, "t:1").await, Err(LoadError::Rejected(reason)) if reason.contains("must select the rows"))
+    );
+}
+
+#[tokio::test]
+async fn one_bad_row_fails_only_its_key() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT, v INTEGER);
+         INSERT INTO t VALUES (1, 'fine', 1), (2, CAST(x'ff' AS TEXT), 1), (3, 'much too long to be taken', 1), (4, 'fine', -1),
+            (5, 'fine', 'text');",
+    )
+    .await;
+    let settings = LoaderSettings {
+        row_bytes_max: 48,
+        version_column: Some("v".into()),
+        ..batched(
+            "t:{id:int}",
+            "SELECT id, body, v FROM t WHERE id = $1",
+            "SELECT id, body, v FROM t WHERE id IN (SELECT value FROM json_each($1))",
+        )
+    };
+    let rows = build_loader(&source, settings).await.unwrap();
+    let loaded = load(&rows, &["t:1", "t:2", "t:3", "t:4", "t:5"]).await;
+    assert_eq!(
+        loaded[0],
+        Ok(Row::Value { value: Bytes::from_static(br#"{"id":1,"body":"fine","v":1}"#), version: Some(1) })
+    );
+    assert!(matches!(&loaded[1], Err(LoadError::Rejected(reason)) if reason.contains("UTF-8")));
+    assert_eq!(loaded[2], Err(LoadError::TooLarge { bytes: 49, bytes_max: 48 }));
+    assert!(matches!(&loaded[3], Err(LoadError::Rejected(reason)) if reason.contains("negative")));
+    assert!(matches!(&loaded[4], Err(LoadError::Rejected(reason)) if reason.contains("INTEGER")));
+}
+
+#[tokio::test]
+async fn a_batch_with_a_poisoned_key_still_loads_the_others() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT);
+         WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s LIMIT 100) INSERT INTO t SELECT i, '[1]' FROM s;
+         UPDATE t SET body = 'no json' WHERE id IN (17, 60);",
+    )
+    .await;
+    let settings = batched(
+        "t:{id:int}",
+        "SELECT id, json_extract(body, '$[0]') AS first FROM t WHERE id = $1",
+        "SELECT id, json_extract(body, '$[0]') AS first FROM t WHERE id IN (SELECT value FROM json_each($1))",
+    );
+    let poisoned = build_loader(&source, settings).await.unwrap();
+    let keys: Vec<String> = (1..=100).map(|id| format!("t:{id}")).collect();
+    let loaded = load(&poisoned, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (id, answer) in (1..=100).zip(loaded) {
+        if matches!(id, 17 | 60) {
+            assert!(matches!(answer, Err(LoadError::Rejected(_))), "{id}: {answer:?}");
+        } else {
+            assert_eq!(answer, value(&format!(r#"{{"id":{id},"first":1}}"#)));
+        }
+    }
+    assert_eq!(poisoned.counters().split_batches, 1);
+}
+
+#[tokio::test]
+async fn a_slow_statement_ends_in_time_and_the_connection_lives_on() {
+    let database = Database::new();
+    let settings = SourceSettings {
+        create_with: Some(USERS.into()),
+        max_connections: 1,
+        statement_timeout: Duration::from_millis(150),
+        ..database.settings()
+    };
+    let source = Source::open(settings).await.unwrap();
+    let endless = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT $1 AS id, max(i) AS n FROM s";
+    let endless = build_loader(&source, loader("endless:{id:int}", endless)).await.unwrap();
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(load_one(&endless, "endless:1").await, Err(LoadError::Timeout(Duration::from_millis(150))));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+    assert!(users.health().is_ok());
+}
+
+#[tokio::test]
+async fn a_load_goes_on_when_nobody_waits_for_it() {
+    let (_database, source) = Database::created(USERS).await;
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    for _ in 0..200 {
+        let keys = vec![Bytes::from_static(b"user:1")];
+        drop(users.load(LoadRequest { keys }));
+        assert_eq!(load_one(&users, "user:2").await, value(r#"{"id":2,"name":"bob"}"#));
+    }
+}
+
+#[tokio::test]
+async fn a_star_follows_the_schema() {
+    let (database, source) = Database::created(USERS).await;
+    let settings = batched(
+        "user:{id:int}",
+        "SELECT * FROM users WHERE id = $1",
+        "SELECT * FROM users WHERE id IN (SELECT value FROM json_each($1))",
+    );
+    let users = build_loader(&source, settings).await.unwrap();
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann","updated":10}"#));
+    database.run("ALTER TABLE users ADD COLUMN email TEXT DEFAULT 'none'").await;
+    let grown = r#"{"id":1,"name":"ann","updated":10,"email":"none"}"#;
+    assert_eq!(load_one(&users, "user:1").await, value(grown));
+    assert_eq!(load(&users, &["user:1", "user:99"]).await[0], value(grown));
+    database.run("ALTER TABLE users DROP COLUMN name").await;
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"updated":10,"email":"none"}"#));
+    database.run("ALTER TABLE users RENAME COLUMN id TO number").await;
+    assert!(matches!(load_one(&users, "user:1").await, Err(LoadError::Rejected(_))));
+}
+
+#[tokio::test]
+async fn a_named_column_that_is_dropped_is_refused_and_health_stays_good() {
+    let (database, source) = Database::created(USERS).await;
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+    database.run("ALTER TABLE users DROP COLUMN name").await;
+    assert!(matches!(load_one(&users, "user:1").await, Err(LoadError::Rejected(reason)) if reason.contains("name")));
+    database.run("ALTER TABLE users ADD COLUMN name TEXT DEFAULT 'new'").await;
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"new"}"#));
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_yet_is_no_error() {
+    let database = Database::new();
+    let source = Source::open(database.settings()).await.unwrap();
+    assert!(source.check().await.is_err());
+    let sql = "SELECT id, name FROM users WHERE id = $1";
+    let users = build_loader(&source, loader("user:{id:int}", sql)).await.unwrap();
+    let wrong =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, shoe FROM users WHERE id = $1")).await.unwrap();
+    assert!(users.health().unwrap_err().contains("not checked yet"));
+    assert!(matches!(load_one(&users, "user:1").await, Err(LoadError::Unavailable(_))));
+    assert!(users.matches(b"user:1"), "a degraded loader knows its keys");
+
+    database.run(USERS).await;
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+    assert_eq!(users.health(), Ok(()));
+    assert_eq!(source.health(), Ok(()));
+    assert!(matches!(load_one(&wrong, "user:1").await, Err(LoadError::Rejected(reason)) if reason.contains("shoe")));
+    assert!(wrong.health().unwrap_err().contains("shoe"));
+}
+
+#[tokio::test]
+async fn the_file_is_never_written() {
+    let (_database, source) = Database::created(USERS).await;
+    let settings = loader("user:{id:int}", "UPDATE users SET name = 'x' WHERE id = $1 RETURNING id, name");
+    // SQLite prepares it; running it is what the read-only file forbids.
+    if let Ok(writer) = build_loader(&source, settings).await {
+        assert!(matches!(load_one(&writer, "user:1").await, Err(LoadError::Rejected(_))));
+    }
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+}
+
+#[tokio::test]
+async fn a_script_creates_the_file_once_and_wholly() {
+    let database = Database::new();
+    let with = |script: &str| SourceSettings { create_with: Some(script.into()), ..database.settings() };
+    let error = Source::open(with("CREATE TABLE a (x); INSERT INTO a VALUES (1); no sql;")).await.unwrap_err();
+    assert_eq!(error.option, "create_with");
+    assert!(error.reason.contains("syntax error"), "{error}");
+    assert!(database.files().is_empty(), "{:?}", database.files());
+
+    Source::open(with(USERS)).await.unwrap().close().await;
+    assert_eq!(database.files(), ["test.db"]);
+    // The second time the file is there and the script is not looked at.
+    let source = Source::open(with("no sql")).await.unwrap();
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+}
+
+#[tokio::test]
+async fn two_starts_at_once_share_one_file() {
+    let database = Database::new();
+    let open = || Source::open(SourceSettings { create_with: Some(USERS.into()), ..database.settings() });
+    // The unfinished files carry the process id; within one process the second start waits for nothing, so run them in turn.
+    let (first, second) = (open().await.unwrap(), open().await.unwrap());
+    first.check().await.unwrap();
+    second.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn every_mistake_of_the_operator_is_named() {
+    let (_database, source) = Database::created(USERS).await;
+    let good = "SELECT id, name FROM users WHERE id = $1";
+    let good_batch = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))";
+    let user = "user:{id:int}";
+    let batch = |sql: &str| batched(user, good, sql);
+    for (settings, option, says) in [
+        (loader("user:{id:integer}", good), "pattern", "not one of int"),
+        (loader(user, ""), "sql", "is empty"),
+        (loader(user, "SELEKT $1"), "sql", "syntax error"),
+        (loader(user, "SELECT id, shoe FROM users WHERE id = $1"), "sql", "no such column: shoe"),
+        (loader(user, "SELECT id FROM shoes WHERE id = $1"), "sql", "no such table"),
+        (loader(user, "SELECT name FROM users WHERE id = $1"), "sql", "key column `id`"),
+        (loader(user, "SELECT id FROM users"), "sql", "it uses none"),
+        (loader(user, "SELECT id FROM users WHERE id = $1 OR id = $2"), "sql", "it uses $1, $2"),
+        (loader(user, "SELECT id FROM users WHERE id = $2"), "sql", "it uses $2"),
+        (loader(user, "SELECT id FROM users WHERE id = ?"), "sql", "parameter ?"),
+        (loader(user, "SELECT id FROM users WHERE id = :id"), "sql", "parameter :id"),
+        (loader(user, "SELECT id FROM users WHERE id = $1; SELECT 1"), "sql", "more than one statement"),
+        (loader(user, "SELECT id, name, name FROM users WHERE id = $1"), "sql", "two columns named `name`"),
+        (batch("SELECT id FROM users WHERE id IN (SELECT value FROM json_each($1))"), "batch_sql", "same columns"),
+        (batch("SELECT id, name FROM users"), "batch_sql", "it uses none"),
+        (batch("nonsense $1"), "batch_sql", "syntax error"),
+        (LoaderSettings { batch_max: 0, ..batch(good_batch) }, "batch_max", "from 1"),
+        (LoaderSettings { row_bytes_max: 0, ..loader(user, good) }, "row_bytes_max", "from 1"),
+        (LoaderSettings { version_column: Some("at".into()), ..loader(user, good) }, "version_column", "not among"),
+        (
+            LoaderSettings { batch_key: Some(vec!["name".into(), "id".into()]), ..batch(good_batch) },
+            "batch_key",
+            "names 2 columns",
+        ),
+        (LoaderSettings { batch_key: Some(vec!["shoe".into()]), ..batch(good_batch) }, "sql", "key column `shoe`"),
+        (
+            LoaderSettings {
+                value: ValueFormat::Column,
+                ..loader(user, "SELECT id, name, updated FROM users WHERE id = $1")
+            },
+            "value",
+            "exactly one column",
+        ),
+        (batched("settings", "SELECT 1 AS one", "SELECT 1 AS one"), "batch_sql", "no placeholders"),
+    ] {
+        let problem = problem(&source, settings.clone()).await;
+        assert_eq!(problem.option, option, "{problem}");
+        assert!(problem.reason.contains(says), "{says}: {problem}");
+        assert!(problem.to_string().starts_with("loader test: "), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_column_may_have_another_name() {
+    let (_database, source) = Database::created(USERS).await;
+    let settings = LoaderSettings {
+        batch_key: Some(vec!["number".into()]),
+        ..batched(
+            "user:{id:int}",
+            "SELECT id AS number, name FROM users WHERE id = $1",
+            "SELECT id AS number, name FROM users WHERE id IN (SELECT value FROM json_each($1))",
+        )
+    };
+    let users = build_loader(&source, settings).await.unwrap();
+    assert_eq!(load(&users, &["user:2", "user:1"]).await[1], value(r#"{"number":1,"name":"ann"}"#));
+}
+
+#[tokio::test]
+async fn a_pattern_without_placeholders_is_one_key() {
+    let (_database, source) = Database::created(USERS).await;
+    let settings = loader("users:count", "SELECT count(*) AS count FROM users");
+    let count = build_loader(&source, settings).await.unwrap();
+    assert_eq!(load_one(&count, "users:count").await, value(r#"{"count":4}"#));
+}
+
+#[tokio::test]
+async fn explain_shows_what_would_be_asked() {
+    let (_database, source) = Database::created(USERS).await;
+    let sql = "SELECT id, name FROM users WHERE id = $1";
+    let batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))";
+    let users = build_loader(&source, batched("user:{id:int}", sql, batch_sql)).await.unwrap();
+    let lines = users.explain(b"user:42");
+    let line = |name| lines.iter().find(|(field, _)| *field == name).map(|(_, text)| text.as_str());
+    assert_eq!(line("loader"), Some("test"));
+    assert_eq!(line("source"), Some("main"));
+    assert_eq!(line("sql"), Some(sql));
+    assert_eq!(line("param 1"), Some("42 (integer)"));
+    assert_eq!(line("batch_sql"), Some(batch_sql));
+}
+
+#[tokio::test]
+async fn busy_connections_make_a_load_unavailable_but_not_the_source() {
+    let database = Database::new();
+    let settings = SourceSettings {
+        create_with: Some(USERS.into()),
+        max_connections: 1,
+        acquire_timeout: Duration::from_millis(100),
+        statement_timeout: Duration::from_millis(1_500),
+        ..database.settings()
+    };
+    let source = Source::open(settings).await.unwrap();
+    let endless = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT $1 AS id, max(i) AS n FROM s";
+    let endless = build_loader(&source, loader("endless:{id:int}", endless)).await.unwrap();
+    let users =
+        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    let slow = endless.load(LoadRequest { keys: vec![Bytes::from_static(b"endless:1")] });
+    let answer = loop {
+        // Until the slow load has the connection.
+        let answer = load_one(&users, "user:1").await;
+        if answer.is_err() {
+            break answer;
+        }
+    };
+    assert!(matches!(answer, Err(LoadError::Unavailable(reason)) if reason.contains("were in use")));
+    assert_eq!(source.health(), Ok(()));
+    assert!(matches!(slow.await[0], Err(LoadError::Timeout(_))));
+    assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
+}
