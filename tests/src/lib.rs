@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod groups;
+pub mod postgres;
 pub mod process;
 pub mod redis_server;
 pub mod reply;
@@ -21,6 +22,7 @@ pub mod simulator;
 pub mod transcript;
 
 pub use client::{Client, NoReply};
+pub use postgres::Postgres;
 pub use redis_server::RedisServer;
 pub use reply::Value;
 pub use server::{Server, ServerOptions};
