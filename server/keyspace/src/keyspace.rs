@@ -32,6 +32,13 @@ pub struct Keyspace {
 /// Most shards: the hash has 12 bits for their number.
 const SHARDS_MAX: usize = 4096;
 
+/// Keys that [`Keyspace::prefetch`] looks at: about as many misses as a core has in flight, and 16 blocks of two lines fit in
+/// the first-level cache many times.
+pub const PREFETCH_KEYS_MAX: usize = 16;
+
+/// From what size of the keyspace fetching ahead pays: what the second-level cache of a core holds.
+const PREFETCH_BYTES_MIN: u64 = 2 << 20;
+
 /// An entry, borrowed under the shard's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
@@ -300,13 +307,42 @@ impl Keyspace {
         let mut locks = self.lock_many(&keys);
         // Two passes: in the first nothing waits for a block, so the processor fetches those of many keys side by side.
         for key in &keys {
-            locks.shard(key).entries.prefetch(key);
+            locks.shard(key).entries.prefetch(key.hash);
         }
         for (index, key) in keys.iter().enumerate() {
             let shard = locks.shard(key);
             if shard.read(key, access, turn.now_ms, |entry| read(index, Some(entry))).is_none() {
                 read(index, None);
             }
+        }
+    }
+
+    /// Fetches what reads of these keys will need, side by side, for a pipeline whose commands come next: at most the first
+    /// [`PREFETCH_KEYS_MAX`]. A hint without effect on what is stored, so a key may be guessed. Does nothing for a keyspace so
+    /// small that its memory is at hand anyway.
+    pub fn prefetch<'k>(&self, db: Db, keys: impl Iterator<Item = &'k [u8]>) {
+        if self.memory.used_bytes() < PREFETCH_BYTES_MIN {
+            return;
+        }
+        let mut hashes = [0; PREFETCH_KEYS_MAX];
+        let mut count = 0;
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = hash_key(&self.hash, db, key);
+            count += 1;
+        }
+        let mask = self.shards.len() - 1;
+        let hashes = &mut hashes[..count];
+        hashes.sort_unstable_by_key(|&hash| shard_of(hash, mask));
+        // All locks first: taking one waits for what the processor has under way, and would fetch one key after the other.
+        // A shard that is busy is left out.
+        let mut shards = [const { None }; PREFETCH_KEYS_MAX];
+        for (place, same_shard) in
+            shards.iter_mut().zip(hashes.chunk_by(|&a, &b| shard_of(a, mask) == shard_of(b, mask)))
+        {
+            *place = self.shards[shard_of(same_shard[0], mask)].try_lock().ok().map(|shard| (shard, same_shard));
+        }
+        for (shard, same_shard) in shards.iter().flatten() {
+            same_shard.iter().for_each(|&hash| shard.entries.prefetch(hash));
         }
     }
 

@@ -19,7 +19,7 @@ pub mod slot;
 mod table;
 pub mod turn;
 
-pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, Stats};
+pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX, Stats};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 pub use memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};

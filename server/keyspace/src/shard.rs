@@ -454,3 +454,6 @@ pub(crate) fn absence_of(block: &Block) -> Absence {
         version_floor: block.external_version(),
     }
 }
+
+#[cfg(test)]
+mod tests;

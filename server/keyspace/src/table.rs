@@ -125,9 +125,9 @@ impl Tables {
 
     /// Fetches what [`Tables::find`] will need, without waiting for the block itself.
     #[inline]
-    pub(crate) fn prefetch(&self, key: &Key<'_>) {
-        let table = self.table_of(key.hash);
-        if let Some(block) = self.tables[table].blocks.iter_hash(key.hash).next() {
+    pub(crate) fn prefetch(&self, hash: u64) {
+        let table = self.table_of(hash);
+        if let Some(block) = self.tables[table].blocks.iter_hash(hash).next() {
             block.prefetch();
         }
     }

@@ -250,3 +250,18 @@ fn quiet_reads_change_neither_recency_nor_counters() {
     assert_eq!(idle(&keyspace, &mut turn, Access::Quiet), 0);
     assert_eq!(keyspace.stats().hits, 1);
 }
+
+#[test]
+fn prefetch_of_any_keys_changes_nothing() {
+    let keyspace = keyspace(SETTINGS);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..5000 {
+        set(&keyspace, &mut turn, format!("{number}").as_bytes(), &[0; 1000]);
+    }
+    let before = format!("{:?}", keyspace.stats());
+    for first in (0..6000).step_by(7) {
+        let keys: Vec<String> = (first..first + first % 40).map(|number| number.to_string()).collect();
+        keyspace.prefetch(Db(0), keys.iter().map(|key| key.as_bytes()));
+    }
+    assert_eq!(format!("{:?}", keyspace.stats()), before);
+}
