@@ -240,6 +240,14 @@ impl LoaderDesk {
         Expiry::At(turn.now_ms.saturating_add(ttl_ms.max(1)))
     }
 
+    /// New life of a stale value after a failed load; none where stale values are not for plain readers.
+    fn failure_life_ms(&self) -> u64 {
+        match self.config.serve_stale {
+            ServeStale::Never => 0,
+            ServeStale::OnError | ServeStale::Always => FAILURE_LIFE_MS,
+        }
+    }
+
     fn note_error(&self, text: &str) {
         let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
         // A source that is down says the same for every load: one line of log for each new trouble.
@@ -321,7 +329,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     if !late.is_empty() {
         desk.counters.timeouts.fetch_add(late.len() as u64, Ordering::Relaxed);
         let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
-        end(&node, |turn| late.iter().for_each(|job| fail(&node, turn, &job.load, &reason)));
+        end(&node, |turn| late.iter().for_each(|job| fail(&node, desk, turn, &job.load, &reason)));
     }
     let Some(oldest) = batch.iter().map(|job| job.asked).min() else { return };
     let (keys, jobs) = group_by_key(batch);
@@ -339,7 +347,11 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
         counters.timeouts.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);
         let reason = reason(desk, &format!("no answer within {} ms", hard_timeout.as_millis()));
         desk.note_error(&reason);
-        end(&node, |turn| jobs.iter().flatten().for_each(|job| fail(&node, turn, &job.load, &reason)));
+        let life_ms = desk.failure_life_ms();
+        let overdue = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
+            node.keyspace.overdue(turn, *db, key, *token, &reason, life_ms);
+        };
+        end(&node, |turn| jobs.iter().flatten().for_each(|job| overdue(turn, &job.load)));
     }
     let answer = match in_time {
         Ok(answer) => answer,
@@ -387,10 +399,6 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     let fill = match answer {
         Ok(Row::Value { value, version }) => {
             counters.rows.fetch_add(1, Ordering::Relaxed);
-            if node.keyspace.make_room(turn, key.len() + value.len()).is_err() {
-                counters.errors.fetch_add(1, Ordering::Relaxed);
-                return fail(node, turn, &job.load, &reason(desk, "no memory for the value: maxmemory is reached"));
-            }
             let stale_for_ms = desk.config.stale_for.as_millis() as u64;
             Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version }
         }
@@ -402,7 +410,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
             counters.errors.fetch_add(1, Ordering::Relaxed);
             let reason = reason(desk, &error.to_string());
             desk.note_error(&reason);
-            return fail(node, turn, &job.load, &reason);
+            return fail(node, desk, turn, &job.load, &reason);
         }
     };
     match node.keyspace.fill(turn, *db, key, *token, fill) {
@@ -417,8 +425,8 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     }
 }
 
-fn fail(node: &Node, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
-    node.keyspace.fail(turn, load.db, &load.key, load.token, reason, FAILURE_LIFE_MS);
+fn fail(node: &Node, desk: &LoaderDesk, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
+    node.keyspace.fail(turn, load.db, &load.key, load.token, reason, desk.failure_life_ms());
 }
 
 /// The text of the error reply.
