@@ -9,17 +9,25 @@ pub struct Client {
     pub id: u64,
     /// Reactor thread that owns the connection.
     pub thread: u16,
+    /// Chosen by `SELECT`.
     pub db: Db,
+    /// Whether it may run every command.
     pub authenticated: bool,
+    /// `CLIENT SETNAME`; empty: none.
     pub name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-NAME`; empty: none.
     pub lib_name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-VER`; empty: none.
     pub lib_version: Vec<u8>,
     /// Address of the peer, `host:port`.
     pub address: String,
     /// Our address on this connection.
     pub local_address: String,
+    /// Which replies are sent.
     pub reply_mode: ReplyMode,
+    /// `CLIENT NO-EVICT`.
     pub no_evict: bool,
+    /// `CLIENT NO-TOUCH`.
     pub no_touch: bool,
     /// Server time in ms.
     pub connected_at_ms: u64,
@@ -32,7 +40,9 @@ pub struct Client {
 /// `CLIENT REPLY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyMode {
+    /// Every reply is sent.
     On,
+    /// No reply is sent.
     Off,
     /// The reply to `CLIENT REPLY SKIP` itself is not sent, nor that to the command after it.
     SkipNext,

@@ -10,11 +10,15 @@ use leasehold_protocol::Reply;
 
 /// The arguments of every handler.
 pub struct Context<'a> {
+    /// The data.
     pub keyspace: &'a Keyspace,
+    /// The world outside.
     pub host: &'a dyn Host,
     /// The connection's own state.
     pub client: &'a mut Client,
+    /// Where the reply is written.
     pub reply: &'a mut Reply,
+    /// The time, and what happens outside once the command is done.
     pub turn: &'a mut Turn,
 }
 

@@ -84,6 +84,7 @@ pub struct LoaderPolicy {
     pub loader: u32,
     /// Whether GET and MGET load (`mode = "transparent"`), or only LOADTHROUGH.
     pub transparent: bool,
+    /// What a reader of a stale key gets.
     pub serve_stale: ServeStale,
     /// After so long a stale value is served instead of waiting on, in ms.
     pub soft_timeout_ms: u64,
@@ -105,6 +106,7 @@ pub enum ServeStale {
 /// One loader in `LOADER LIST` and `LOADER STATS`.
 #[derive(Clone, Debug, Default)]
 pub struct LoaderView {
+    /// As configured.
     pub name: String,
     /// Fields of `LOADER LIST` (match, source, mode, value, ttl_ms, state …) in order.
     pub settings: Vec<(&'static str, String)>,
@@ -115,6 +117,7 @@ pub struct LoaderView {
 /// One connection in `CLIENT LIST`.
 #[derive(Clone, Debug, Default)]
 pub struct ClientRow {
+    /// `CLIENT ID`.
     pub id: u64,
     /// The whole line without a line end: `id=… addr=… …`.
     pub line: String,
@@ -123,13 +126,19 @@ pub struct ClientRow {
 /// Which connections `CLIENT KILL` means; all named conditions must hold.
 #[derive(Clone, Debug, Default)]
 pub struct ClientFilter {
+    /// One of these; empty: any.
     pub ids: Vec<u64>,
+    /// Of the peer, `host:port`.
     pub address: Option<String>,
+    /// Ours on the connection.
     pub local_address: Option<String>,
+    /// Whom it authenticated as.
     pub user: Option<String>,
     /// `normal`, `master`, `replica`, `pubsub`.
     pub kind: Option<String>,
+    /// Connected for at least so many seconds.
     pub age_s_min: Option<u64>,
+    /// Whether the caller is left alone.
     pub skip_caller: bool,
 }
 

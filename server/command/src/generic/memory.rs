@@ -72,8 +72,8 @@ mod tests {
             reply.trim_start_matches(':').trim_end().parse().expect("an integer reply")
         };
         let (small, large) = (bytes("MEMORY USAGE small"), bytes("MEMORY USAGE large SAMPLES 0"));
-        assert!(small >= 6 && small < 200, "{small}");
-        assert!(large >= 10_005 && large < 13_000, "{large}");
+        assert!((6..200).contains(&small), "{small}");
+        assert!((10_005..13_000).contains(&large), "{large}");
         assert_eq!(node.run("MEMORY USAGE nokey"), "$-1\r\n");
         assert_eq!(node.run("MEMORY USAGE small SAMPLES -1"), "-ERR syntax error\r\n");
         assert_eq!(node.run("MEMORY USAGE small SAMPLES"), "-ERR syntax error\r\n");

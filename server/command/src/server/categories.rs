@@ -3,7 +3,7 @@
 use crate::spec::{Flags, Group, Spec};
 
 /// All categories that a command of ours may have, in the order in which `COMMAND INFO` lists them.
-const CATEGORIES: [(&str, fn(&Spec) -> bool); 13] = [
+const CATEGORIES: [(&str, Holds); 13] = [
     ("keyspace", |spec| spec.group == Group::Generic || (spec.group == Group::Server && is_about_data(spec))),
     ("read", |spec| spec.flags.has(Flags::READONLY)),
     ("write", |spec| spec.flags.has(Flags::WRITE)),
@@ -18,6 +18,9 @@ const CATEGORIES: [(&str, fn(&Spec) -> bool); 13] = [
     ("lease", |spec| spec.group == Group::Lease),
     ("loader", |spec| spec.group == Group::Loader),
 ];
+
+/// Whether a command belongs to a category.
+type Holds = fn(&Spec) -> bool;
 
 /// The categories of a command, without their `@`. A container has but one: its subcommands have the others.
 pub(super) fn of(spec: &'static Spec) -> impl Iterator<Item = &'static str> {
