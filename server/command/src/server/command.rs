@@ -1,6 +1,7 @@
 //! `COMMAND`: the command table, told to clients that find keys, choose replicas and complete lines by it.
 
-use super::{categories, docs, keys};
+use super::keys::{self, KeyRole};
+use super::{categories, docs};
 use crate::argument::is_word;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
@@ -73,9 +74,9 @@ pub(super) static COMMAND: Spec = Spec {
             },
         ),
         subcommand("getkeys", "Finds the keys in a command line", "2.8.13", -3, LINE, |context, request| {
-            let result = keys_in(request).map(|(_, keys)| {
+            let result = keys_in(request).map(|keys| {
                 context.reply.array(keys.len());
-                keys.iter().for_each(|key| context.reply.bulk(key));
+                keys.iter().for_each(|(key, _)| context.reply.bulk(key));
             });
             context.conclude(result)
         }),
@@ -86,12 +87,12 @@ pub(super) static COMMAND: Spec = Spec {
             -3,
             LINE,
             |context, request| {
-                let result = keys_in(request).map(|(spec, keys)| {
+                let result = keys_in(request).map(|keys| {
                     context.reply.array(keys.len());
-                    for key in keys {
+                    for (key, role) in keys {
                         context.reply.array(2);
                         context.reply.bulk(key);
-                        keys::write_flags(context.reply, spec);
+                        role.write_words(context.reply);
                     }
                 });
                 context.conclude(result)
@@ -236,8 +237,8 @@ fn names(reply: &mut Reply, wanted: impl Fn(&Indexed) -> bool) {
     names.iter().for_each(|name| reply.bulk(name.as_bytes()));
 }
 
-/// The command that the arguments behind `COMMAND GETKEYS` are a line of, and the keys in it.
-fn keys_in(request: Request<'_>) -> Result<(&'static Spec, Vec<&[u8]>), ReplyError> {
+/// The keys in the command line behind `COMMAND GETKEYS`, and what would be done with them.
+fn keys_in(request: Request<'_>) -> Result<Vec<(&[u8], KeyRole)>, ReplyError> {
     const LINE: usize = 2;
     let len = request.len() - LINE;
     let (_, mut spec) =
@@ -252,12 +253,14 @@ fn keys_in(request: Request<'_>) -> Result<(&'static Spec, Vec<&[u8]>), ReplyErr
     if !table::arity_accepts(spec.arity, len) {
         return Err(ReplyError::err("Invalid number of arguments specified for command"));
     }
-    let positions = table::key_positions(spec.keys, len, |index| request.arg(LINE + index));
-    let keys: Vec<&[u8]> = positions.map(|index| request.arg(LINE + index)).collect();
+    let argument = |index: usize| request.arg(LINE + index);
+    let positions_of = |role: KeyRole| table::key_positions(role.keys, len, argument).map(move |index| (index, role));
+    let keys: Vec<(&[u8], KeyRole)> =
+        keys::roles(spec).into_iter().flat_map(positions_of).map(|(index, role)| (argument(index), role)).collect();
     if keys.is_empty() {
         return Err(ReplyError::err("Invalid arguments specified for command"));
     }
-    Ok((spec, keys))
+    Ok(keys)
 }
 
 #[cfg(test)]
@@ -350,5 +353,9 @@ mod tests {
         expect("COMMAND GETKEYS", "-ERR wrong number of arguments for 'command|getkeys' command\r\n");
         expect("COMMAND GETKEYSANDFLAGS GET a", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+access\r\n");
         expect("COMMAND GETKEYSANDFLAGS DEL a", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RM\r\n+delete\r\n");
+        expect(
+            "COMMAND GETKEYSANDFLAGS COPY a b",
+            "*2\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+access\r\n*2\r\n$1\r\nb\r\n*2\r\n+OW\r\n+update\r\n",
+        );
     }
 }

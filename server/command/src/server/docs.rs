@@ -1,5 +1,6 @@
 //! `COMMAND DOCS`: what each command is for, as maps within maps.
 
+use super::keys::roles;
 use crate::spec::{Argument, ArgumentKind, Group, Spec};
 use crate::table::Indexed;
 use leasehold_protocol::Reply;
@@ -26,7 +27,8 @@ fn document(reply: &mut Reply, spec: &'static Spec) {
     }
     if !spec.arguments.is_empty() {
         reply.bulk(b"arguments");
-        write_arguments(reply, spec.arguments);
+        let mut keys = KeyArguments { documented: 0, specs: roles(spec).len() };
+        write_arguments(reply, spec.arguments, &mut keys);
     }
     if !spec.subcommands.is_empty() {
         reply.bulk(b"subcommands");
@@ -35,12 +37,26 @@ fn document(reply: &mut Reply, spec: &'static Spec) {
     }
 }
 
-fn write_arguments(reply: &mut Reply, arguments: &[Argument]) {
-    reply.array(arguments.len());
-    arguments.iter().for_each(|argument| write_argument(reply, argument));
+/// How many key arguments were written, so that the next can name its key specification.
+struct KeyArguments {
+    documented: usize,
+    specs: usize,
 }
 
-fn write_argument(reply: &mut Reply, argument: &Argument) {
+impl KeyArguments {
+    /// Several arguments share the last specification (`LCS key1 key2`).
+    fn next_spec(&mut self) -> usize {
+        self.documented += 1;
+        self.documented.min(self.specs) - 1
+    }
+}
+
+fn write_arguments(reply: &mut Reply, arguments: &[Argument], keys: &mut KeyArguments) {
+    reply.array(arguments.len());
+    arguments.iter().for_each(|argument| write_argument(reply, argument, keys));
+}
+
+fn write_argument(reply: &mut Reply, argument: &Argument, keys: &mut KeyArguments) {
     let is_key = argument.kind == ArgumentKind::Key;
     // A name of its own for people makes no sense where the parts are shown instead.
     let is_leaf = argument.parts.is_empty();
@@ -62,8 +78,7 @@ fn write_argument(reply: &mut Reply, argument: &Argument) {
     }
     if is_key {
         reply.bulk(b"key_spec_index");
-        // No command of ours has a second key specification.
-        reply.integer(0);
+        reply.integer(keys.next_spec() as i64);
     }
     if let Some(token) = argument.token {
         field(reply, "token", token);
@@ -75,7 +90,7 @@ fn write_argument(reply: &mut Reply, argument: &Argument) {
     }
     if !is_leaf {
         reply.bulk(b"arguments");
-        write_arguments(reply, argument.parts);
+        write_arguments(reply, argument.parts, keys);
     }
 }
 
@@ -133,6 +148,18 @@ mod tests {
             ),
             "{expire}"
         );
+    }
+
+    #[test]
+    fn each_key_argument_names_its_key_specification() {
+        let mut node = Node::new();
+        let specs = |reply: &str| -> Vec<String> {
+            reply.split("key_spec_index\r\n:").skip(1).map(|rest| rest[..1].to_owned()).collect()
+        };
+        assert_eq!(specs(&node.run("COMMAND DOCS rename")), ["0", "1"]);
+        assert_eq!(specs(&node.run("COMMAND DOCS lcs")), ["0", "0"]);
+        assert_eq!(specs(&node.run("COMMAND DOCS bitop")), ["0", "1"]);
+        assert_eq!(specs(&node.run("COMMAND DOCS mset")), ["0"]);
     }
 
     #[test]

@@ -1,45 +1,76 @@
 //! Key specifications of `COMMAND INFO`: where a command's keys stand, and what is done with them.
+//!
+//! The words are Redis's. The first says what happens to the value (`RO` read, `RW` changed, `OW` overwritten, `RM`
+//! removed), the others what that means for data: `access` (told or copied), `update`, `insert`, `delete`.
 
 use crate::spec::{Flags, Keys, Spec};
 use leasehold_protocol::Reply;
 
-/// What is done with the keys. A command that both reads some and writes others says the stronger of both for all.
-fn words(spec: &Spec) -> &'static [&'static str] {
+/// Keys of a command with which the same is done.
+#[derive(Clone, Copy)]
+pub(super) struct KeyRole {
+    pub(super) keys: Keys,
+    words: &'static [&'static str],
+}
+
+impl KeyRole {
+    pub(super) fn write_words(&self, reply: &mut Reply) {
+        reply.set(self.words.len());
+        self.words.iter().for_each(|word| reply.simple(word));
+    }
+}
+
+/// The roles of a command's keys, in their order among the arguments.
+pub(super) fn roles(spec: &Spec) -> Vec<KeyRole> {
+    const READ: &[&str] = &["RO", "access"];
+    const OVERWRITE: &[&str] = &["OW", "update"];
+    const MOVE_AWAY: &[&str] = &["RW", "access", "delete"];
+    let at = |first, last, words| KeyRole { keys: Keys::Range { first, last, step: 1 }, words };
+    let one = |words| vec![KeyRole { keys: spec.keys, words }];
     match spec.name {
-        "del" | "unlink" => &["RM", "delete"],
-        _ if spec.flags.has(Flags::WRITE) => &["RW", "access", "update"],
-        _ => &["RO", "access"],
+        _ if matches!(spec.keys, Keys::None) => Vec::new(),
+        "rename" => vec![at(1, 1, MOVE_AWAY), at(2, 2, OVERWRITE)],
+        "renamenx" => vec![at(1, 1, MOVE_AWAY), at(2, 2, &["OW", "insert"])],
+        "copy" => vec![at(1, 1, READ), at(2, 2, OVERWRITE)],
+        "bitop" => vec![at(2, 2, OVERWRITE), at(3, -1, READ)],
+        "del" | "unlink" => one(&["RM", "delete"]),
+        "getdel" => one(MOVE_AWAY),
+        "mset" | "setex" | "psetex" => one(OVERWRITE),
+        "msetnx" | "setnx" => one(&["OW", "insert"]),
+        "append" => one(&["RW", "insert"]),
+        "set" | "bitfield" => one(&["RW", "access", "update", "variable_flags"]),
+        "setrange" | "expire" | "pexpire" | "expireat" | "pexpireat" | "persist" => one(&["RW", "update"]),
+        "strlen" | "exists" | "touch" | "type" | "encoding" | "freq" | "idletime" | "refcount" | "usage" => {
+            one(&["RO"])
+        }
+        _ if spec.flags.has(Flags::WRITE) => one(&["RW", "access", "update"]),
+        _ => one(READ),
     }
 }
 
-pub(super) fn write_flags(reply: &mut Reply, spec: &Spec) {
-    let words = words(spec);
-    reply.set(words.len());
-    words.iter().for_each(|word| reply.simple(word));
-}
-
-/// None or one specification.
 pub(super) fn write_specs(reply: &mut Reply, spec: &Spec) {
-    match spec.keys {
-        Keys::None => reply.set(0),
-        Keys::Range { first, last, step } => {
-            // Counted from the first key, unless from the end.
-            let last = if last < 0 { last } else { last - first };
-            let fields = [("lastkey", last), ("keystep", step), ("limit", 0)];
-            write_spec(reply, spec, first, "range", fields);
-        }
-        Keys::Counted { numkeys, step } => {
-            let fields = [("keynumidx", 0), ("firstkey", 1), ("keystep", step as i32)];
-            write_spec(reply, spec, numkeys as i32, "keynum", fields);
+    let roles = roles(spec);
+    reply.set(roles.len());
+    for role in &roles {
+        match role.keys {
+            Keys::None => {}
+            Keys::Range { first, last, step } => {
+                // Counted from the first key, unless from the end.
+                let last = if last < 0 { last } else { last - first };
+                write_spec(reply, role, first, "range", [("lastkey", last), ("keystep", step), ("limit", 0)]);
+            }
+            Keys::Counted { numkeys, step } => {
+                let fields = [("keynumidx", 0), ("firstkey", 1), ("keystep", step as i32)];
+                write_spec(reply, role, numkeys as i32, "keynum", fields);
+            }
         }
     }
 }
 
-fn write_spec(reply: &mut Reply, spec: &Spec, begin: i32, kind: &str, fields: [(&str, i32); 3]) {
-    reply.set(1);
+fn write_spec(reply: &mut Reply, role: &KeyRole, begin: i32, kind: &str, fields: [(&str, i32); 3]) {
     reply.map(3);
     reply.bulk(b"flags");
-    write_flags(reply, spec);
+    role.write_words(reply);
     reply.bulk(b"begin_search");
     write_part(reply, "index", &[("index", begin)]);
     reply.bulk(b"find_keys");
@@ -55,5 +86,22 @@ fn write_part(reply: &mut Reply, kind: &str, fields: &[(&str, i32)]) {
     for (name, value) in fields {
         reply.bulk(name.as_bytes());
         reply.integer(i64::from(*value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{TABLE, key_positions};
+
+    #[test]
+    fn roles_cover_the_keys_of_every_command_once() {
+        for spec in TABLE.iter().flat_map(|spec| std::iter::once(*spec).chain(spec.subcommands)) {
+            let len = spec.arity.unsigned_abs() as usize + 4;
+            let all: Vec<usize> = key_positions(spec.keys, len, |_| b"2").collect();
+            let by_role: Vec<usize> =
+                roles(spec).iter().flat_map(|role| key_positions(role.keys, len, |_| b"2")).collect();
+            assert_eq!(by_role, all, "{}", spec.name);
+        }
     }
 }
