@@ -31,6 +31,7 @@ pub(crate) struct Arguments {
     set: Vec<(String, String)>,
 
     /// Reads the configuration, opens its databases, prepares its SQL, prints every mistake, and ends: 0 = valid, 1 = not.
+    /// As at a start, an SQLite database that does not exist yet is created if it has a create_with.
     #[arg(long)]
     pub(crate) check_config: bool,
 

@@ -49,6 +49,73 @@ fn a_wrong_configuration_ends_with_1_and_every_mistake() {
     }
 }
 
+/// A folder with these files, and what `--check-config` says of `x.toml` in it.
+fn checked(name: &str, files: &[(&str, &str)]) -> (Option<i32>, String) {
+    let folder = std::env::temp_dir().join(format!("leasehold-check-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the test");
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).expect("the folder is ours");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .current_dir(&folder)
+        .args(["--conf", "x.toml", "--check-config"])
+        .output()
+        .expect("the binary runs");
+    std::fs::remove_dir_all(&folder).expect("it is ours");
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn the_demo_is_valid() {
+    let folder = root().join("conf");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it is there");
+    let said = checked("demo", &[("x.toml", &read("demo.toml")), ("demo.sql", &read("demo.sql"))]);
+    assert_eq!(said, (Some(0), String::new()));
+}
+
+#[test]
+fn wrong_sql_is_told_with_its_place() {
+    let conf = "[sources.main]\nurl = \"sqlite:x.db\"\ncreate_with = \"x.sql\"\n[loaders.user]\nmatch = \"user:{id:int}\"\n\
+                source = \"main\"\nsql = \"SELECT id, nmae FROM users WHERE id = $1\"\n[loaders.key]\nmatch = \"k:{id:int}\"\n\
+                source = \"main\"\nsql = \"SELECT name FROM users WHERE id = $1\"\n";
+    let schema = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);";
+    let (code, errors) = checked("sql", &[("x.toml", conf), ("x.sql", schema)]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("x.toml:7:7: loaders.user.sql: "), "{errors}");
+    assert!(errors.contains("nmae"), "{errors}");
+    assert!(
+        errors.contains("x.toml:11:7: loaders.key.sql: ") || errors.contains("loaders.key.batch_key: "),
+        "{errors}"
+    );
+    assert!(errors.ends_with("leasehold: 2 errors in the configuration\n"), "{errors}");
+}
+
+#[test]
+fn a_database_that_is_down_is_a_warning() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    drop(listener);
+    let conf = format!(
+        "[sources.main]\nurl = \"postgres://me:hunter2@127.0.0.1:{port}/db\"\n[loaders.user]\nmatch = \"user:{{id:int}}\"\nsource \
+         = \"main\"\nsql = \"SELECT 1\"\n"
+    );
+    let (code, warnings) = checked("down", &[("x.toml", &conf)]);
+    assert_eq!(code, Some(0), "{warnings}");
+    assert!(warnings.starts_with("x.toml:2:7: warning: sources.main.url: the source is down"), "{warnings}");
+    assert!(!warnings.contains("hunter2"), "{warnings}");
+}
+
+#[test]
+fn a_url_that_cannot_be_used_is_told_without_its_password() {
+    let urls = ["mysql://me:hunter2@h/db", "hunter2", "redis://me:hunter2@h", "postgres://me:hunter2@h:port/db"];
+    for url in urls {
+        let conf = format!("[sources.main]\nurl = \"{url}\"\n");
+        let (code, errors) = checked("url", &[("x.toml", &conf)]);
+        assert_eq!(code, Some(1), "{url}: {errors}");
+        assert!(errors.contains("x.toml:2:7: sources.main.url: ") && !errors.contains("hunter2"), "{errors}");
+    }
+}
+
 #[test]
 fn a_ping_to_nobody_ends_with_1() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -5,7 +5,7 @@ use super::problem::{Level, Problem};
 use super::text::{show_bytes, show_duration};
 use super::{Config, LoaderConfig};
 use leasehold_command::ServeStale;
-use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, build_loader};
+use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, Template, build_loader, overlaps};
 use std::time::Duration;
 
 /// The first rule between the server's options that does not hold: an option and what is wrong with it.
@@ -41,15 +41,40 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     for source in &config.sources {
         let section = Section::Source(source.name.clone());
         found.not_both(&section, "url", "url_file");
-        if source.create_with.is_some() && !source.url.starts_with("sqlite:") {
-            found.error(&section, "create_with", "is only for databases with a \"sqlite:\" url".to_owned());
-        }
         if !config.loaders.iter().any(|loader| loader.source == source.name) {
             found.warning(&section, "", "no loader uses this source".to_owned());
         }
     }
     for loader in &config.loaders {
         loader_rules(config, loader, &mut found);
+    }
+    patterns(config, &mut found);
+}
+
+/// Each pattern must be one, and no key may have two loaders: which of them would load it, nobody could say.
+fn patterns(config: &Config, found: &mut Findings<'_>) {
+    let mut parsed: Vec<(&LoaderConfig, Template)> = Vec::new();
+    for loader in &config.loaders {
+        let section = Section::Loader(loader.settings.name.clone());
+        if !found.places.is_set(&section, "match") {
+            continue;
+        }
+        let template = match Template::parse(&loader.settings.pattern) {
+            Ok(template) => template,
+            Err(reason) => {
+                found.error(&section, "match", reason);
+                continue;
+            }
+        };
+        let same_key =
+            |(other, earlier): &&(&LoaderConfig, Template)| other.db == loader.db && overlaps(earlier, &template);
+        if let Some((other, _)) = parsed.iter().find(same_key) {
+            let (name, pattern) = (&other.settings.name, &other.settings.pattern);
+            let text =
+                format!("fits keys that loaders.{name} loads as well ({pattern:?}); allowed: one loader for a key");
+            found.error(&section, "match", text);
+        }
+        parsed.push((loader, template));
     }
 }
 
@@ -139,7 +164,8 @@ pub(crate) fn located(problem: &ConfigProblem, places: &Places) -> Problem {
 }
 
 /// Opens every source and prepares every loader, as a start would, and closes them again. A source that is down is a
-/// warning: a start does not wait for it either. What lacks a required option is left out; that has been said.
+/// warning: a start does not wait for it either. What lacks a required option, or has no
+/// pattern, is left out; that has been said.
 pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> {
     let mut problems = Vec::new();
     for settings in config.sources.iter().filter(|source| !source.url.is_empty()) {
@@ -159,7 +185,9 @@ pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> 
                 text: format!("the source is down, so its loaders' SQL could not be checked: {reason}"),
             });
         }
-        let whole = |loader: &&LoaderConfig| !loader.settings.pattern.is_empty() && !loader.settings.sql.is_empty();
+        let whole = |loader: &&LoaderConfig| {
+            Template::parse(&loader.settings.pattern).is_ok() && !loader.settings.sql.is_empty()
+        };
         for loader in config.loaders.iter().filter(|loader| loader.source == settings.name).filter(whole) {
             if let Err(problem) = build_loader(&source, loader.settings.clone()).await {
                 problems.push(located(&problem, places));

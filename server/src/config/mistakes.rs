@@ -204,10 +204,17 @@ fn each_mistake_of_a_loader_is_told() {
             ],
         ),
         (
-            "[sources.pg]\nurl = \"postgres://me:hunter2@host/db\"\ncreate_with = \"x.toml\"\n[loaders.other]\nmatch = \
-             \"x:{id}\"\nsource = \"pg\"\nsql = \"SELECT 1\"",
-            &["x.toml:9:15: sources.pg.create_with: is only for databases with a \"sqlite:\" url"],
+            "[loaders.other]\nmatch = \"user:{id\"\nsource = \"main\"\nsql = \"SELECT 1\"",
+            &["x.toml:8:9: loaders.other.match: `{id` has no closing brace; write {{ for a brace"],
         ),
+        (
+            "[loaders.other]\nmatch = \"user:{name}\"\nsource = \"main\"\nsql = \"SELECT 1\"",
+            &[
+                "x.toml:8:9: loaders.other.match: fits keys that loaders.user loads as well (\"user:{id:int}\"); allowed: one \
+               loader for a key",
+            ],
+        ),
+        ("[loaders.other]\nmatch = \"user:{name}\"\nsource = \"main\"\nsql = \"SELECT 1\"\ndb = 1", &[]),
         (
             "[sources.both]\nurl = \"sqlite:y\"\nurl_file = \"x.toml\"\n[loaders.other]\nmatch = \"x:{id}\"\nsource = \
              \"both\"\nsql = \"SELECT 1\"",
