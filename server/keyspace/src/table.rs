@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Tables are split in order of their number, and the half that moves goes to a new table with the highest number. `SCAN`
-//! relies on that: blocks move to higher numbers only. Tables shrink only by [`Tables::take`].
+//! relies on that: blocks move to higher numbers only. A table that becomes sparse gives buckets
+//! back; their number falls only by [`Tables::take`].
 
 use crate::entry::{Block, Key};
 use crate::settings::Db;
@@ -22,6 +23,10 @@ use std::hash::{BuildHasher, Hasher};
 /// 1600 and 4.7 standard deviations of 40 fit in the 1792 that hashbrown puts in 2048 buckets. A split touches each block,
 /// so this bounds how long an insert can take: about 1600 cache misses that do not wait for each other.
 const TABLE_LEN_MEAN: usize = 800;
+
+/// A table with less than one block in so many buckets gives buckets back, unless it is small already.
+const SPARSE: usize = 8;
+const SPARSE_BUCKETS_MIN: usize = 64;
 
 /// Blocks fetched ahead while a table is rebuilt: about as many misses as a core has in flight.
 const FETCH_AHEAD: usize = 16;
@@ -159,7 +164,7 @@ impl Tables {
         }
         let number = self.table_of(hash);
         if self.tables[number].blocks.len() == self.tables[number].blocks.capacity() {
-            self.grow(number);
+            self.rebuild(number);
         }
         let (table, state) = (&mut self.tables[number], &self.hash);
         let bucket = table.blocks.insert_unique(hash, block, |block| hash_block(state, block)).bucket_index();
@@ -171,14 +176,16 @@ impl Tables {
         let table = self.tables.get_mut(place.table)?;
         let (block, _) = table.blocks.get_bucket_entry(place.bucket).ok()?.remove();
         self.len -= 1;
+        self.shrink_if_sparse(place.table);
         Some(block)
     }
 
     /// Takes the blocks that `wanted` accepts out of one table.
-    pub(crate) fn extract(&mut self, table: usize, mut wanted: impl FnMut(&Block) -> bool) -> Vec<Block> {
-        let Some(table) = self.tables.get_mut(table) else { return Vec::new() };
+    pub(crate) fn extract(&mut self, number: usize, mut wanted: impl FnMut(&Block) -> bool) -> Vec<Block> {
+        let Some(table) = self.tables.get_mut(number) else { return Vec::new() };
         let taken: Vec<Block> = table.blocks.extract_if(|block| wanted(block)).collect();
         self.len -= taken.len();
+        self.shrink_if_sparse(number);
         taken
     }
 
@@ -233,15 +240,24 @@ impl Tables {
         if wide < self.tables.len() { wide } else { wide & (self.round - 1) }
     }
 
-    /// Gives a table room for more: twice the buckets, or as many if removals left theirs unusable.
+    #[inline]
+    fn shrink_if_sparse(&mut self, number: usize) {
+        let blocks = &self.tables[number].blocks;
+        if blocks.len() < blocks.num_buckets() / SPARSE && blocks.num_buckets() >= SPARSE_BUCKETS_MIN {
+            self.rebuild(number);
+        }
+    }
+
+    /// Gives a table room for a quarter more than it has: twice the buckets if it is full, as many if removals left its
+    /// buckets unusable, fewer if it is sparse.
     #[cold]
-    fn grow(&mut self, number: usize) {
+    fn rebuild(&mut self, number: usize) {
         let blocks = self.clear(number);
-        let mut grown = HashTable::with_capacity(blocks.len() + blocks.len() / 4 + 1);
+        let mut rebuilt = HashTable::with_capacity(blocks.len() + blocks.len() / 4 + 1);
         self.for_each_hash(blocks, |hash, block| {
-            grown.insert_unique(hash, block, |_| unreachable!("the table has room for all"));
+            rebuilt.insert_unique(hash, block, |_| unreachable!("the table has room for all"));
         });
-        self.put(number, grown);
+        self.put(number, rebuilt);
     }
 
     #[cold]

@@ -265,3 +265,19 @@ fn prefetch_of_any_keys_changes_nothing() {
     }
     assert_eq!(format!("{:?}", keyspace.stats()), before);
 }
+
+#[test]
+fn tables_give_their_memory_back_when_entries_go() {
+    let keyspace = keyspace(SETTINGS);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..50_000 {
+        set(&keyspace, &mut turn, format!("{number}").as_bytes(), b"v");
+    }
+    let full = keyspace.stats().table_bytes;
+    assert!(full < 50_000 * 25, "{full} bytes of tables for 50,000 entries");
+    for number in 0..50_000 {
+        keyspace.update(&mut turn, Db(0), format!("{number}").as_bytes(), |slot| slot.remove());
+    }
+    let empty = keyspace.stats().table_bytes;
+    assert!(empty < full / 10, "{empty} bytes of {full} are left");
+}

@@ -14,6 +14,7 @@ proptest! {
     fn scan_visits_what_stays_while_tables_split_and_shrink(
         shards in prop_oneof![Just(1_usize), Just(8)],
         stable in 0..3000_u32,
+        passing_before in prop_oneof![Just(0_u32), 1..20_000_u32],
         count in 1..300_usize,
         seed in any::<u64>(),
         inserts_per_call in prop_oneof![Just(0_u32), 1..20_u32, 100..600_u32],
@@ -23,9 +24,15 @@ proptest! {
         for number in 0..stable {
             set(&keyspace, &mut turn, format!("stable:{number}").as_bytes(), b"v");
         }
+        let passing = |number: u32| format!("passing:{number}").into_bytes();
+        let mut next = 0_u32;
+        while next < passing_before {
+            set(&keyspace, &mut turn, &passing(next), b"v");
+            next += 1;
+        }
+        let mut gone = 0;
         let mut found = BTreeSet::new();
         let mut cursor = 0;
-        let mut next = 0_u32;
         loop {
             cursor = keyspace.scan(&mut turn, Db(0), cursor, count, |entry| {
                 found.insert(entry.key.to_vec());
@@ -34,13 +41,17 @@ proptest! {
                 break;
             }
             for _ in 0..inserts_per_call {
-                // Growth ends, so that the scan can.
+                // Growth ends, so that the scan can; what was there before goes quickly, what came since slowly.
                 if next < 30_000 {
-                    set(&keyspace, &mut turn, format!("passing:{next}").as_bytes(), b"v");
+                    set(&keyspace, &mut turn, &passing(next), b"v");
                     next += 1;
                 }
+                for _ in 0..3 {
+                    keyspace.update(&mut turn, Db(0), &passing(gone), |slot| slot.remove());
+                    gone += u32::from(gone < passing_before);
+                }
                 let victim = turn.random() as u32 % next.max(1);
-                keyspace.update(&mut turn, Db(0), format!("passing:{victim}").as_bytes(), |slot| slot.remove());
+                keyspace.update(&mut turn, Db(0), &passing(victim), |slot| slot.remove());
                 // A new value, and a block of another size, do not move an entry.
                 let rewritten = format!("stable:{}", turn.random() as u32 % stable.max(1));
                 if stable > 0 {
