@@ -321,12 +321,7 @@ impl Shard {
                     self.set_absence(key, Absence { kind, until_ms, version: internal, version_floor: version });
                 }
                 // A negative entry is a claim about the source, and the source has changed. A tombstone goes on counting.
-                None => {
-                    let absence = self.absence(key, now_ms);
-                    if absence.is_some_and(|absence| absence.kind == AbsenceKind::Negative) {
-                        self.remove_absence(key);
-                    }
-                }
+                None => self.end_negative(key, now_ms),
             }
         }
         match invalidation {

@@ -248,10 +248,12 @@ impl Block {
 
     /// Past its fresh life and its stale window: nobody may see it any more.
     pub(crate) fn is_gone(&self, now_ms: u64) -> bool {
-        match self.expire_at_ms() {
-            None => false,
-            Some(expire_at_ms) => now_ms >= expire_at_ms.saturating_add(self.stale_for_ms()),
-        }
+        self.gone_at_ms().is_some_and(|gone_at_ms| gone_at_ms <= now_ms)
+    }
+
+    /// The end of the stale window.
+    pub(crate) fn gone_at_ms(&self) -> Option<u64> {
+        self.expire_at_ms().map(|expire_at_ms| expire_at_ms.saturating_add(self.stale_for_ms()))
     }
 
     pub(crate) fn stale_for_ms(&self) -> u64 {

@@ -6,7 +6,7 @@
 use crate::eviction::EVICTIONS_PER_CYCLE;
 use crate::keyspace::Keyspace;
 use crate::settings::Db;
-use crate::shard::{Shard, absence_of};
+use crate::shard::Shard;
 use crate::turn::Turn;
 use std::ops::Range;
 
@@ -122,8 +122,8 @@ impl Shard {
         *steps_left -= steps;
         for _ in 0..steps {
             let place = self.absence_expiry_place;
-            if self.absences.at(place).is_some_and(|block| absence_of(block).until_ms <= now_ms) {
-                self.remove_absence_at(place);
+            if self.absences.at(place).is_some_and(|block| block.is_gone(now_ms)) {
+                drop(self.remove_absence_at(place));
             }
             self.absence_expiry_place = self.absences.next_place(place);
         }

@@ -311,12 +311,11 @@ impl Shard {
             return None;
         }
         let place = self.absences.find(key)?;
-        let absence = absence_of(self.absences.at(place)?);
-        if now_ms < absence.until_ms {
-            return Some(absence);
+        let absence = absence_of(self.absences.at(place)?, now_ms);
+        if absence.is_none() {
+            self.remove_absence_at(place);
         }
-        self.remove_absence_at(place);
-        None
+        absence
     }
 
     /// As [`Shard::absence`], without removing.
@@ -325,14 +324,20 @@ impl Shard {
             return None;
         }
         let place = self.absences.find(key)?;
-        self.absences.at(place).map(absence_of).filter(|absence| now_ms < absence.until_ms)
+        absence_of(self.absences.at(place)?, now_ms)
     }
 
-    /// Remembers an absence, in place of what was remembered of the key. Older ones go if there are too many.
+    /// Remembers an absence, in place of what was remembered of the key; but a version floor that it takes over lasts as long
+    /// as it would have. Older absences go if there are too many.
     pub(crate) fn set_absence(&mut self, key: &Key<'_>, absence: Absence) {
-        self.remove_absence(key);
+        let before = self.absences.find(key).and_then(|place| self.remove_absence_at(place));
+        let floor_until_ms = match before.filter(|block| block.external_version() == absence.version_floor) {
+            Some(block) if absence.version_floor.is_some() => block.gone_at_ms().unwrap_or(0),
+            _ => 0,
+        };
         let fields = Fields {
             expire_at_ms: Some(absence.until_ms),
+            stale_for_ms: floor_until_ms.saturating_sub(absence.until_ms),
             external_version: absence.version_floor,
             negative: absence.kind == AbsenceKind::Negative,
             ..Fields::default()
@@ -346,6 +351,19 @@ impl Shard {
         self.absences.insert(key.hash, block);
     }
 
+    /// The source may have such a key now. A version floor stays.
+    pub(crate) fn end_negative(&mut self, key: &Key<'_>, now_ms: u64) {
+        let Some(absence) = self.absence(key, now_ms) else { return };
+        match (absence.kind, absence.version_floor) {
+            (AbsenceKind::Tombstone, _) => {}
+            (AbsenceKind::Negative, None) => self.remove_absence(key),
+            (AbsenceKind::Negative, Some(_)) => {
+                let version = self.next_version();
+                self.set_absence(key, Absence { kind: AbsenceKind::Tombstone, version, ..absence });
+            }
+        }
+    }
+
     /// Forgets what is remembered of a key that has no entry.
     pub(crate) fn remove_absence(&mut self, key: &Key<'_>) {
         if !self.absences.is_empty()
@@ -355,10 +373,10 @@ impl Shard {
         }
     }
 
-    pub(crate) fn remove_absence_at(&mut self, place: Place) {
-        if let Some(block) = self.absences.remove(place) {
-            self.absence_bytes -= block.capacity();
-        }
+    pub(crate) fn remove_absence_at(&mut self, place: Place) -> Option<Block> {
+        let block = self.absences.remove(place)?;
+        self.absence_bytes -= block.capacity();
+        Some(block)
     }
 
     /// Bytes of all blocks, tables and leases of the shard.
@@ -445,14 +463,17 @@ impl Shard {
     }
 }
 
-/// What a block in the table of absences says.
-pub(crate) fn absence_of(block: &Block) -> Absence {
-    Absence {
-        kind: if block.is_negative() { AbsenceKind::Negative } else { AbsenceKind::Tombstone },
-        until_ms: block.expire_at_ms().unwrap_or(0),
+/// What a block in the table of absences says; `None` if its time is up. As an entry is stale after its fresh life, a negative
+/// entry can be a tombstone after its own.
+fn absence_of(block: &Block, now_ms: u64) -> Option<Absence> {
+    let is_negative = block.is_negative() && block.is_fresh(now_ms);
+    let until_ms = if is_negative { block.expire_at_ms() } else { block.gone_at_ms() }?;
+    (now_ms < until_ms).then_some(Absence {
+        kind: if is_negative { AbsenceKind::Negative } else { AbsenceKind::Tombstone },
+        until_ms,
         version: block.version(),
         version_floor: block.external_version(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use crate::entry::{Block, Fields, Key};
 use crate::keyspace::{Attributes, Entry, Expiry, Locks};
-use crate::shard::{Absence, AbsenceKind, Shard};
+use crate::shard::Shard;
 use crate::table::Place;
 use crate::turn::Turn;
 
@@ -126,20 +126,8 @@ impl<'s> Slot<'s> {
         if let Some(place) = self.place.take() {
             drop(self.shard.remove(place));
         }
-        self.end_negative();
+        self.shard.end_negative(&self.key, self.now_ms);
         was_fresh
-    }
-
-    fn end_negative(&mut self) {
-        let Some(absence) = self.shard.absence(&self.key, self.now_ms) else { return };
-        match (absence.kind, absence.version_floor) {
-            (AbsenceKind::Tombstone, _) => {}
-            (AbsenceKind::Negative, None) => self.shard.remove_absence(&self.key),
-            (AbsenceKind::Negative, Some(_)) => {
-                let version = self.shard.next_version();
-                self.shard.set_absence(&self.key, Absence { kind: AbsenceKind::Tombstone, version, ..absence });
-            }
-        }
     }
 
     fn revoke_leases(&mut self) {

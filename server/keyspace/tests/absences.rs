@@ -93,16 +93,29 @@ fn tombstone_outlives_deletes_and_ends_with_a_write() {
 }
 
 #[test]
-fn floor_of_a_tombstone_survives_a_negative_fill_and_a_delete_after_it() {
-    let keyspace = keyspace(SETTINGS);
-    let mut turn = Turn::new(BOOT_MS, 1);
-    keyspace.invalidate(&mut turn, Db(0), KEY, Invalidation::Hard, Some(5));
-    remember_absent(&keyspace, &mut turn, 500);
-    assert!(matches!(look(&keyspace, &mut turn), Lookup::Negative { .. }));
-    assert_eq!(version_floor(&keyspace, &mut turn), Some(5));
-    keyspace.update(&mut turn, Db(0), KEY, |slot| slot.remove());
-    assert_eq!(look(&keyspace, &mut turn), Lookup::Absent);
-    assert_eq!(version_floor(&keyspace, &mut turn), Some(5));
+fn floor_of_a_tombstone_survives_a_negative_fill_and_what_ends_that() {
+    type End = fn(&Keyspace, &mut Turn);
+    let ends: [(&str, End); 3] = [
+        ("its time", |_, turn| turn.now_ms += 500),
+        ("delete", |keyspace, turn| assert!(!keyspace.update(turn, Db(0), KEY, |slot| slot.remove()))),
+        ("invalidation", |keyspace, turn| {
+            keyspace.invalidate(turn, Db(0), KEY, Invalidation::Hard, None);
+        }),
+    ];
+    for (name, end) in ends {
+        let keyspace = keyspace(SETTINGS);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        keyspace.invalidate(&mut turn, Db(0), KEY, Invalidation::Hard, Some(5));
+        remember_absent(&keyspace, &mut turn, 500);
+        assert!(matches!(look(&keyspace, &mut turn), Lookup::Negative { .. }));
+        assert_eq!(version_floor(&keyspace, &mut turn), Some(5));
+        end(&keyspace, &mut turn);
+        assert_eq!(look(&keyspace, &mut turn), Lookup::Absent, "after {name}");
+        turn.now_ms = BOOT_MS + SETTINGS.lease.tombstone_ttl_ms - 1;
+        assert_eq!(version_floor(&keyspace, &mut turn), Some(5), "after {name}");
+        turn.now_ms += 1;
+        assert_eq!(version_floor(&keyspace, &mut turn), None, "after {name}");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn transfers_between_keys_lose_nothing() {
                             slots.slot(1).set(&(to + 1).to_le_bytes(), Attributes::PLAIN);
                         }
                     });
-                    if turn.random() % 100 == 0 {
+                    if turn.random().is_multiple_of(100) {
                         assert_eq!(total(keyspace, &mut turn, KEYS, &name), KEYS * EACH);
                     }
                 }

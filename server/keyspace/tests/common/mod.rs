@@ -7,13 +7,13 @@ use leasehold_keyspace::{
 use std::collections::BTreeMap;
 
 /// When the tests' servers boot, in ms since 1970.
-pub const BOOT_MS: u64 = 1_700_000_000_000;
+pub(crate) const BOOT_MS: u64 = 1_700_000_000_000;
 
 /// Bytes of an entry's place in a table: part of what it says it costs, but counted with the tables.
-pub const PLACE_BYTES: usize = 9;
+pub(crate) const PLACE_BYTES: usize = 9;
 
 /// No limit, nothing special.
-pub const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     shards: 16,
     memory_bytes_max: 0,
     policy: EvictionPolicy::NoEviction,
@@ -32,16 +32,16 @@ pub const SETTINGS: Settings = Settings {
     },
 };
 
-pub fn keyspace(settings: Settings) -> Keyspace {
+pub(crate) fn keyspace(settings: Settings) -> Keyspace {
     Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
 }
 
-pub fn set(keyspace: &Keyspace, turn: &mut Turn, key: &[u8], value: &[u8]) -> u64 {
+pub(crate) fn set(keyspace: &Keyspace, turn: &mut Turn, key: &[u8], value: &[u8]) -> u64 {
     keyspace.update(turn, Db(0), key, |slot| slot.set(value, Attributes::PLAIN))
 }
 
 /// As a server does it: room first.
-pub fn try_set(
+pub(crate) fn try_set(
     keyspace: &Keyspace,
     turn: &mut Turn,
     key: &[u8],
@@ -52,12 +52,12 @@ pub fn try_set(
     Ok(keyspace.update(turn, Db(0), key, |slot| slot.set(value, attributes)))
 }
 
-pub fn has(keyspace: &Keyspace, turn: &mut Turn, key: &[u8]) -> bool {
+pub(crate) fn has(keyspace: &Keyspace, turn: &mut Turn, key: &[u8]) -> bool {
     keyspace.read(turn, Db(0), key, Access::Touch, |_| ()).is_some()
 }
 
 /// All fresh entries by a whole SCAN.
-pub fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut cursor = 0;
     loop {
@@ -72,7 +72,7 @@ pub fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usize) -> B
 }
 
 /// Checks that the counted bytes are those of blocks and tables. All entries must be fresh, in databases 0 and 1.
-pub fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
+pub(crate) fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
     let mut block_bytes = 0;
     let mut entries = 0;
     for db in [Db(0), Db(1)] {
