@@ -10,17 +10,31 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More than any answer to PING.
 const ANSWER_BYTES_MAX: u64 = 512;
 
-/// Asks the server that runs with this configuration.
+/// Asks the server that runs with this configuration, at each of its addresses until one answers.
 ///
 /// # Errors
-/// It does not answer, or not as this server does.
+/// None answers, or not as this server does; the text is about the last one.
 pub(crate) fn ping(config: &Config) -> Result<(), String> {
-    let ip = match config.bind.first().map(|address| address.ip) {
-        Some(IpAddr::V6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        Some(ip) if !ip.is_unspecified() => ip,
-        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
-    };
-    let address = SocketAddr::new(ip, config.port);
+    let mut result = Err("there is no address to ask".to_owned());
+    for address in &config.bind {
+        result = ping_at(SocketAddr::new(reachable(address.ip), config.port));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// Where a server that listens at `ip` is reached from its own machine.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+fn ping_at(address: SocketAddr) -> Result<(), String> {
     let answer = ask(address).map_err(|error| format!("no answer from {address}: {error}"))?;
     // A server that wants a password is up as well.
     if answer.starts_with("+PONG") || answer.starts_with("-NOAUTH") {
@@ -42,7 +56,13 @@ fn ask(address: SocketAddr) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BindAddress;
     use std::net::TcpListener;
+
+    fn there(port: u16) -> Config {
+        let bind = vec![BindAddress { ip: Ipv4Addr::UNSPECIFIED.into(), optional: false }];
+        Config { bind, port, ..Config::default() }
+    }
 
     /// Answers one connection and gives back what was asked.
     fn answered(answer: &'static [u8]) -> (Result<(), String>, Vec<u8>) {
@@ -55,7 +75,7 @@ mod tests {
             stream.write_all(answer).expect("it reads");
             asked
         });
-        let result = ping(&Config { port, ..Config::default() });
+        let result = ping(&there(port));
         (result, server.join().expect("it ends"))
     }
 
@@ -75,7 +95,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
-        let error = ping(&Config { port, ..Config::default() }).expect_err("nobody listens");
+        let error = ping(&there(port)).expect_err("nobody listens");
         assert!(error.starts_with(&format!("no answer from 127.0.0.1:{port}: ")), "{error}");
     }
 }

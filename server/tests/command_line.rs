@@ -121,7 +121,7 @@ fn a_ping_to_nobody_ends_with_1() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port().to_string();
     drop(listener);
-    let output = leasehold(&["--ping", "--port", &port]);
+    let output = leasehold(&["--ping", "--port", &port, "--bind", "127.0.0.1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with(&format!("leasehold: no answer from 127.0.0.1:{port}: ")), "{output:?}");
 }

@@ -342,3 +342,49 @@ fn sources_and_loaders_keep_the_order_of_the_file() {
     assert_eq!(reading.config.loaders[1].settings.batch_key, Some(vec!["id".to_owned()]));
     assert!(reading.problems.iter().all(|problem| problem.level == Level::Warning));
 }
+
+/// Numbers that look random and are the same in every run (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+#[test]
+fn a_damaged_file_is_told_and_never_stops_the_reader() {
+    const ROUNDS: usize = 400;
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/demo.toml");
+    let whole = std::fs::read_to_string(demo).expect("the demo is there");
+    let pieces = [
+        "=", "[", "]", "\"", "'", "\"\"\"", "{", "}", "\n", "#", ".", ",", "\u{0}", "ü", "${", "-1", "[[", "1e9", "nan",
+    ];
+    let folder = Folder::new();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut told = 0;
+    for round in 0..ROUNDS {
+        let mut text: Vec<char> = whole.chars().collect();
+        for _ in 0..=dice.below(4) {
+            let at = dice.below(text.len());
+            match dice.below(3) {
+                0 => text.truncate(at.max(1)),
+                1 => drop(text.splice(at..(at + dice.below(40)).min(text.len()), std::iter::empty())),
+                _ => drop(text.splice(at..at, pieces[dice.below(pieces.len())].chars())),
+            }
+            text.push('\n');
+        }
+        let text: String = text.into_iter().collect();
+        let conf = folder.write("x.toml", &text);
+        let reading = read(&Given { conf: Some(conf), arguments: Vec::new() });
+        for problem in &reading.problems {
+            let shown = problem.to_string();
+            assert!(shown.contains("x.toml:"), "round {round}: {shown}");
+            told += 1;
+        }
+    }
+    assert!(told > ROUNDS, "most damage is seen: {told} problems");
+}

@@ -8,6 +8,7 @@ use super::problem::{File, Level, Place, Problem};
 use super::spec::{Default, Kind, Spec, Value, Wrong};
 use super::{Config, check};
 use std::collections::HashMap;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,18 +131,9 @@ impl Reader {
 
     fn file(&mut self, path: &Path) {
         let shown = path.display().to_string();
-        let text = match std::fs::read(path) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => text,
-                Err(error) => {
-                    let at = error.utf8_error().valid_up_to();
-                    let text = format!("is not UTF-8 text: byte {at} is no part of it");
-                    return self.problem(Place::Argument(shown), String::new(), text);
-                }
-            },
-            Err(error) => {
-                return self.problem(Place::Argument(shown), String::new(), format!("cannot be read: {error}"));
-            }
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(reason) => return self.problem(Place::Argument(shown), String::new(), reason),
         };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let file = Arc::new(File { path: shown, text });
@@ -406,8 +398,8 @@ fn resolve_file(kind: &Kind, value: Value, folder: &Path) -> Result<Value, Wrong
     if matches!(kind, Kind::Path) {
         return Ok(Value::Text(path.display().to_string()));
     }
-    let mut content = std::fs::read_to_string(&path)
-        .map_err(|error| Wrong::File { reason: format!("{} cannot be read: {error}", path.display()) })?;
+    let mut content =
+        read_text(&path).map_err(|reason| Wrong::File { reason: format!("{} {reason}", path.display()) })?;
     if matches!(kind, Kind::SecretFile) {
         let end = content.trim_end_matches(['\n', '\r']).len();
         content.truncate(end);
@@ -416,6 +408,24 @@ fn resolve_file(kind: &Kind, value: Value, folder: &Path) -> Result<Value, Wrong
         }
     }
     Ok(Value::Text(content))
+}
+
+/// The text of a file: a configuration, a secret, a script.
+///
+/// # Errors
+/// What is wrong with the file, after its name.
+fn read_text(path: &Path) -> Result<String, String> {
+    /// A larger file is another file than was meant, or a device that never ends.
+    const BYTES_MAX: u64 = 64 << 20;
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(cannot)?;
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(format!("is larger than {} MiB", BYTES_MAX >> 20));
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 text: byte {} is no part of it", error.utf8_error().valid_up_to()))
 }
 
 /// What is wrong, in words, and what is allowed.
