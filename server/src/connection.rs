@@ -15,8 +15,8 @@
 
 use crate::clients::Card;
 use crate::thread::{Desk, Slot, Thread, Work};
-use leasehold_command::{Client, Context, Outcome, Parked, ReplyMode, execute};
-use leasehold_protocol::{Parsed, Parser, RespVersion};
+use leasehold_command::{Client, Context, Outcome, Parked, ReplyMode, execute, load_ahead};
+use leasehold_protocol::{Limits, Parsed, Parser, RespVersion};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -42,6 +42,9 @@ const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
 /// A client that lets so much pile up is not served until it reads. Large, because a client may send a whole pipeline
 /// before it reads the first reply, and would wait for us for ever.
 const OUTPUT_PAUSE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Requests looked at behind a parked one, for loads to start ahead.
+const LOADS_AHEAD_MAX: usize = 256;
 
 /// A parked connection goes on being read, to notice a hang-up, up to so many bytes.
 const PARKED_INPUT_BYTES_MAX: usize = 256 * 1024;
@@ -307,6 +310,9 @@ impl Connection {
                 }
             }
         };
+        if stop == Stop::Parked {
+            load_ahead_of(&mut context, &input[offset..], limits);
+        }
         self.version = context.reply.version();
         self.slot.card.note_command(context.client.last_command, context.client.db);
         if parser.is_inside_request() {
@@ -531,6 +537,18 @@ fn run_one(
         finish_reply(context.client, context.reply, start);
     }
     outcome
+}
+
+/// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.
+fn load_ahead_of(context: &mut Context<'_>, mut rest: &[u8], limits: &Limits) {
+    let mut parser = Parser::new();
+    for _ in 0..LOADS_AHEAD_MAX {
+        let Ok(Parsed::Complete { consumed }) = parser.parse(rest, limits) else { return };
+        if !load_ahead(context, parser.request(rest)) {
+            return;
+        }
+        rest = &rest[consumed..];
+    }
 }
 
 /// Takes back the reply written from `start` on, if the client asked for none.

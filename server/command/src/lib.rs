@@ -35,5 +35,6 @@ pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ServeStale};
+pub use loader::load_ahead;
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};

@@ -2,6 +2,8 @@
 
 pub(crate) mod through;
 
+pub use through::load_ahead;
+
 use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;

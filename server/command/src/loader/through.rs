@@ -197,6 +197,30 @@ fn acceptable_stale(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy,
     }
 }
 
+/// Starts the loads that a read of `request` will want, while the command before it on the same connection is parked: a
+/// pipeline of cold reads then waits for one batch, not for one load after the other. Whether the request was a read, so that
+/// the one behind it may be looked at too; what stands behind a write must see it, and is left alone.
+pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
+    let is_read = match request.len() {
+        0 | 1 => false,
+        2 => request.arg(0).eq_ignore_ascii_case(b"get") || request.arg(0).eq_ignore_ascii_case(b"mget"),
+        _ => request.arg(0).eq_ignore_ascii_case(b"mget"),
+    };
+    if is_read {
+        for key in request.args_from(1) {
+            let Some(policy) = transparent_loader(context, key) else { continue };
+            let (db, turn) = (context.client.db, &mut *context.turn);
+            if matches!(
+                context.keyspace.lookup(turn, db, key, Access::Quiet, |_| ()),
+                Lookup::Stale(()) | Lookup::Absent
+            ) {
+                refresh_behind(context, key, policy);
+            }
+        }
+    }
+    is_read
+}
+
 /// Loads a key without anybody waiting for it.
 fn refresh_behind(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy) {
     let claim = Claim {
