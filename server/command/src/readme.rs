@@ -48,6 +48,25 @@ fn row(container: &str, spec: &Spec) -> String {
 mod tests {
     use super::*;
 
+    /// The README's part between two comments, or with `UPDATE_README=1` what becomes of it.
+    #[test]
+    fn the_readme_has_this_table() {
+        const BEGIN: &str = "<!-- commands: generated, UPDATE_README=1 cargo test -p leasehold-command readme -->\n";
+        const END: &str = "<!-- commands: end -->\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(path).expect("the README lies at the root of the repository");
+        let (before, rest) = readme.split_once(BEGIN).expect("the README marks where the table begins");
+        let (table, after) = rest.split_once(END).expect("the README marks where the table ends");
+        if std::env::var_os("UPDATE_README").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", readme_table())).expect("may be written");
+        } else {
+            assert!(
+                table == readme_table(),
+                "the README's command table is old; its first comment says how to renew it"
+            );
+        }
+    }
+
     #[test]
     fn every_command_has_a_row_of_three_cells() {
         let text = readme_table();

@@ -105,6 +105,12 @@ impl Argument {
         Self { multiple: true, ..self }
     }
 
+    /// Whether the token stands before every repetition (`GET u8 0 GET u8 8`) or only before the first (`ID 3 4`).
+    #[must_use]
+    pub const fn repeats_token(&self) -> bool {
+        self.multiple && self.token.is_some() && matches!(self.kind, ArgumentKind::Block | ArgumentKind::PureToken)
+    }
+
     /// Behind this literal word.
     #[must_use]
     pub const fn with_token(self, token: &'static str) -> Self {

@@ -23,12 +23,17 @@ fn shown(argument: &Argument) -> String {
     // Brackets of an option hold its alternatives together already.
     let bare = argument.optional && argument.token.is_none() && !argument.multiple;
     let value = if argument.kind == ArgumentKind::OneOf && !bare { format!("<{value}>") } else { value };
-    let once = match (argument.token, value.is_empty()) {
-        (Some(token), true) => token.to_owned(),
-        (Some(token), false) => format!("{token} {value}"),
-        (None, _) => value,
+    let many = |once: String| match argument.kind {
+        _ if !argument.multiple => once,
+        // Alternatives are long, and stand in brackets already.
+        ArgumentKind::OneOf => format!("{once} ..."),
+        _ => format!("{once} [{once} ...]"),
     };
-    let all = if argument.multiple { format!("{once} [{once} ...]") } else { once };
+    let with_token = |value: String| match argument.token {
+        Some(token) => format!("{token} {value}").trim_end().to_owned(),
+        None => value,
+    };
+    let all = if argument.repeats_token() { many(with_token(value)) } else { with_token(many(value)) };
     if argument.optional { format!("[{all}]") } else { all }
 }
 
@@ -52,6 +57,9 @@ mod tests {
             (Argument::one_of("condition", &[NX, XX]), "<NX | XX>"),
             (Argument::one_of("condition", &[NX, XX]).with_token("IF").optional(), "[IF <NX | XX>]"),
             (Argument::block("pair", PAIR).multiple(), "key value [key value ...]"),
+            (Argument::block("get", PAIR).with_token("GET").multiple(), "GET key value [GET key value ...]"),
+            (Argument::integer("id").with_token("ID").multiple(), "ID id [id ...]"),
+            (Argument::one_of("condition", &[NX, XX]).multiple().optional(), "[<NX | XX> ...]"),
             (NX.optional(), "[NX]"),
         ];
         for (argument, text) in cases {

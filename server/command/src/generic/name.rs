@@ -202,6 +202,29 @@ mod tests {
     }
 
     #[test]
+    fn a_rename_is_a_write_of_both_names() {
+        for line in ["RENAME a b", "RENAMENX a b", "COPY a b"] {
+            let mut node = Node::new();
+            node.run("SET a one");
+            let fresh = node.run("GETL b");
+            let token = fresh.split("\r\n").nth(5).expect("the third element is the token").to_owned();
+            node.run(line);
+            assert!(node.run(&format!("SETL b {token} old")).contains("LOST revoked"), "{line}: {fresh}");
+            assert_eq!(node.run("GET b"), "$3\r\none\r\n");
+        }
+        // The name that went away: a load begun before must not bring the old value back.
+        let mut node = Node::new();
+        node.run("SET a one PX 10");
+        node.advance_ms(10);
+        let fresh = node.run("GETL a");
+        let token = fresh.split("\r\n").nth(5).expect("the third element is the token").to_owned();
+        node.run("MSET a two");
+        node.run("RENAME a b");
+        assert!(node.run(&format!("SETL a {token} old")).contains("LOST revoked"), "{fresh}");
+        assert_eq!(node.run("GET a"), "$-1\r\n");
+    }
+
+    #[test]
     fn copy_of_a_large_value_respects_the_memory_limit() {
         let mut node = Node::with_settings(Settings { shards: 1, memory_bytes_max: 3 << 20, ..settings() });
         assert_eq!(node.run_args(&[b"SET", b"a", &vec![b'x'; 2 << 20]]), b"+OK\r\n");

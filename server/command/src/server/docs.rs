@@ -60,10 +60,14 @@ fn write_argument(reply: &mut Reply, argument: &Argument, keys: &mut KeyArgument
     let is_key = argument.kind == ArgumentKind::Key;
     // A name of its own for people makes no sense where the parts are shown instead.
     let is_leaf = argument.parts.is_empty();
-    let flags: Vec<&str> = [(argument.optional, "optional"), (argument.multiple, "multiple")]
-        .into_iter()
-        .filter_map(|(set, word)| set.then_some(word))
-        .collect();
+    let flags: Vec<&str> = [
+        (argument.optional, "optional"),
+        (argument.multiple, "multiple"),
+        (argument.repeats_token(), "multiple_token"),
+    ]
+    .into_iter()
+    .filter_map(|(set, word)| set.then_some(word))
+    .collect();
     reply.map(
         2 + usize::from(is_leaf)
             + usize::from(is_key)
