@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Starting is tried again with another port if somebody took the one that was free.
 const START_ATTEMPTS: usize = 5;
@@ -54,10 +55,37 @@ impl Postgres {
         Some(postgres)
     }
 
+    /// The server that the tests of one binary share; it ends with the last of them. Each test makes its own database.
+    #[must_use]
+    pub fn shared(group: &str) -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+        // A test that panicked while it started the server leaves nothing here.
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = shared.upgrade() {
+            return Some(running);
+        }
+        let started = Arc::new(Self::start(group)?);
+        *shared = Arc::downgrade(&started);
+        Some(started)
+    }
+
+    /// Makes an empty database and returns its URL.
+    #[must_use]
+    pub fn new_database(&self) -> String {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.create_database(&name);
+        self.url_of(&name)
+    }
+
     /// The URL of the database `test`, over TCP.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://test@127.0.0.1:{}/test?sslmode=disable", self.port)
+        self.url_of("test")
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        format!("postgres://test@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// The URL of the database `test`, over its unix socket.
@@ -112,7 +140,7 @@ impl Postgres {
             self.port = free_port();
             match self.try_start() {
                 Ok(()) => {
-                    self.create_database();
+                    self.create_database("test");
                     return;
                 }
                 Err(failed) => output = failed,
@@ -145,9 +173,9 @@ impl Postgres {
         Err(format!("{}{}", text(&output), fs::read_to_string(log).unwrap_or_default()))
     }
 
-    fn create_database(&self) {
+    fn create_database(&self, name: &str) {
         let port = self.port.to_string();
-        let output = self.run("createdb", ["--host=127.0.0.1", "--port", &port, "--username=test", "test"]);
+        let output = self.run("createdb", ["--host=127.0.0.1", "--port", &port, "--username=test", name]);
         assert!(output.status.success(), "createdb: {}", text(&output));
     }
 
@@ -170,7 +198,10 @@ impl Postgres {
             }
         };
         // The server lives on after pg_ctl and would hold our pipes open, so what it writes goes to files.
-        let (stdout, stderr) = (self.directory.join("stdout"), self.directory.join("stderr"));
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let run = COUNT.fetch_add(1, Ordering::Relaxed);
+        let (stdout, stderr) =
+            (self.directory.join(format!("{run}.stdout")), self.directory.join(format!("{run}.stderr")));
         command.args(arguments).current_dir(&self.directory);
         command.stdin(std::process::Stdio::null());
         command.stdout(fs::File::create(&stdout).expect("a file in our own directory"));
@@ -194,7 +225,8 @@ impl Drop for Postgres {
 
 /// Where the server's programs are: on the PATH, or where Debian keeps each version's.
 fn binaries() -> Option<PathBuf> {
-    if let Some(initdb) = groups::program("initdb") {
+    // A link on the PATH may stand alone; its siblings are where it points to.
+    if let Some(initdb) = groups::program("initdb").and_then(|initdb| fs::canonicalize(initdb).ok()) {
         return initdb.parent().map(Path::to_owned);
     }
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")

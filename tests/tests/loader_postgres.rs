@@ -1,0 +1,828 @@
+//! SQL loaders on a real PostgreSQL: types, batches, aliases, mistakes of the operator, and a database in trouble.
+
+use bytes::Bytes;
+use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
+use leasehold_loader_sql::{BigNumbers, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader};
+use leasehold_tests::Postgres;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Row as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const GROUP: &str = "PostgreSQL loaders";
+
+/// A database of a test, a connection for the test itself, and a source for loaders.
+struct Database {
+    _server: Arc<Postgres>,
+    url: String,
+    admin: PgPool,
+    source: Source,
+}
+
+impl Database {
+    async fn new(script: &str) -> Option<Self> {
+        Self::with(script, |_| {}).await
+    }
+
+    async fn with(script: &str, change: impl FnOnce(&mut SourceSettings)) -> Option<Self> {
+        // Starting a server blocks; the other tests of this runtime are none.
+        let server = Postgres::shared(GROUP)?;
+        let url = server.new_database();
+        let admin = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("the server runs");
+        let mut settings = SourceSettings::new("main", &url);
+        // Not to fail on a machine that is busy with other tests.
+        settings.acquire_timeout = Duration::from_secs(10);
+        settings.statement_timeout = Duration::from_secs(10);
+        change(&mut settings);
+        let source = Source::open(settings).await.expect("good settings");
+        let database = Self { _server: server, url, admin, source };
+        database.run(script).await;
+        Some(database)
+    }
+
+    async fn run(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.admin).await.expect("good SQL");
+    }
+
+    async fn loader(&self, settings: LoaderSettings) -> SqlLoader {
+        build_loader(&self.source, settings).await.expect("a good loader")
+    }
+
+    /// Process ids of the connections of our loaders.
+    async fn backends(&self) -> Vec<i32> {
+        let sql =
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'leasehold' AND datname = current_database()";
+        let rows = sqlx::query(sql).fetch_all(&self.admin).await.expect("good SQL");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// How many of our loaders' statements run now.
+    async fn running(&self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE application_name = 'leasehold' AND datname = current_database() AND state = 'active'";
+        sqlx::query(sql).fetch_one(&self.admin).await.expect("good SQL").get(0)
+    }
+
+    async fn until_running(&self, count: i64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.running().await != count {
+            assert!(Instant::now() < deadline, "never {count} statements at once");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn single(pattern: &str, sql: &str) -> LoaderSettings {
+    LoaderSettings::new("test", pattern, sql)
+}
+
+fn batched(pattern: &str, sql: &str, batch_sql: &str) -> LoaderSettings {
+    LoaderSettings { batch_sql: Some(batch_sql.into()), ..single(pattern, sql) }
+}
+
+async fn load(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
+    let keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+    loader.load(LoadRequest { keys }).await
+}
+
+async fn load_one(loader: &SqlLoader, key: &str) -> Loaded {
+    load(loader, &[key]).await.pop().expect("one answer per key")
+}
+
+fn value(text: &str) -> Loaded {
+    versioned(text, None)
+}
+
+fn versioned(text: &str, version: Option<u64>) -> Loaded {
+    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version })
+}
+
+fn refused(answer: &Loaded) -> &str {
+    match answer {
+        Err(LoadError::Rejected(reason)) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+const USERS: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
+    INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, 1000) n;";
+const USER_SQL: &str = "SELECT id, name FROM users WHERE id = $1";
+const USER_BATCH_SQL: &str = "SELECT id, name FROM users WHERE id = ANY($1)";
+
+fn users() -> LoaderSettings {
+    batched("user:{id:int}", USER_SQL, USER_BATCH_SQL)
+}
+
+fn user(id: u64) -> Loaded {
+    value(&format!(r#"{{"id":{id},"name":"user {id}"}}"#))
+}
+
+/// Every type with a JSON form: the expression, and what it becomes.
+const TYPES: &[(&str, &str)] = &[
+    ("'-32768'::int2", "-32768"),
+    ("2147483647::int4", "2147483647"),
+    ("'-9223372036854775808'::int8", "-9223372036854775808"),
+    ("9007199254740993::int8", "9007199254740993"),
+    ("4000000000::oid", "4000000000"),
+    ("1.5::float4", "1.5"),
+    ("0.1::float4", "0.1"),
+    ("0.1::float8", "0.1"),
+    ("1::float8", "1.0"),
+    ("'NaN'::float8", r#""NaN""#),
+    ("'-Infinity'::float4", r#""-Infinity""#),
+    ("0::numeric", r#""0""#),
+    ("12.50::numeric(10,2)", r#""12.50""#),
+    ("-0.00012::numeric", r#""-0.00012""#),
+    ("1e30::numeric", r#""1000000000000000000000000000000""#),
+    ("123456789012345678901234567890.123456789::numeric", r#""123456789012345678901234567890.123456789""#),
+    ("'NaN'::numeric", r#""NaN""#),
+    ("'Infinity'::numeric", r#""Infinity""#),
+    ("true", "true"),
+    ("false", "false"),
+    ("'te\"xt ä€'::text", r#""te\"xt ä€""#),
+    ("E'a\\n\\x01b'::varchar", r#""a\n\u0001b""#),
+    ("'ab'::char(4)", r#""ab  ""#),
+    ("'name'::name", r#""name""#),
+    ("'67e55044-10b1-426f-9247-bb680e5fe0c8'::uuid", r#""67e55044-10b1-426f-9247-bb680e5fe0c8""#),
+    ("'2024-02-29 23:59:59.123456+02'::timestamptz", r#""2024-02-29T21:59:59.123456Z""#),
+    ("'2024-02-29 12:00:00+00'::timestamptz", r#""2024-02-29T12:00:00Z""#),
+    ("'infinity'::timestamptz", r#""infinity""#),
+    ("'2024-02-29 12:00:00.5'::timestamp", r#""2024-02-29T12:00:00.5""#),
+    ("'1999-12-31'::date", r#""1999-12-31""#),
+    ("'0001-01-01'::date", r#""0001-01-01""#),
+    ("'0044-03-15 BC'::date", r#""-0043-03-15""#),
+    ("'5874897-12-31'::date", r#""+5874897-12-31""#),
+    ("'-infinity'::date", r#""-infinity""#),
+    ("'13:30:15.25'::time", r#""13:30:15.25""#),
+    ("'24:00:00'::time", r#""24:00:00""#),
+    ("'13:30:15-03:30'::timetz", r#""13:30:15-03:30""#),
+    ("'{\"b\": [1, null], \"a\": \"x\"}'::jsonb", r#"{"a": "x", "b": [1, null]}"#),
+    ("'{\"b\":1,  \"a\":2}'::json", r#"{"b":1,  "a":2}"#),
+    ("'null'::jsonb", "null"),
+    ("'\\x00ff10'::bytea", r#""AP8Q""#),
+    ("''::bytea", r#""""#),
+    ("NULL::int4", "null"),
+    ("NULL::jsonb", "null"),
+    ("'{1,NULL,3}'::int4[]", "[1,null,3]"),
+    ("'{}'::text[]", "[]"),
+    ("'{{a,b},{\"c,d\",NULL}}'::text[]", r#"[["a","b"],["c,d",null]]"#),
+    ("'[5:6]={1,2}'::int8[]", "[1,2]"),
+    ("ARRAY[1.50, 2]::numeric[]", r#"["1.50","2"]"#),
+    ("ARRAY['2024-01-01'::date]", r#"["2024-01-01"]"#),
+    ("ARRAY['\\x01'::bytea]", r#"["AQ=="]"#),
+    ("ARRAY['{\"a\": 1}'::jsonb]", r#"[{"a": 1}]"#),
+    ("ARRAY[true, NULL]", "[true,null]"),
+    ("'happy'::mood", r#""happy""#),
+    ("'{happy,sad}'::mood[]", r#"["happy","sad"]"#),
+    ("5::positive", "5"),
+    ("'{5,6}'::positive[]", "[5,6]"),
+    ("'<a>x</a>'::xml", r#""<a>x</a>""#),
+];
+
+#[tokio::test]
+async fn every_type_has_its_json_form() {
+    let script = "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN positive AS int4 CHECK (VALUE > 0);";
+    let Some(database) = Database::new(script).await else { return };
+    let columns: Vec<String> =
+        TYPES.iter().enumerate().map(|(index, (expression, _))| format!("{expression} AS c{index}")).collect();
+    database.run(&format!("CREATE TABLE things AS SELECT 7 AS id, {}", columns.join(", "))).await;
+    let things = database.loader(single("thing:{id:int}", "SELECT * FROM things WHERE id = $1")).await;
+    let Ok(Row::Value { value, .. }) = load_one(&things, "thing:7").await else { panic!("there is such a row") };
+    let json = std::str::from_utf8(&value).expect("JSON is UTF-8");
+    serde_json::from_str::<serde_json::Value>(json).expect("JSON");
+    let mut rest = json.strip_prefix(r#"{"id":7"#).expect("the columns in order");
+    for (index, (expression, expected)) in TYPES.iter().enumerate() {
+        rest = rest
+            .strip_prefix(&format!(",\"c{index}\":{expected}"))
+            .unwrap_or_else(|| panic!("{expression} should be {expected}, but there is {rest}"));
+    }
+    assert_eq!(rest, "}");
+}
+
+#[tokio::test]
+async fn every_type_is_a_value_of_its_own_column() {
+    let Some(database) = Database::new("").await else { return };
+    for (expression, expected) in [
+        ("'a \"b\"'::text", &b"a \"b\""[..]),
+        ("'\\x00ff'::bytea", b"\x00\xff"),
+        ("42", b"42"),
+        ("1.50::numeric", b"1.50"),
+        ("'2024-02-29 12:00:00+00'::timestamptz", b"2024-02-29T12:00:00Z"),
+        ("'{\"a\": 1}'::jsonb", b"{\"a\": 1}"),
+        ("'{1,2}'::int4[]", b"[1,2]"),
+        ("true", b"true"),
+        ("''::text", b""),
+    ] {
+        let settings = LoaderSettings {
+            value: ValueFormat::Column,
+            ..single("v:{id:int}", &format!("SELECT id, {expression} AS v FROM (SELECT $1::int4 AS id) AS t"))
+        };
+        let column = database.loader(settings).await;
+        let expected = Ok(Row::Value { value: Bytes::from_static(expected), version: None });
+        assert_eq!(load_one(&column, "v:1").await, expected, "{expression}");
+    }
+    let settings = LoaderSettings {
+        value: ValueFormat::Column,
+        ..single("v:{id:int}", "SELECT id, NULL::text AS v FROM (SELECT $1::int4 AS id) AS t")
+    };
+    assert_eq!(load_one(&database.loader(settings).await, "v:1").await, Ok(Row::Absent));
+}
+
+#[tokio::test]
+async fn numbers_follow_postgres_own_json() {
+    let Some(database) = Database::new("").await else { return };
+    // to_json is the oracle for integers and text. Floats are compared as numbers: PostgreSQL writes 1, we 1.0.
+    let script = "CREATE TABLE t (id int8, f float8, g float4, s text, i int8);
+        SELECT setseed(0.42);
+        INSERT INTO t SELECT n, (random() - 0.5) * 10 ^ (n % 300), ((random() - 0.5) * 10 ^ (n % 35))::float4,
+            chr(1 + n % 53248) || md5(n::text), (random() * 1e18)::int8 FROM generate_series(1, 500) n;";
+    database.run(script).await;
+    let settings = batched("t:{id:int}", "SELECT * FROM t WHERE id = $1", "SELECT * FROM t WHERE id = ANY($1)");
+    let loader = database.loader(settings).await;
+    let keys: Vec<String> = (1..=500).map(|id| format!("t:{id}")).collect();
+    let loaded = load(&loader, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let rows = sqlx::query("SELECT row_to_json(t)::text FROM t ORDER BY id").fetch_all(&database.admin).await;
+    for (row, loaded) in rows.expect("good SQL").iter().zip(loaded) {
+        let Ok(Row::Value { value, .. }) = loaded else { panic!("{loaded:?}") };
+        let parse = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
+        let (ours, theirs) = (parse(&value), parse(row.get::<String, _>(0).as_bytes()));
+        for name in ["id", "s", "i"] {
+            assert_eq!(ours[name], theirs[name]);
+        }
+        assert_eq!(ours["f"].as_f64(), theirs["f"].as_f64());
+        let single = |json: &serde_json::Value| json.as_f64().map(|float| float as f32);
+        assert_eq!(single(&ours["g"]), single(&theirs["g"]));
+    }
+}
+
+#[tokio::test]
+async fn one_batch_answers_each_key_in_order() {
+    let Some(database) = Database::new(USERS).await else { return };
+    let loader = database.loader(LoaderSettings { batch_max: 3, ..users() }).await;
+    assert_eq!(loader.batch_max(), 3);
+    let keys = ["user:3", "user:99999", "user:1", "user:-1", "user:1000", "user:9223372036854775807", "user:x"];
+    let loaded = load(&loader, &keys).await;
+    assert_eq!(loaded[..6], [user(3), Ok(Row::Absent), user(1), Ok(Row::Absent), user(1000), Ok(Row::Absent)]);
+    assert!(refused(&loaded[6]).contains("does not fit the pattern"));
+}
+
+#[tokio::test]
+async fn parameters_take_the_type_of_the_column() {
+    let Some(database) = Database::new(
+        "CREATE DOMAIN code AS varchar(8);
+         CREATE TABLE t (i2 int2, i4 int4, i8 int8, n numeric, n2 numeric(12,2), tx text, vc varchar(9), bp char(4), nm name, d code, u uuid,
+            v text);
+         INSERT INTO t VALUES (7, 7, 7, 7, 7, 'seven', 'seven', 'seve', 'seven', 'seven', '67e55044-10b1-426f-9247-bb680e5fe0c8', 'yes');",
+    )
+    .await
+    else {
+        return;
+    };
+    for (column, kind, there, not_there) in [
+        ("i2", "int", "7", &["8", "-7", "40000", "9223372036854775807"][..]),
+        ("i4", "int", "7", &["8", "3000000000"]),
+        ("i8", "int", "7", &["8"]),
+        ("n", "int", "7", &["8", "-9223372036854775808"]),
+        ("n2", "int", "7", &["70"]),
+        ("tx", "text", "seven", &["Seven", "seven "]),
+        ("vc", "text", "seven", &["Seven", "seven "]),
+        // char(4) thinks that 'seve ' is 'seve'.
+        ("bp", "text", "seve", &["seve ", "seve  "]),
+        ("nm", "text", "seven", &["Seven"]),
+        ("d", "text", "seven", &["Seven"]),
+        ("u", "uuid", "67e55044-10b1-426f-9247-bb680e5fe0c8", &["67e55044-10b1-426f-9247-bb680e5fe0c9"]),
+    ] {
+        let settings = batched(
+            &format!("t:{{{column}:{kind}}}"),
+            &format!("SELECT {column}, v FROM t WHERE {column} = $1"),
+            &format!("SELECT {column}, v FROM t WHERE {column} = ANY($1)"),
+        );
+        let loader = database.loader(settings).await;
+        let keys: Vec<String> = [there].iter().chain(not_there).map(|text| format!("t:{text}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        for loaded in [load(&loader, &keys).await, {
+            let mut loaded = Vec::new();
+            for key in &keys {
+                loaded.push(load_one(&loader, key).await);
+            }
+            loaded
+        }] {
+            assert!(matches!(&loaded[0], Ok(Row::Value { .. })), "{column}: {loaded:?}");
+            assert!(loaded[1..].iter().all(|answer| *answer == Ok(Row::Absent)), "{column}: {loaded:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_row_must_be_the_row_of_the_key() {
+    let Some(database) = Database::new(
+        "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+         CREATE TABLE words (word text COLLATE blind, meaning text);
+         INSERT INTO words VALUES ('Café', 'place');
+         CREATE TABLE codes (code char(4), n int4);
+         INSERT INTO codes VALUES ('a', 1);",
+    )
+    .await
+    else {
+        return;
+    };
+    let words = batched(
+        "word:{word}",
+        "SELECT word, meaning FROM words WHERE word = $1",
+        "SELECT word, meaning FROM words WHERE word = ANY($1)",
+    );
+    let words = database.loader(words).await;
+    assert_eq!(load_one(&words, "word:cafe").await, Ok(Row::Absent));
+    assert_eq!(words.counters().alias_rows, 1, "the database must have given the row, or this test sees nothing");
+    let found = value(r#"{"word":"Café","meaning":"place"}"#);
+    assert_eq!(load_one(&words, "word:Café").await, found);
+    let batch = load(&words, &["word:CAFE", "word:Café", "word:café", "word:Cafe\u{301}"]).await;
+    assert_eq!(batch, [Ok(Row::Absent), found, Ok(Row::Absent), Ok(Row::Absent)]);
+
+    let codes = database.loader(single("code:{code}", "SELECT code, n FROM codes WHERE code = $1")).await;
+    assert_eq!(load_one(&codes, "code:a").await, Ok(Row::Absent), "the row's code is 'a   '");
+    assert_eq!(load_one(&codes, "code:a   ").await, value(r#"{"code":"a   ","n":1}"#));
+}
+
+#[tokio::test]
+async fn several_placeholders_make_one_batch_by_unnest() {
+    let Some(database) = Database::new(
+        "CREATE TABLE orders (org int4, id uuid, total numeric(10,2), PRIMARY KEY (org, id));
+         INSERT INTO orders SELECT n % 3, md5(n::text)::uuid, n + 0.5 FROM generate_series(1, 30) n;",
+    )
+    .await
+    else {
+        return;
+    };
+    let settings = batched(
+        "order:{org:int}:{id:uuid}",
+        "SELECT org, id, total FROM orders WHERE org = $1 AND id = $2",
+        "SELECT org, id, total FROM orders JOIN unnest($1::int4[], $2::uuid[]) AS k(o, i) ON org = o AND id = i",
+    );
+    let orders = database.loader(settings).await;
+    let rows = sqlx::query("SELECT org, id::text, total::text FROM orders").fetch_all(&database.admin).await;
+    let mut keys = Vec::new();
+    let mut expected = Vec::new();
+    for row in rows.expect("good SQL") {
+        let (org, id, total): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
+        keys.push(format!("order:{org}:{id}"));
+        expected.push(value(&format!(r#"{{"org":{org},"id":"{id}","total":"{total}"}}"#)));
+        // The same order of another organisation, and one of an organisation that int4 cannot hold.
+        keys.push(format!("order:{}:{id}", org + 1));
+        keys.push(format!("order:5000000000:{id}"));
+        expected.extend([Ok(Row::Absent), Ok(Row::Absent)]);
+    }
+    assert_eq!(load(&orders, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await, expected);
+    assert_eq!(load_one(&orders, &keys[0]).await, expected[0]);
+}
+
+#[tokio::test]
+async fn versions_come_from_integers_and_times() {
+    let Some(database) = Database::new(
+        "CREATE TABLE t (id int4, n int8, at timestamptz);
+         INSERT INTO t VALUES (1, 42, '2024-01-01 00:00:00.000001+00'), (2, NULL, NULL), (3, -1, '1969-12-31 00:00:00+00'),
+            (4, 0, 'infinity');",
+    )
+    .await
+    else {
+        return;
+    };
+    let by = |column: &str| LoaderSettings {
+        version_column: Some(column.into()),
+        value: ValueFormat::Column,
+        ..single("t:{id:int}", &format!("SELECT id, {column}, 'v' AS v FROM t WHERE id = $1"))
+    };
+    let numbered = database.loader(by("n")).await;
+    let timed = database.loader(by("at")).await;
+    assert_eq!(load_one(&numbered, "t:1").await, versioned("v", Some(42)));
+    assert_eq!(load_one(&timed, "t:1").await, versioned("v", Some(1_704_067_200_000_001)));
+    assert_eq!(load_one(&numbered, "t:2").await, versioned("v", None));
+    assert_eq!(load_one(&timed, "t:2").await, versioned("v", None));
+    assert!(refused(&load_one(&numbered, "t:3").await).contains("negative"));
+    assert!(refused(&load_one(&timed, "t:3").await).contains("negative"));
+    assert!(refused(&load_one(&timed, "t:4").await).contains("infinity"));
+}
+
+#[tokio::test]
+async fn every_mistake_of_the_operator_is_named() {
+    let Some(database) = Database::new(
+        "CREATE TYPE mood AS ENUM ('sad');
+         CREATE TABLE t (id int4, u uuid, name text, at timestamp, ip inet, ips inet[], m mood, f float8, d date);",
+    )
+    .await
+    else {
+        return;
+    };
+    let int = "t:{id:int}";
+    let good = "SELECT id, name FROM t WHERE id = $1";
+    for (settings, option, says) in [
+        (single(int, "SELEKT 1"), "sql", "syntax error"),
+        (single(int, "SELECT id, shoe FROM t WHERE id = $1"), "sql", "\"shoe\" does not exist (SQLSTATE 42703)"),
+        (single(int, "SELECT id FROM shoes WHERE id = $1"), "sql", "\"shoes\" does not exist"),
+        (single(int, "SELECT id FROM t WHERE id = $1; SELECT 1"), "sql", "multiple commands"),
+        (single(int, "SELECT id FROM t"), "sql", "0 parameters"),
+        (single(int, "SELECT id FROM t WHERE id = $1 AND name = $2"), "sql", "2 parameters"),
+        (single(int, "SELECT name FROM t WHERE id = $1"), "sql", "key column `id`"),
+        (single(int, "DELETE FROM t WHERE id = $1"), "sql", "selects no columns"),
+        (single(int, "SELECT id, name, name FROM t WHERE id = $1"), "sql", "two columns named `name`"),
+        (single("t:{id}", good), "sql", "{id:text}, but PostgreSQL takes it as INT4, which a int placeholder can be"),
+        (single("t:{u:int}", "SELECT u FROM t WHERE u = $1"), "sql", "takes it as UUID"),
+        (single("t:{name:int}", "SELECT name FROM t WHERE name = $1"), "sql", "takes it as TEXT"),
+        (single("t:{m}", "SELECT m FROM t WHERE m = $1"), "sql", "the enum mood"),
+        (single("t:{d}", "SELECT d FROM t WHERE d = $1"), "sql", "takes it as DATE"),
+        (single("t:{d}", "SELECT d FROM t WHERE d::text = $1"), "sql", "the key column `d` has the type DATE"),
+        (single("t:{f:int}", "SELECT f FROM t WHERE f = $1"), "sql", "takes it as FLOAT8"),
+        (single(int, "SELECT id, ip FROM t WHERE id = $1"), "sql", "column `ip` has the type INET"),
+        (single(int, "SELECT id, ips FROM t WHERE id = $1"), "sql", "column `ips` has the type INET[]"),
+        (single(int, "SELECT id, t FROM t WHERE id = $1"), "sql", "column `t` has the type"),
+        (batched(int, good, "SELECT id, name FROM t WHERE id = $1"), "batch_sql", "where a batch query binds an array"),
+        (batched(int, good, "SELECT id FROM t WHERE id = ANY($1)"), "batch_sql", "same columns"),
+        (batched(int, good, "SELECT id, name FROM t WHERE name = ANY($1)"), "batch_sql", "takes it as TEXT"),
+        (
+            LoaderSettings { version_column: Some("at".into()), ..single(int, "SELECT id, at FROM t WHERE id = $1") },
+            "version_column",
+            "TIMESTAMP; a version is an integer or timestamptz",
+        ),
+        (LoaderSettings { version_column: Some("at".into()), ..single(int, good) }, "version_column", "not among"),
+        (LoaderSettings { batch_key: Some(vec!["name".into()]), ..single(int, good) }, "", ""),
+    ] {
+        let built = build_loader(&database.source, settings).await;
+        if option.is_empty() {
+            // A key column of another type than the placeholder is no mistake: 'name' may hold the number as text.
+            built.expect("a good loader");
+            continue;
+        }
+        let problem = built.expect_err(says);
+        assert_eq!(problem.option, option, "{problem}");
+        assert!(problem.reason.contains(says), "{says}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_statement_ends_on_the_server_too() {
+    let Some(database) = Database::with(USERS, |settings| {
+        settings.statement_timeout = Duration::from_millis(300);
+        settings.max_connections = 1;
+    })
+    .await
+    else {
+        return;
+    };
+    let loader = database.loader(users()).await;
+    let slow = single("slow:{id:int}", "SELECT id FROM users WHERE id = $1 AND pg_sleep(30) IS NOT NULL");
+    let slow = database.loader(slow).await;
+    let begun = Instant::now();
+    assert_eq!(load_one(&slow, "slow:1").await, Err(LoadError::Timeout(Duration::from_millis(300))));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(database.running().await, 0);
+    assert_eq!(load_one(&loader, "user:1").await, user(1));
+    assert_eq!(loader.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_no_query_behind_on_a_free_connection() {
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 1).await else { return };
+    let loader = database.loader(users()).await;
+    let slow = single("slow:{id:int}", "SELECT id FROM users WHERE id = $1 AND pg_sleep(0.5) IS NOT NULL");
+    let slow = database.loader(slow).await;
+    drop(slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:1")] }));
+    database.until_running(1).await;
+    assert_eq!(load_one(&loader, "user:2").await, user(2));
+    assert_eq!(database.running().await, 0, "the next load waited for the connection, not on it");
+}
+
+#[tokio::test]
+async fn a_frozen_server_does_not_hold_a_load_for_ever() {
+    let Some(database) = Database::with(USERS, |settings| {
+        settings.statement_timeout = Duration::from_millis(300);
+        settings.max_connections = 1;
+    })
+    .await
+    else {
+        return;
+    };
+    let loader = database.loader(users()).await;
+    assert_eq!(load_one(&loader, "user:1").await, user(1));
+    let frozen = database.backends().await;
+    assert_eq!(frozen.len(), 1);
+    signal("STOP", &frozen);
+    let begun = Instant::now();
+    let answer = load_one(&loader, "user:1").await;
+    let took = begun.elapsed();
+    signal("CONT", &frozen);
+    assert_eq!(answer, Err(LoadError::Timeout(Duration::from_millis(300))));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(load_one(&loader, "user:2").await, user(2), "on a connection of its own");
+}
+
+fn signal(name: &str, pids: &[i32]) {
+    let pids = pids.iter().map(i32::to_string);
+    let status = std::process::Command::new("kill").arg(format!("-{name}")).args(pids).status();
+    assert!(status.expect("there is `kill`").success());
+}
+
+#[tokio::test]
+async fn a_backend_killed_in_the_middle_costs_one_more_try() {
+    let Some(database) = Database::new(USERS).await else { return };
+    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(0.5) IS NOT NULL");
+    let slow = database.loader(slow).await;
+    let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
+    database.until_running(1).await;
+    database.run(KILL).await;
+    assert_eq!(load.await, [user(7)]);
+    assert_eq!(slow.counters().retries, 1);
+    assert_eq!(slow.health(), Ok(()));
+}
+
+const KILL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'leasehold' AND datname = current_database()";
+
+#[tokio::test]
+async fn a_backend_killed_twice_makes_the_load_unavailable() {
+    let Some(database) = Database::new(USERS).await else { return };
+    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(3) IS NOT NULL");
+    let slow = database.loader(slow).await;
+    let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
+    database.until_running(1).await;
+    database.run(KILL).await;
+    database.until_running(0).await;
+    database.until_running(1).await;
+    database.run(KILL).await;
+    let loaded = load.await;
+    assert!(matches!(&loaded[0], Err(LoadError::Unavailable(_))), "{loaded:?}");
+    assert!(slow.health().is_err());
+    assert_eq!(load_one(&slow, "slow:7").await, user(7));
+    assert_eq!(slow.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn idle_connections_that_died_are_not_noticed() {
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 8).await else { return };
+    let loader = Arc::new(database.loader(users()).await);
+    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(0.2) IS NOT NULL");
+    let slow = database.loader(slow).await;
+    let open: Vec<_> =
+        (1..=8).map(|id| slow.load(LoadRequest { keys: vec![Bytes::from(format!("slow:{id}"))] })).collect();
+    for load in open {
+        assert!(load.await[0].is_ok());
+    }
+    assert_eq!(database.backends().await.len(), 8);
+    database.run(KILL).await;
+    while !database.backends().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let loads: Vec<_> = (1..=8)
+        .map(|id| {
+            let loader = loader.clone();
+            tokio::spawn(async move { load_one(&loader, &format!("user:{id}")).await })
+        })
+        .collect();
+    for (id, load) in (1..=8).zip(loads) {
+        assert_eq!(load.await.expect("no panic"), user(id));
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_at_start_is_checked_when_it_is_back() {
+    let Some(mut server) = Postgres::start(GROUP) else { return };
+    let mut admin = PgConnection::connect(&server.url()).await.expect("the server runs");
+    sqlx::raw_sql(USERS).execute(&mut admin).await.expect("good SQL");
+    server.stop();
+
+    let mut settings = SourceSettings::new("main", server.url().replace("test@", "test:hush%21@"));
+    settings.acquire_timeout = Duration::from_millis(500);
+    let source = Source::open(settings.clone()).await.expect("a database that is down is no error");
+    let loader = build_loader(&source, users()).await.expect("nor for a loader");
+    let wrong = build_loader(&source, single("t:{id:int}", "SELECT id, shoe FROM users WHERE id = $1")).await;
+    let wrong = wrong.expect("nobody can know yet");
+    assert!(loader.matches(b"user:1"));
+    let health = loader.health().expect_err("it is down");
+    assert!(health.contains("not checked yet") && health.contains("refused"), "{health}");
+    let begun = Instant::now();
+    let answers = tokio::join!(load_one(&loader, "user:1"), load_one(&loader, "user:2"), load_one(&wrong, "t:1"));
+    for answer in [answers.0, answers.1, answers.2] {
+        let Err(LoadError::Unavailable(reason)) = answer else { panic!("{answer:?}") };
+        assert!(reason.contains("refused"), "{reason}");
+        assert!(!reason.contains("hush"), "{reason}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "loads do not queue up behind each other: {:?}", begun.elapsed());
+    assert!(source.check().await.is_err());
+
+    server.resume();
+    settings.acquire_timeout = Duration::from_secs(10);
+    assert_eq!(load_one(&loader, "user:1").await, user(1));
+    assert_eq!(load(&loader, &["user:2", "user:0"]).await, [user(2), Ok(Row::Absent)]);
+    assert_eq!((loader.health(), source.health(), source.check().await), (Ok(()), Ok(()), Ok(())));
+    assert!(refused(&load_one(&wrong, "t:1").await).contains("shoe"));
+    assert!(wrong.health().expect_err("it is wrong").contains("shoe"));
+
+    server.stop();
+    let answer = load_one(&loader, "user:1").await;
+    assert!(matches!(answer, Err(LoadError::Unavailable(_))), "{answer:?}");
+    assert!(loader.health().is_err());
+    server.resume();
+    assert_eq!(load_one(&loader, "user:1").await, user(1));
+    assert_eq!(loader.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_changed_table_under_a_prepared_statement_is_followed() {
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 4).await else { return };
+    let star = batched(
+        "user:{id:int}",
+        "SELECT * FROM users WHERE id = $1",
+        "SELECT * FROM users WHERE id = ANY($1) AND pg_sleep(0.05) IS NOT NULL",
+    );
+    let star = Arc::new(database.loader(star).await);
+    let on_each_connection = |expected: Loaded| {
+        let star = star.clone();
+        async move {
+            let loads: Vec<_> = (0..4)
+                .map(|_| {
+                    let star = star.clone();
+                    tokio::spawn(async move { load(&star, &["user:5", "user:0"]).await })
+                })
+                .collect();
+            for load in loads {
+                assert_eq!(load.await.expect("no panic")[0], expected);
+            }
+            assert_eq!(load_one(&star, "user:5").await, expected);
+        }
+    };
+    on_each_connection(user(5)).await;
+    database.run("ALTER TABLE users ADD COLUMN city text DEFAULT 'Rome'").await;
+    on_each_connection(value(r#"{"id":5,"name":"user 5","city":"Rome"}"#)).await;
+    database.run("ALTER TABLE users DROP COLUMN name").await;
+    on_each_connection(value(r#"{"id":5,"city":"Rome"}"#)).await;
+    // The same names, another type: numeric is a string in JSON.
+    database
+        .run("ALTER TABLE users ALTER COLUMN id TYPE numeric, ALTER COLUMN city DROP DEFAULT, ALTER COLUMN city TYPE text[] USING ARRAY[city]")
+        .await;
+    on_each_connection(value(r#"{"id":"5","city":["Rome"]}"#)).await;
+    assert!(star.counters().retries > 0, "the server must have refused the old plan, or this test sees nothing");
+    database.run("ALTER TABLE users ADD COLUMN ip inet").await;
+    assert!(refused(&load_one(&star, "user:5").await).contains("INET"));
+    database.run("ALTER TABLE users DROP COLUMN ip").await;
+    on_each_connection(value(r#"{"id":"5","city":["Rome"]}"#)).await;
+    database.run("DROP TABLE users").await;
+    assert!(refused(&load_one(&star, "user:5").await).contains("42P01"));
+    assert_eq!(star.health(), Ok(()), "the source answers");
+}
+
+#[tokio::test]
+async fn a_row_of_ten_megabytes_comes_through() {
+    let Some(database) = Database::new(
+        "CREATE TABLE big (id int4, body text, raw bytea);
+         ALTER TABLE big ALTER COLUMN body SET STORAGE EXTERNAL;
+         INSERT INTO big VALUES (1, repeat('0123456789', 1024 * 1024), NULL), (2, 'small', NULL),
+            (3, NULL, decode(repeat('00ff', 2 * 1024 * 1024), 'hex')), (4, repeat(chr(1), 4 * 1024 * 1024), NULL);",
+    )
+    .await
+    else {
+        return;
+    };
+    let settings = batched("big:{id:int}", "SELECT * FROM big WHERE id = $1", "SELECT * FROM big WHERE id = ANY($1)");
+    let big = database.loader(settings.clone()).await;
+    let ten_megabytes = format!(r#"{{"id":1,"body":"{}","raw":null}}"#, "0123456789".repeat(1024 * 1024));
+    assert_eq!(load_one(&big, "big:1").await, value(&ten_megabytes));
+    let Ok(Row::Value { value: raw, .. }) = load_one(&big, "big:3").await else { panic!("there is such a row") };
+    assert!(raw.ends_with(br#"AP8A/w=="}"#), "{:?}", &raw[raw.len() - 16..]);
+    assert_eq!(raw.len(), r#"{"id":3,"body":null,"raw":""}"#.len() + (4usize << 20).div_ceil(3) * 4);
+
+    let small = database.loader(LoaderSettings { row_bytes_max: 8 << 20, ..settings }).await;
+    let loaded = load(&small, &["big:1", "big:2", "big:3", "big:4"]).await;
+    let too_large = |answer: &Loaded| match answer {
+        Err(LoadError::TooLarge { bytes, bytes_max }) => {
+            assert_eq!(*bytes_max, 8 << 20);
+            *bytes
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(too_large(&loaded[0]) >= 10 << 20);
+    assert_eq!(loaded[1], value(r#"{"id":2,"body":"small","raw":null}"#));
+    assert!(matches!(&loaded[2], Ok(Row::Value { .. })));
+    // Four megabytes of \u0001 are 24 in JSON.
+    assert!(too_large(&loaded[3]) >= 24 << 20);
+}
+
+#[tokio::test]
+async fn one_bad_value_fails_only_its_key() {
+    let Some(database) = Database::new(
+        "CREATE TABLE t (id int8 PRIMARY KEY, divisor int4);
+         INSERT INTO t SELECT n, n % 17 FROM generate_series(1, 60) n;",
+    )
+    .await
+    else {
+        return;
+    };
+    let settings = batched(
+        "t:{id:int}",
+        "SELECT id, 100 / divisor AS share FROM t WHERE id = $1",
+        "SELECT id, 100 / divisor AS share FROM t WHERE id = ANY($1)",
+    );
+    let shares = database.loader(settings).await;
+    let keys: Vec<String> = (1..=60).map(|id| format!("t:{id}")).collect();
+    let loaded = load(&shares, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (id, answer) in (1..=60).zip(&loaded) {
+        match id % 17 {
+            0 => assert!(refused(answer).contains("division by zero (SQLSTATE 22012)"), "{answer:?}"),
+            divisor => assert_eq!(*answer, value(&format!(r#"{{"id":{id},"share":{}}}"#, 100 / divisor))),
+        }
+    }
+    assert_eq!(shares.counters().split_batches, 1);
+    assert_eq!(shares.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn big_integers_become_strings_if_asked() {
+    let Some(database) = Database::new(
+        "CREATE TABLE t (id int8, n int8, ns int8[]); INSERT INTO t VALUES (1, 9007199254740993, '{1,-9007199254740993}');",
+    )
+    .await
+    else {
+        return;
+    };
+    let settings = LoaderSettings {
+        big_numbers: BigNumbers::String,
+        ..single("t:{id:int}", "SELECT id, n, ns FROM t WHERE id = $1")
+    };
+    let expected = r#"{"id":1,"n":"9007199254740993","ns":[1,"-9007199254740993"]}"#;
+    assert_eq!(load_one(&database.loader(settings).await, "t:1").await, value(expected));
+}
+
+#[tokio::test]
+async fn hostile_keys_stay_values() {
+    let Some(database) =
+        Database::new("CREATE TABLE words (word text, n int4); INSERT INTO words VALUES ('safe', 1);").await
+    else {
+        return;
+    };
+    let settings = batched(
+        "word:{word}",
+        "SELECT word, n FROM words WHERE word = $1",
+        "SELECT word, n FROM words WHERE word = ANY($1)",
+    );
+    let words = database.loader(settings).await;
+    let hostile = [
+        "word:' OR 1=1 --",
+        "word:safe'; DROP TABLE words; --",
+        "word:{safe}",
+        "word:$1",
+        "word:\\x73616665",
+        "word:safe\u{200b}",
+    ];
+    for key in hostile {
+        assert_eq!(load_one(&words, key).await, Ok(Row::Absent), "{key}");
+    }
+    assert!(load(&words, &hostile).await.iter().all(|answer| *answer == Ok(Row::Absent)));
+    assert_eq!(load_one(&words, "word:safe").await, value(r#"{"word":"safe","n":1}"#));
+}
+
+#[tokio::test]
+async fn many_loads_share_few_connections() {
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 3).await else { return };
+    let loader = Arc::new(database.loader(users()).await);
+    let loads: Vec<_> = (1..=300)
+        .map(|id| {
+            let loader = loader.clone();
+            tokio::spawn(async move { (id, load_one(&loader, &format!("user:{id}")).await) })
+        })
+        .collect();
+    for load in loads {
+        let (id, answer) = load.await.expect("no panic");
+        assert_eq!(answer, user(id));
+    }
+    assert!(database.backends().await.len() <= 3);
+}
+
+#[tokio::test]
+async fn the_unix_socket_works_as_well() {
+    let Some(server) = Postgres::shared(GROUP) else { return };
+    let source = Source::open(SourceSettings::new("main", server.socket_url())).await.expect("a good URL");
+    assert_eq!(source.check().await, Ok(()));
+    let one = build_loader(&source, single("one", "SELECT 1 AS one")).await.expect("a good loader");
+    assert_eq!(load_one(&one, "one").await, value(r#"{"one":1}"#));
+}
+
+#[tokio::test]
+async fn what_the_url_says_of_the_session_is_kept() {
+    let Some(server) = Postgres::shared(GROUP) else { return };
+    let url = format!("{}&options=-c%20search_path%3Dpg_catalog&application_name=mine", server.url());
+    let source = Source::open(SourceSettings::new("main", url)).await.expect("a good URL");
+    let sql = "SELECT current_setting('search_path') AS path, current_setting('statement_timeout') AS timeout,
+               current_setting('application_name') AS application";
+    let session = build_loader(&source, single("session", sql)).await.expect("a good loader");
+    let expected = r#"{"path":"pg_catalog","timeout":"2s","application":"mine"}"#;
+    assert_eq!(load_one(&session, "session").await, value(expected));
+}
+
+#[tokio::test]
+async fn a_closed_source_is_unavailable() {
+    let Some(database) = Database::new(USERS).await else { return };
+    let loader = database.loader(users()).await;
+    assert_eq!(load_one(&loader, "user:1").await, user(1));
+    database.source.close().await;
+    assert!(matches!(load_one(&loader, "user:1").await, Err(LoadError::Unavailable(_))));
+    assert!(database.backends().await.is_empty());
+    assert!(database.url.starts_with("postgres://"));
+}
