@@ -1,0 +1,289 @@
+//! The keys of `[sources.NAME]` and of `[loaders.NAME]`.
+
+use super::super::LoaderConfig;
+use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
+use leasehold_command::ServeStale;
+use leasehold_keyspace::Db;
+use leasehold_keyspace::settings::DATABASES_MAX;
+use leasehold_loader_sql::{BigNumbers, SourceSettings, ValueFormat};
+use std::time::Duration;
+
+/// The keys of `[sources.NAME]`.
+pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
+    Spec {
+        name: "url",
+        kind: Kind::Secret,
+        default: Default::Absent { example: "postgres://app@localhost/shop" },
+        change: Change::Start,
+        doc: "The database: \"postgres://user:password@host/database\" or \"sqlite:file.db\" (relative to the working \
+              directory). ${NAME} stands for a variable of the environment. CONFIG GET and errors never show it.",
+        write: |source, value| source.url = value.text(),
+        read: |source| Value::Text(source.url.clone()),
+    },
+    Spec {
+        name: "url_file",
+        kind: Kind::SecretFile,
+        default: Default::Absent { example: "/run/credentials/shop.url" },
+        change: Change::Start,
+        doc: "A file whose text is the url. Instead of url.",
+        write: |source, value| source.url = value.text(),
+        read: |_| Value::Absent,
+    },
+    Spec {
+        name: "max_connections",
+        kind: integer(1, 1_000),
+        default: Default::Text("16"),
+        change: Change::Start,
+        doc: "Connections to this database. They are opened when loads need them.",
+        write: |source, value| source.max_connections = value.u32(),
+        read: |source| Value::Integer(source.max_connections.into()),
+    },
+    Spec {
+        name: "statement_timeout",
+        kind: span(Duration::from_millis(10), HOUR),
+        default: Default::Text("2s"),
+        change: Change::Start,
+        doc: "The database ends a query that takes longer.",
+        write: |source, value| source.statement_timeout = value.duration(),
+        read: |source| Value::Duration(source.statement_timeout),
+    },
+    Spec {
+        name: "acquire_timeout",
+        kind: span(MS, MINUTE),
+        default: Default::Text("1s"),
+        change: Change::Start,
+        doc: "How long a load waits for a free connection, or for a new one to be made.",
+        write: |source, value| source.acquire_timeout = value.duration(),
+        read: |source| Value::Duration(source.acquire_timeout),
+    },
+    Spec {
+        name: "create_with",
+        kind: Kind::Script,
+        default: Default::Absent { example: "schema.sql" },
+        change: Change::Start,
+        doc: "For SQLite: a script that creates and fills the database if its file does not exist yet. Without it a missing \
+              file is an error.",
+        write: |source, value| source.create_with = value.text_or_none(),
+        read: |source| Value::from_text(source.create_with.as_deref()),
+    },
+];
+
+const VALUE_NAMES: &[&str] = &["json", "column"];
+const VALUES: [ValueFormat; VALUE_NAMES.len()] = [ValueFormat::Json, ValueFormat::Column];
+const BIG_NUMBER_NAMES: &[&str] = &["number", "string"];
+const BIG_NUMBERS: [BigNumbers; BIG_NUMBER_NAMES.len()] = [BigNumbers::Number, BigNumbers::String];
+const MODE_NAMES: &[&str] = &["transparent", "explicit"];
+const MODES: [bool; MODE_NAMES.len()] = [true, false];
+const SERVE_STALE_NAMES: &[&str] = &["never", "on-error", "always"];
+const SERVE_STALES: [ServeStale; SERVE_STALE_NAMES.len()] =
+    [ServeStale::Never, ServeStale::OnError, ServeStale::Always];
+
+/// The keys of `[loaders.NAME]`.
+pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
+    Spec {
+        name: "match",
+        kind: Kind::Text,
+        default: Default::Required { example: "user:{id:int}" },
+        change: Change::Start,
+        doc: "Which keys this loader loads: text and placeholders, {name} or {name:int}, {name:text}, {name:uuid}. A key \
+              that does not fit is a plain miss. The patterns of two loaders must not fit the same key.",
+        write: |loader, value| loader.settings.pattern = value.text(),
+        read: |loader| Value::Text(loader.settings.pattern.clone()),
+    },
+    Spec {
+        name: "source",
+        kind: Kind::Text,
+        default: Default::Required { example: "main" },
+        change: Change::Start,
+        doc: "The name of the [sources.NAME] to ask.",
+        write: |loader, value| loader.source = value.text(),
+        read: |loader| Value::Text(loader.source.clone()),
+    },
+    Spec {
+        name: "sql",
+        kind: Kind::Sql,
+        default: Default::Required { example: "SELECT id, name, email FROM users WHERE id = $1" },
+        change: Change::Start,
+        doc: "The query for one key. $1, $2 … are the placeholders of match, in order; they are bound, never spliced in. \
+              The columns named like the placeholders must come back, and must equal the key.",
+        write: |loader, value| loader.settings.sql = value.text(),
+        read: |loader| Value::Text(loader.settings.sql.clone()),
+    },
+    Spec {
+        name: "batch_sql",
+        kind: Kind::Sql,
+        default: Default::Absent { example: "SELECT id, name, email FROM users WHERE id = ANY($1)" },
+        change: Change::Start,
+        doc: "One query for many keys: misses that come together, and all misses of an MGET, share it. $1 … are arrays here, on \
+              SQLite as JSON: \"… WHERE id IN (SELECT value FROM json_each($1))\".",
+        write: |loader, value| loader.settings.batch_sql = value.text_or_none(),
+        read: |loader| Value::from_text(loader.settings.batch_sql.as_deref()),
+    },
+    Spec {
+        name: "batch_key",
+        kind: Kind::Lines,
+        default: Default::Absent { example: "id" },
+        change: Change::Start,
+        doc: "The columns that hold the values of the placeholders, in order, in both queries; one may be written without \
+              brackets. Without this option the columns are named like the placeholders.",
+        write: |loader, value| loader.settings.batch_key = Some(value.lines()),
+        read: |loader| loader.settings.batch_key.clone().map_or(Value::Absent, Value::Lines),
+    },
+    Spec {
+        name: "value",
+        kind: Kind::Choice(VALUE_NAMES),
+        default: Default::Text("json"),
+        change: Change::Start,
+        doc: "What a row becomes: a JSON object of its columns, or the bytes of its one column that is not part of the key.",
+        write: |loader, value| loader.settings.value = value.choice(&VALUES),
+        read: |loader| Value::from_choice(&VALUES, loader.settings.value),
+    },
+    Spec {
+        name: "big_numbers",
+        kind: Kind::Choice(BIG_NUMBER_NAMES),
+        default: Default::Text("number"),
+        change: Change::Start,
+        doc: "How JSON holds whole numbers beyond 2^53, which JavaScript and others round: as numbers, or as strings.",
+        write: |loader, value| loader.settings.big_numbers = value.choice(&BIG_NUMBERS),
+        read: |loader| Value::from_choice(&BIG_NUMBERS, loader.settings.big_numbers),
+    },
+    Spec {
+        name: "mode",
+        kind: Kind::Choice(MODE_NAMES),
+        default: Default::Text("transparent"),
+        change: Change::Start,
+        doc: "Whether GET and MGET load what is missing, or only LOADTHROUGH and MLOADTHROUGH do.",
+        write: |loader, value| loader.transparent = value.choice(&MODES),
+        read: |loader| Value::from_choice(&MODES, loader.transparent),
+    },
+    Spec {
+        name: "db",
+        kind: integer(0, DATABASES_MAX as u64 - 1),
+        default: Default::Text("0"),
+        change: Change::Start,
+        doc: "The database (SELECT) whose keys this loader loads.",
+        write: |loader, value| loader.db = Db(value.u8()),
+        read: |loader| Value::Integer(loader.db.0.into()),
+    },
+    Spec {
+        name: "ttl",
+        kind: span(MS, YEAR),
+        default: Default::Text("5m"),
+        change: Change::Start,
+        doc: "How long a loaded value is fresh.",
+        write: |loader, value| loader.ttl = value.duration(),
+        read: |loader| Value::Duration(loader.ttl),
+    },
+    Spec {
+        name: "jitter",
+        kind: Kind::Ratio { min: 0.0, max: 0.5 },
+        default: Default::Text("0.1"),
+        change: Change::Start,
+        doc: "The share of the TTL by which it is spread up and down, so that keys loaded together do not expire together.",
+        write: |loader, value| loader.jitter = value.ratio(),
+        read: |loader| Value::Ratio(loader.jitter),
+    },
+    Spec {
+        name: "negative_ttl",
+        kind: span(Duration::ZERO, DAY),
+        default: Default::Text("10s"),
+        change: Change::Start,
+        doc: "How long it is remembered that there is no such row. 0 = not at all.",
+        write: |loader, value| loader.negative_ttl = value.duration(),
+        read: |loader| Value::Duration(loader.negative_ttl),
+    },
+    Spec {
+        name: "stale_for",
+        kind: span(Duration::ZERO, YEAR),
+        default: Default::Text("0"),
+        change: Change::Start,
+        doc: "How long past its TTL a value is kept as stale, for serve_stale.",
+        write: |loader, value| loader.stale_for = value.duration(),
+        read: |loader| Value::Duration(loader.stale_for),
+    },
+    Spec {
+        name: "serve_stale",
+        kind: Kind::Choice(SERVE_STALE_NAMES),
+        default: Default::Text("on-error"),
+        change: Change::Start,
+        doc: "When a stale value is the answer: never; when the load fails or takes longer than soft_timeout; or always, with \
+              a load behind it.",
+        write: |loader, value| loader.serve_stale = value.choice(&SERVE_STALES),
+        read: |loader| Value::from_choice(&SERVE_STALES, loader.serve_stale),
+    },
+    Spec {
+        name: "soft_timeout",
+        kind: span(MS, HOUR),
+        default: Default::Text("50ms"),
+        change: Change::Start,
+        doc: "How long a client waits for a load when there is a stale value to answer instead.",
+        write: |loader, value| loader.soft_timeout = value.duration(),
+        read: |loader| Value::Duration(loader.soft_timeout),
+    },
+    Spec {
+        name: "hard_timeout",
+        kind: span(MS, HOUR),
+        default: Default::Text("2s"),
+        change: Change::Start,
+        doc: "How long a client waits for a load at all; then it gets LOADFAIL. The load goes on and still fills.",
+        write: |loader, value| loader.hard_timeout = value.duration(),
+        read: |loader| Value::Duration(loader.hard_timeout),
+    },
+    Spec {
+        name: "max_concurrency",
+        kind: integer(1, 10_000),
+        default: Default::Text("32"),
+        change: Change::Start,
+        doc: "Queries of this loader under way at one time. More than max_connections of the source only wait there.",
+        write: |loader, value| loader.concurrency_max = value.usize(),
+        read: |loader| Value::from_usize(loader.concurrency_max),
+    },
+    Spec {
+        name: "queue",
+        kind: integer(0, 1_000_000),
+        default: Default::Text("1000"),
+        change: Change::Start,
+        doc: "Keys that may wait for a query of this loader. One more gets LOADBUSY, or the stale value.",
+        write: |loader, value| loader.queue_max = value.usize(),
+        read: |loader| Value::from_usize(loader.queue_max),
+    },
+    Spec {
+        name: "batch_window",
+        kind: span(Duration::ZERO, SECOND),
+        default: Default::Text("1ms"),
+        change: Change::Start,
+        doc: "How long a miss waits for others to share batch_sql with. 0 = it does not wait, and shares with those that are \
+              already there.",
+        write: |loader, value| loader.batch_window = value.duration(),
+        read: |loader| Value::Duration(loader.batch_window),
+    },
+    Spec {
+        name: "batch_max",
+        kind: integer(1, 10_000),
+        default: Default::Text("500"),
+        change: Change::Start,
+        doc: "The most keys of one batch_sql.",
+        write: |loader, value| loader.settings.batch_max = value.usize(),
+        read: |loader| Value::from_usize(loader.settings.batch_max),
+    },
+    Spec {
+        name: "version_column",
+        kind: Kind::Text,
+        default: Default::Absent { example: "updated_at" },
+        change: Change::Start,
+        doc: "A column that only grows, an integer or a timestamp: it becomes the value's version, and an older row never \
+              replaces a newer one.",
+        write: |loader, value| loader.settings.version_column = value.text_or_none(),
+        read: |loader| Value::from_text(loader.settings.version_column.as_deref()),
+    },
+    Spec {
+        name: "row_bytes_max",
+        kind: Kind::Bytes { min: KB, max: 512 * MB },
+        default: Default::Text("16mb"),
+        change: Change::Start,
+        doc: "The longest value this loader may make; a larger one is a LOADFAIL.",
+        write: |loader, value| loader.settings.row_bytes_max = value.usize(),
+        read: |loader| Value::from_usize(loader.settings.row_bytes_max),
+    },
+];
