@@ -7,10 +7,11 @@ use crate::eviction::EVICTIONS_PER_CYCLE;
 use crate::keyspace::Keyspace;
 use crate::settings::Db;
 use crate::shard::Shard;
+use crate::table::{FETCH_AHEAD, Place};
 use crate::turn::Turn;
 use std::ops::Range;
 
-/// Buckets looked at under one lock: some 10 µs when every block misses the cache.
+/// Buckets looked at under one lock: some 10 µs when no block is in the cache.
 const STEPS_PER_LOCK: usize = 256;
 
 impl Keyspace {
@@ -21,16 +22,16 @@ impl Keyspace {
         let shards = shards.start.min(self.shards())..shards.end.min(self.shards());
         let mut removed = 0;
         let mut steps_left = steps_max;
-        let mut idle = 0;
+        let mut done = 0;
         let mut next = turn.random() as usize;
-        // Each shard once around per pass, so that one full of entries does not use up what is there for all.
-        while idle < shards.len() && steps_left > 0 {
+        // Shard after shard, a part of each, until the steps are used up or all shards in a row came to their end: one full of
+        // entries does not use up what is there for all, and small ones are not walked over and over.
+        while done < shards.len() && steps_left > 0 {
             let mut shard = self.lock(shards.start + next % shards.len());
             next = next.wrapping_add(1);
-            let steps_before = steps_left;
             removed += shard.expire_entries(turn.now_ms, &mut steps_left);
             shard.expire_absences(turn.now_ms, &mut steps_left);
-            idle = if steps_left == steps_before { idle + 1 } else { 0 };
+            done = if shard.is_expiry_at_start() { done + 1 } else { 0 };
         }
         self.evict_slice(turn, EVICTIONS_PER_CYCLE.min(steps_max));
         removed
@@ -98,34 +99,68 @@ impl Shard {
     /// Removes entries that are gone by time among the next few; returns how many.
     fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
         if self.count_with_ttl() == 0 {
+            self.expiry_place = Place::default();
             return 0;
         }
         let mut removed = 0;
-        let steps = STEPS_PER_LOCK.min(*steps_left);
-        *steps_left -= steps;
-        for _ in 0..steps {
+        let mut ahead = self.expiry_place;
+        for _ in 0..FETCH_AHEAD {
+            ahead = self.fetch_and_next(ahead);
+        }
+        for _ in 0..STEPS_PER_LOCK.min(*steps_left) {
+            *steps_left -= 1;
+            ahead = self.fetch_and_next(ahead);
             let place = self.expiry_place;
             if self.entries.at(place).is_some_and(|block| block.is_gone(now_ms)) {
+                let epoch = self.entries.epoch(place.table);
                 self.expire(place);
                 removed += 1;
+                if self.entries.epoch(place.table) != epoch {
+                    // The table became sparse and was rebuilt.
+                    self.expiry_place.bucket = 0;
+                    continue;
+                }
             }
             self.expiry_place = self.entries.next_place(place);
+            if self.expiry_place == Place::default() {
+                break;
+            }
         }
         removed
     }
 
+    fn fetch_and_next(&self, place: Place) -> Place {
+        if let Some(block) = self.entries.at(place) {
+            block.prefetch();
+        }
+        self.entries.next_place(place)
+    }
+
+    /// Whether the walks through entries and absences are about to start anew.
+    fn is_expiry_at_start(&self) -> bool {
+        self.expiry_place == Place::default() && self.absence_expiry_place == Place::default()
+    }
+
     fn expire_absences(&mut self, now_ms: u64, steps_left: &mut usize) {
         if self.absences.is_empty() {
+            self.absence_expiry_place = Place::default();
             return;
         }
-        let steps = STEPS_PER_LOCK.min(*steps_left);
-        *steps_left -= steps;
-        for _ in 0..steps {
+        for _ in 0..STEPS_PER_LOCK.min(*steps_left) {
+            *steps_left -= 1;
             let place = self.absence_expiry_place;
             if self.absences.at(place).is_some_and(|block| block.is_gone(now_ms)) {
+                let epoch = self.absences.epoch(place.table);
                 drop(self.remove_absence_at(place));
+                if self.absences.epoch(place.table) != epoch {
+                    self.absence_expiry_place.bucket = 0;
+                    continue;
+                }
             }
             self.absence_expiry_place = self.absences.next_place(place);
+            if self.absence_expiry_place == Place::default() {
+                break;
+            }
         }
     }
 }

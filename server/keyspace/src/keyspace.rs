@@ -8,7 +8,7 @@
 use crate::entry::Key;
 use crate::memory::Memory;
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
-use crate::shard::{AbsenceKind, Shard, ShardNumber};
+use crate::shard::{Shard, ShardNumber};
 use crate::slot::{Slot, Slots};
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
@@ -271,27 +271,8 @@ impl Keyspace {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Lookup<R> {
         let key = self.key(db, key);
-        let mut shard = self.lock_of(key.hash);
-        let now_ms = turn.now_ms;
-        let counts = access == Access::Touch;
-        let Some(place) = shard.find_live(&key, now_ms) else {
-            shard.stats.misses += u64::from(counts);
-            return match shard.absence(&key, now_ms) {
-                Some(absence) if absence.kind == AbsenceKind::Negative => {
-                    shard.stats.negative_hits += u64::from(counts);
-                    Lookup::Negative { ttl_ms: absence.until_ms - now_ms, version: absence.version }
-                }
-                _ => Lookup::Absent,
-            };
-        };
-        let entry = shard.block(place).view(now_ms);
-        let is_fresh = shard.block(place).is_fresh(now_ms);
-        let result = read(entry);
-        if counts {
-            shard.touch(place, now_ms);
-            shard.count_lookup(is_fresh);
-        }
-        if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) }
+        let mut shard = self.lock_unpublished(shard_of(key.hash, self.shards.len() - 1));
+        shard.lookup(&key, access, turn.now_ms, read)
     }
 
     /// Reads fresh entries of many keys at one moment; `read` is called once per key, in order.

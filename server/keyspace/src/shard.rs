@@ -5,7 +5,7 @@
 
 use crate::entry::{Block, Fields, Key, PLACE_BYTES};
 use crate::eviction::Candidates;
-use crate::keyspace::{Access, Entry};
+use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
 use crate::settings::{DATABASES_MAX, Db, LeaseSettings};
 use crate::table::{Place, Tables};
@@ -194,6 +194,41 @@ impl Shard {
             self.expire_key(key);
         }
         None
+    }
+
+    /// Reads the entry of a key, fresh or stale, or what is remembered of its absence.
+    #[inline]
+    pub(crate) fn lookup<R>(
+        &mut self,
+        key: &Key<'_>,
+        access: Access,
+        now_ms: u64,
+        read: impl FnOnce(Entry<'_>) -> R,
+    ) -> Lookup<R> {
+        let counts = access == Access::Touch;
+        let is_gone = match self.entries.find_mut(key) {
+            Some(block) if !block.is_gone(now_ms) => {
+                let is_fresh = block.is_fresh(now_ms);
+                let result = read(block.view(now_ms));
+                if counts {
+                    block.touch(now_ms);
+                    self.count_lookup(is_fresh);
+                }
+                return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
+            }
+            found => found.is_some(),
+        };
+        self.stats.misses += u64::from(counts);
+        if is_gone {
+            self.expire_key(key);
+        }
+        match self.absence(key, now_ms) {
+            Some(Absence { kind: AbsenceKind::Negative, until_ms, version, .. }) => {
+                self.stats.negative_hits += u64::from(counts);
+                Lookup::Negative { ttl_ms: until_ms - now_ms, version }
+            }
+            _ => Lookup::Absent,
+        }
     }
 
     /// Counts as use of the entry.

@@ -28,8 +28,8 @@ const TABLE_LEN_MEAN: usize = 800;
 const SPARSE: usize = 8;
 const SPARSE_BUCKETS_MIN: usize = 64;
 
-/// Blocks fetched ahead while a table is rebuilt: about as many misses as a core has in flight.
-const FETCH_AHEAD: usize = 16;
+/// Blocks fetched ahead by who walks through a table: about as many misses as a core has in flight.
+pub(crate) const FETCH_AHEAD: usize = 16;
 
 const TABLE_SHIFT: u32 = 12;
 const TABLE_BITS: u32 = 20;

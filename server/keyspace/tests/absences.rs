@@ -46,7 +46,7 @@ fn negative_entry_is_seen_until_its_time_and_counted() {
 fn every_write_ends_a_negative_entry() {
     type Write = fn(&Keyspace, &mut Turn);
     let writes: [(&str, Write); 4] = [
-        ("set", |keyspace, turn| drop(set(keyspace, turn, KEY, b"value"))),
+        ("set", |keyspace, turn| assert!(set(keyspace, turn, KEY, b"value") > 0)),
         ("append", |keyspace, turn| keyspace.update(turn, Db(0), KEY, |slot| slot.value_mut(3)[0] = 1)),
         ("delete", |keyspace, turn| assert!(!keyspace.update(turn, Db(0), KEY, |slot| slot.remove()))),
         ("rename", |keyspace, turn| {

@@ -281,3 +281,19 @@ fn tables_give_their_memory_back_when_entries_go() {
     let empty = keyspace.stats().table_bytes;
     assert!(empty < full / 10, "{empty} bytes of {full} are left");
 }
+
+#[test]
+fn one_cycle_with_steps_enough_removes_all_that_expired() {
+    for shards in [1, 16] {
+        let keyspace = keyspace(Settings { shards, ..SETTINGS });
+        let mut turn = Turn::new(BOOT_MS, 1);
+        for number in 0..5000 {
+            let attributes = expiring(&turn, if number % 100 == 0 { 1_000_000 } else { 1000 });
+            try_set(&keyspace, &mut turn, format!("{number}").as_bytes(), b"v", attributes).expect("room");
+        }
+        turn.now_ms += 1000;
+        assert_eq!(keyspace.expire_cycle(&mut turn, 0..shards, 1_000_000), 4950);
+        assert_eq!(keyspace.len(Db(0)), 50);
+        assert_eq!(keyspace.stats().expired, 4950);
+    }
+}
