@@ -99,7 +99,8 @@ impl Loaders {
             .map(|(index, (config, loader))| {
                 let (queue, receiver) = mpsc::channel(config.queue_max.max(1));
                 queues.push(receiver);
-                let literal = config.settings.pattern.split('{').next().unwrap_or_default();
+                // Up to the first brace, of a placeholder or a doubled one that stands for itself.
+                let literal = config.settings.pattern.split(['{', '}']).next().unwrap_or_default();
                 LoaderDesk {
                     prefix: literal.as_bytes().to_vec(),
                     policy: LoaderPolicy {

@@ -41,6 +41,8 @@ pub(crate) struct Columns {
     names: Vec<String>,
     /// `{"id":` for the first column, `,"name":` for the others.
     json_names: Vec<Vec<u8>>,
+    /// About what an object has beside the values: the names, quotes, the closing brace.
+    frame_bytes: usize,
     /// One per placeholder.
     keys: Vec<usize>,
     version: Option<usize>,
@@ -122,8 +124,12 @@ impl Columns {
             }
         };
 
-        let json_names = names.iter().enumerate().map(|(index, name)| json_name(index, name)).collect();
-        Ok(Self { names, json_names, keys, version, value })
+        let json_names: Vec<Vec<u8>> = names.iter().enumerate().map(|(index, name)| json_name(index, name)).collect();
+        let frame_bytes = match value {
+            Value::Json => json_names.iter().map(|name| name.len() + 2).sum::<usize>() + 1,
+            Value::Column(_) => 0,
+        };
+        Ok(Self { names, json_names, frame_bytes, keys, version, value })
     }
 
     pub(crate) fn names(&self) -> &[String] {
@@ -168,7 +174,7 @@ impl Columns {
             }
             _ => None,
         };
-        let mut value = Vec::with_capacity(raw_bytes + 2 * self.names.len());
+        let mut value = Vec::with_capacity(raw_bytes + self.frame_bytes);
         match self.value {
             Value::Column(column) => {
                 if row.is_null(column) {

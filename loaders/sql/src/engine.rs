@@ -35,7 +35,8 @@ const RECHECK_AFTER: Duration = Duration::from_secs(5);
 /// Rows beyond this, per key asked for, end the query: it does not select by key.
 const ROWS_PER_KEY_MAX: usize = 100;
 
-/// Most queries that a refused batch is split into. The keys left then are refused together.
+/// Most queries that a refused batch is split into, as far as the time of one statement goes. The keys left then can be asked for
+/// again.
 const SPLIT_QUERIES_MAX: usize = 64;
 
 /// Counts of what happened beside plain success, since the start.
@@ -207,8 +208,10 @@ impl<D: Dialect> Engine<D> {
         reason: String,
     ) -> Vec<Loaded> {
         self.counters.split_batches.fetch_add(1, Ordering::Relaxed);
-        let refused = LoadError::Rejected(format!("{reason}, for some key of a batch"));
-        let mut answers: Vec<Loaded> = keys.iter().map(|_| Err(refused.clone())).collect();
+        let deadline = Instant::now() + self.source.settings.statement_timeout;
+        // Of those that are not asked for again, most may be good.
+        let not_asked = LoadError::Unavailable(format!("in one batch with a value that was refused: {reason}"));
+        let mut answers: Vec<Loaded> = keys.iter().map(|_| Err(not_asked.clone())).collect();
         let mut pending: Vec<Range<usize>> = Vec::new();
         let halves = |range: Range<usize>| {
             let middle = range.start.midpoint(range.end);
@@ -216,7 +219,7 @@ impl<D: Dialect> Engine<D> {
         };
         pending.extend(halves(0..keys.len()));
         for _ in 0..SPLIT_QUERIES_MAX {
-            let Some(range) = pending.pop() else { break };
+            let Some(range) = pending.pop_if(|_| Instant::now() < deadline) else { break };
             let part = &keys[range.clone()];
             if let [key] = part {
                 answers[range.start] = self.load_one(checked, *key).await;
@@ -441,6 +444,8 @@ struct Collector<'k, D: Dialect> {
     keys: &'k [Key<'k>],
     /// Places of the keys by their text; unused for a single key.
     places: HashMap<&'k [u8], usize>,
+    /// Keys that were asked for twice, against the contract, with their first places: they must not look absent.
+    repeats: Vec<(usize, usize)>,
     answers: Vec<Option<Loaded>>,
     rows: usize,
     /// Buffers for the key that a row names.
@@ -451,17 +456,24 @@ struct Collector<'k, D: Dialect> {
 
 impl<'k, D: Dialect> Collector<'k, D> {
     fn new(engine: &'k Engine<D>, role: Role, statement: Arc<D::Statement>, keys: &'k [Key<'k>]) -> Self {
-        let places = if keys.len() > 1 {
-            keys.iter().enumerate().map(|(place, key)| (key.text, place)).collect()
-        } else {
-            HashMap::new()
-        };
+        let mut places = HashMap::new();
+        let mut repeats = Vec::new();
+        if keys.len() > 1 {
+            places.reserve(keys.len());
+            for (place, key) in keys.iter().enumerate() {
+                let first = *places.entry(key.text).or_insert(place);
+                if first != place {
+                    repeats.push((first, place));
+                }
+            }
+        }
         Self {
             engine,
             role,
             statement,
             keys,
             places,
+            repeats,
             answers: keys.iter().map(|_| None).collect(),
             rows: 0,
             text: Vec::new(),
@@ -545,7 +557,10 @@ impl<'k, D: Dialect> Collector<'k, D> {
         Ok(())
     }
 
-    fn finish(self) -> Vec<Loaded> {
+    fn finish(mut self) -> Vec<Loaded> {
+        for (first, repeat) in self.repeats {
+            self.answers[repeat] = self.answers[first].clone();
+        }
         self.answers.into_iter().map(|answer| answer.unwrap_or(Ok(Row::Absent))).collect()
     }
 }

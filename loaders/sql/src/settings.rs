@@ -12,7 +12,8 @@ use std::time::Duration;
 pub struct SourceSettings {
     /// The name that loaders call it by.
     pub name: String,
-    /// `postgres://…`, `postgresql://…` or `sqlite:…`.
+    /// `postgres://…`, `postgresql://…` or `sqlite:…`. A SQLite file is opened read-only; one with a write-ahead log still needs a
+    /// directory that can be written, or `?immutable=1`.
     pub url: String,
     /// Most connections open at once; at least 1.
     pub max_connections: u32,

@@ -6,7 +6,7 @@ use crate::sqlite;
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Database, PgPool, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Database, PgPool, SqlitePool};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,6 +17,15 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Longest limit: PostgreSQL counts its own in milliseconds, in 31 bits.
 const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// A connection that was idle for this long must answer before it is used. Firewalls forget connections after minutes.
+const SUSPECT_AFTER: Duration = Duration::from_secs(20);
+
+/// How long a suspect connection may take to answer.
+const SUSPECT_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Prepared statements that a connection keeps: two for each of many loaders.
+const STATEMENTS_PER_CONNECTION: usize = 500;
 
 /// One database with its pool. Cheap to clone; all clones share the pool.
 #[derive(Clone)]
@@ -132,8 +141,17 @@ fn pool_options<DB: Database>(settings: &SourceSettings) -> PoolOptions<DB> {
     PoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(settings.acquire_timeout)
-        // A ping before each load costs a round trip; a load that meets a dead connection is tried again instead.
+        // A ping before each load costs a round trip; a load that meets a dead connection is tried again instead. But a
+        // connection that a firewall has forgotten does not look dead, so after a while of silence it has to answer first.
         .test_before_acquire(false)
+        .before_acquire(|connection: &mut DB::Connection, use_of| {
+            Box::pin(async move {
+                if use_of.idle_for < SUSPECT_AFTER {
+                    return Ok(true);
+                }
+                Ok(matches!(tokio::time::timeout(SUSPECT_PATIENCE, connection.ping()).await, Ok(Ok(()))))
+            })
+        })
         .idle_timeout(Duration::from_secs(10 * 60))
         .max_lifetime(Duration::from_secs(30 * 60))
 }
@@ -145,6 +163,9 @@ fn postgres_options(settings: &SourceSettings) -> Result<(PgConnectOptions, Vec<
     let mut options = options
         .options([("statement_timeout", settings.statement_timeout.as_millis().to_string())])
         .disable_statement_logging();
+    if !settings.url.contains("statement-cache-capacity") {
+        options = options.statement_cache_capacity(STATEMENTS_PER_CONNECTION);
+    }
     if options.get_application_name().is_none() {
         options = options.application_name("leasehold");
     }
@@ -200,6 +221,7 @@ fn sqlite_options(settings: &SourceSettings) -> Result<SqliteConnectOptions, Str
     }
     Ok(options
         .read_only(true)
+        .statement_cache_capacity(STATEMENTS_PER_CONNECTION)
         .create_if_missing(false)
         .busy_timeout(settings.statement_timeout)
         .disable_statement_logging())

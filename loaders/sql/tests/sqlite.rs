@@ -7,6 +7,8 @@ use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
 use leasehold_loader_sql::{
     BigNumbers, ConfigProblem, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::PathBuf;
@@ -168,6 +170,9 @@ async fn one_batch_answers_each_key_in_order() {
     let keys = ["user:3", "user:9223372036854775807", "user:1", "user:-7", "user:99", "user:2", "user:x"];
     assert_eq!(load(&users, &keys).await, expected);
     assert!(load(&users, &[]).await.is_empty());
+    // Against the contract, but it must not make a row look absent.
+    let twice = load(&users, &["user:1", "user:2", "user:1"]).await;
+    assert!(twice[0] == twice[2] && twice[0] != Ok(Row::Absent), "{twice:?}");
 }
 
 #[tokio::test]
@@ -259,6 +264,49 @@ async fn hostile_keys_stay_values() {
     }
     assert!(load(&words, &hostile).await.iter().all(|answer| *answer == Ok(Row::Absent)));
     assert_eq!(load_one(&words, "word:safe").await, value(r#"{"word":"safe","n":1}"#));
+}
+
+/// Words that a careless comparison mixes up.
+fn words() -> impl Strategy<Value = String> {
+    "[aA1e0 '\"\\\\%_;é\u{301}\u{200b}]{1,3}"
+}
+
+#[test]
+fn only_the_very_same_text_is_the_same_key() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (database, source) = runtime.block_on(Database::created(
+        "CREATE TABLE words (word TEXT COLLATE NOCASE, n INTEGER); CREATE INDEX words_by_word ON words (word);",
+    ));
+    let settings = batched(
+        "word:{word}",
+        "SELECT word, n FROM words WHERE word = $1 OR trim(word) = trim($1)",
+        "SELECT word, n FROM words WHERE EXISTS
+            (SELECT 1 FROM json_each($1) WHERE words.word = value COLLATE NOCASE OR trim(words.word) = trim(value))",
+    );
+    let loader = runtime.block_on(build_loader(&source, settings)).unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 40, ..ProptestConfig::default() });
+    let sets = (proptest::collection::btree_set(words(), 1..60), proptest::collection::btree_set(words(), 1..60));
+    let outcome = runner.run(&sets, |(stored, asked)| {
+        runtime.block_on(async {
+            let rows: Vec<String> = stored
+                .iter()
+                .map(|word| format!("INSERT INTO words VALUES ('{}', 1);", word.replace('\'', "''")))
+                .collect();
+            database.run(&format!("DELETE FROM words; {}", rows.concat())).await;
+            let keys: Vec<String> = asked.iter().map(|word| format!("word:{word}")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let together = load(&loader, &keys).await;
+            for ((word, key), in_batch) in asked.iter().zip(keys).zip(together) {
+                let alone = load_one(&loader, key).await;
+                let is_row = matches!(alone, Ok(Row::Value { .. }));
+                prop_assert_eq!(is_row, stored.contains(word), "{}: {:?}", key, alone);
+                prop_assert_eq!(alone, in_batch);
+            }
+            Ok(())
+        })
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!(loader.counters().alias_rows > 0, "the database must have mixed some up, or this test sees nothing");
 }
 
 #[tokio::test]
