@@ -64,7 +64,12 @@ pub enum LoadError {
     /// until somebody changes the data, the schema or the configuration.
     Rejected(String),
     /// The row is larger than the loader's limit, in bytes.
-    TooLarge { bytes: usize, bytes_max: usize },
+    TooLarge {
+        /// What the row would take.
+        bytes: usize,
+        /// What it may take.
+        bytes_max: usize,
+    },
 }
 
 impl LoadError {
