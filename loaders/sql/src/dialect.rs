@@ -16,6 +16,8 @@ pub(crate) type Connection<D> = <<D as Dialect>::Database as Database>::Connecti
 pub(crate) type Arguments<D> = <<D as Dialect>::Database as Database>::Arguments;
 pub(crate) type Completion<D> = <<D as Dialect>::Database as Database>::QueryResult;
 pub(crate) type DatabaseRow<D> = <<D as Dialect>::Database as Database>::Row;
+/// Rows as they come, then the completion of the statement.
+pub(crate) type Rows<'c, D> = BoxStream<'c, Result<Either<Completion<D>, DatabaseRow<D>>, sqlx::Error>>;
 
 /// Which of a loader's two queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +131,7 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
         connection: &'c mut Connection<Self>,
         statement: &Self::Statement,
         arguments: Arguments<Self>,
-    ) -> BoxStream<'c, Result<Either<Completion<Self>, DatabaseRow<Self>>, sqlx::Error>>;
+    ) -> Rows<'c, Self>;
 
     fn fields<'r>(statement: &'r Self::Statement, row: &'r DatabaseRow<Self>) -> impl Fields + 'r;
 

@@ -9,12 +9,11 @@
 //! halved until the bad keys stand alone.
 
 use crate::columns::Problem;
-use crate::dialect::{self, CheckError, Completion, Connection, DatabaseRow, Dialect, Fault, Query, Role};
+use crate::dialect::{self, CheckError, Connection, DatabaseRow, Dialect, Fault, Query, Role, Rows};
 use crate::pool::{self, SourceState};
 use crate::settings::LoaderSettings;
 use crate::template::{Template, Values};
 use bytes::Bytes;
-use futures_core::stream::BoxStream;
 use leasehold_loader_api::{LoadError, Loaded, Row};
 use sqlx::pool::PoolConnection;
 use sqlx::{Either, Pool};
@@ -307,11 +306,7 @@ impl<D: Dialect> Engine<D> {
         tokio::time::timeout(timeout + GRACE, run).await.unwrap_or(Err(Fault::Timeout))
     }
 
-    async fn gather(
-        &self,
-        mut rows: BoxStream<'_, Result<Either<Completion<D>, DatabaseRow<D>>, sqlx::Error>>,
-        collector: &mut Collector<'_, D>,
-    ) -> Result<(), Fault> {
+    async fn gather(&self, mut rows: Rows<'_, D>, collector: &mut Collector<'_, D>) -> Result<(), Fault> {
         let mut is_complete = false;
         while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
             match row.map_err(|error| dialect::fault::<D>(&error))? {

@@ -223,9 +223,18 @@ fn numeric(mut raw: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     match sign {
         0x0000 => {}
         0x4000 => out.push(b'-'),
-        0xC000 => return Ok(out.extend_from_slice(b"NaN")),
-        0xD000 => return Ok(out.extend_from_slice(b"Infinity")),
-        0xF000 => return Ok(out.extend_from_slice(b"-Infinity")),
+        0xC000 => {
+            out.extend_from_slice(b"NaN");
+            return Ok(());
+        }
+        0xD000 => {
+            out.extend_from_slice(b"Infinity");
+            return Ok(());
+        }
+        0xF000 => {
+            out.extend_from_slice(b"-Infinity");
+            return Ok(());
+        }
         _ => return Err("a numeric of an unknown sign".into()),
     }
     if raw.len() != groups * 2 {

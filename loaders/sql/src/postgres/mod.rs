@@ -171,7 +171,10 @@ fn type_number(column: &PgColumn) -> Option<u32> {
     column.type_info().oid().map(|oid| oid.0)
 }
 
-fn read_columns(columns: &[PgColumn], query: Query<'_>) -> Result<(Columns, Vec<(Option<u32>, Codec)>), Problem> {
+/// The type number of each column, if it has one, and how its values are read.
+type Codecs = Vec<(Option<u32>, Codec)>;
+
+fn read_columns(columns: &[PgColumn], query: Query<'_>) -> Result<(Columns, Codecs), Problem> {
     let names = columns.iter().map(|column| column.name().to_owned()).collect();
     let resolved = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
     let mut codecs = Vec::new();
