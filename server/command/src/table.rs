@@ -49,7 +49,7 @@ const fn join() -> [&'static Spec; COMMANDS] {
     joined
 }
 
-/// Fills `join`'s array before the real rows do.
+/// Stands where no command does: in `join`'s array before the real rows, in free places of the lookup table.
 static PLACEHOLDER: Spec = Spec {
     name: "",
     summary: "",
@@ -70,16 +70,24 @@ static PLACEHOLDER: Spec = Spec {
 /// [`ReplyError::UnknownCommand`], [`ReplyError::UnknownSubcommand`], [`ReplyError::WrongArity`].
 #[inline]
 pub fn find(request: Request<'_>) -> Result<(u16, &'static Spec), ReplyError> {
-    let Some((index, spec)) = command(request.arg(0)) else {
-        return Err(unknown_command(request));
-    };
+    match row(request.arg(0)) {
+        Some(row) if row.is_plain && arity_accepts(i32::from(row.arity), request.len()) => Ok((row.index, row.spec)),
+        Some(row) => find_with_care(row, request),
+        None => Err(unknown_command(request)),
+    }
+}
+
+/// A container, or a wrong number of arguments.
+#[inline(never)]
+fn find_with_care(row: &Row, request: Request<'_>) -> Result<(u16, &'static Spec), ReplyError> {
+    let spec = row.spec;
     if spec.subcommands.is_empty() || request.len() == 1 {
         if !arity_accepts(spec.arity, request.len()) {
             return Err(ReplyError::WrongArity { command: spec.name.to_owned() });
         }
-        return Ok((index, spec));
+        return Ok((row.index, spec));
     }
-    find_subcommand(index, spec, request)
+    find_subcommand(row.index, spec, request)
 }
 
 #[cold]
@@ -111,12 +119,17 @@ pub const fn arity_accepts(arity: i32, arguments: usize) -> bool {
 #[inline]
 #[must_use]
 pub fn command(name: &[u8]) -> Option<(u16, &'static Spec)> {
-    let folded = fold(name)?;
-    let mut place = folded.place();
+    row(name).map(|row| (row.index, row.spec))
+}
+
+#[inline]
+fn row(name: &[u8]) -> Option<&'static Row> {
+    let name = fold(name)?;
+    let mut place = name.place();
     loop {
         let row = &LOOKUP[place];
-        if row.name.matches(&folded) {
-            return Some((row.index, TABLE[row.position as usize]));
+        if row.name.matches(&name) {
+            return Some(row);
         }
         if row.name.len == 0 {
             return None;
@@ -238,7 +251,7 @@ pub fn keys_of<'a>(spec: &Spec, request: Request<'a>) -> impl Iterator<Item = &'
 struct Folded {
     low: u64,
     high: u64,
-    len: u64,
+    len: u8,
 }
 
 impl Folded {
@@ -250,7 +263,7 @@ impl Folded {
     #[inline]
     const fn place(&self) -> usize {
         // Fibonacci hashing: the upper bits of a product with an odd constant depend on all bits below.
-        let mixed = (self.low ^ self.high.rotate_left(23) ^ self.len).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.low ^ self.high.rotate_left(23) ^ self.len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> (64 - LOOKUP_BITS)) as usize
     }
 }
@@ -265,7 +278,7 @@ const fn fold(name: &[u8]) -> Option<Folded> {
         1..=3 => (name[0] as u64 | (name[len / 2] as u64) << 8 | (name[len - 1] as u64) << 16, 0),
         _ => return None,
     };
-    Some(Folded { low: lower(low), high: lower(high), len: len as u64 })
+    Some(Folded { low: lower(low), high: lower(high), len: len as u8 })
 }
 
 #[inline]
@@ -290,14 +303,16 @@ const fn lower(word: u64) -> u64 {
     word | (letters >> 2)
 }
 
-/// One place of the lookup table; `name.len == 0`: free.
+/// One place of the lookup table, with what every request needs of its command; `name.len == 0`: free.
 #[derive(Clone, Copy)]
 struct Row {
     name: Folded,
-    /// Where in [`TABLE`].
-    position: u16,
+    spec: &'static Spec,
     /// In the statistics, where subcommands are counted too.
     index: u16,
+    arity: i16,
+    /// Not a container.
+    is_plain: bool,
 }
 
 const LOOKUP_BITS: u32 = 9;
@@ -306,7 +321,8 @@ const LOOKUP_LEN: usize = 1 << LOOKUP_BITS;
 const _: () = assert!(COMMANDS * 3 <= LOOKUP_LEN);
 
 static LOOKUP: [Row; LOOKUP_LEN] = {
-    let free = Row { name: Folded { low: 0, high: 0, len: 0 }, position: 0, index: 0 };
+    let name = Folded { low: 0, high: 0, len: 0 };
+    let free = Row { name, spec: &PLACEHOLDER, index: 0, arity: 0, is_plain: false };
     let mut rows = [free; LOOKUP_LEN];
     let (mut position, mut index) = (0, 0);
     while position < COMMANDS {
@@ -317,7 +333,8 @@ static LOOKUP: [Row; LOOKUP_LEN] = {
             assert!(!rows[place].name.matches(&name), "two commands have one name");
             place = (place + 1) % LOOKUP_LEN;
         }
-        rows[place] = Row { name, position: position as u16, index: index as u16 };
+        let is_plain = spec.subcommands.is_empty();
+        rows[place] = Row { name, spec, index: index as u16, arity: spec.arity as i16, is_plain };
         index += 1 + spec.subcommands.len();
         position += 1;
     }
