@@ -638,3 +638,24 @@ async fn busy_connections_make_a_load_unavailable_but_not_the_source() {
     assert!(matches!(slow.await[0], Err(LoadError::Timeout(_))));
     assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
 }
+
+#[tokio::test]
+async fn the_demo_database_is_the_same_everywhere() {
+    let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../conf/demo.sql")).unwrap();
+    let (database, source) = Database::created(&script).await;
+    assert_eq!(database.files(), ["test.db"]);
+    let user = loader("user:{id:int}", "SELECT id, name, email, city, created_at FROM users WHERE id = $1");
+    let user = build_loader(&source, user).await.unwrap();
+    let sophie = r#"{"id":42,"name":"Sophie Novák","email":"user42@example.com","city":"Dresden","created_at":"2020-01-01T18:19:42Z"}"#;
+    assert_eq!(load_one(&user, "user:42").await, value(sophie));
+    assert!(matches!(load_one(&user, "user:100000").await, Ok(Row::Value { .. })));
+    assert_eq!(load_one(&user, "user:100001").await, Ok(Row::Absent));
+    let order = loader("order:{id:int}", "SELECT id, user_id, item, quantity, price_cents FROM orders WHERE id = $1");
+    let order = build_loader(&source, order).await.unwrap();
+    let desk = r#"{"id":62,"user_id":42,"item":"desk","quantity":2,"price_cents":24900}"#;
+    assert_eq!(load_one(&order, "order:62").await, value(desk));
+    let sums = "SELECT (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM orders) AS orders,
+                       (SELECT sum(price_cents * quantity) FROM orders) AS cents";
+    let sums = build_loader(&source, loader("sums", sums)).await.unwrap();
+    assert_eq!(load_one(&sums, "sums").await, value(r#"{"users":100000,"orders":150000,"cents":3532582480}"#));
+}
