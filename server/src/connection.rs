@@ -16,7 +16,7 @@
 use crate::clients::Card;
 use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::{Client, Context, Outcome, Parked, ReplyMode, execute, load_ahead};
-use leasehold_protocol::{Limits, Parsed, Parser, RespVersion};
+use leasehold_protocol::{KeysAhead, Limits, Parsed, Parser, RespVersion};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -272,6 +272,8 @@ impl Connection {
         let mut context =
             Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
         let mut offset = 0;
+        // A pipeline's cache misses are served together, ahead of its requests, instead of one by one.
+        let mut prefetched_to = 0;
         let mut commands = 0;
         let stop = loop {
             if commands == COMMANDS_PER_TURN || context.reply.len() >= REPLY_BYTES_PER_TURN {
@@ -283,6 +285,11 @@ impl Connection {
             match parser.parse(rest, limits) {
                 Ok(Parsed::Complete { consumed }) => {
                     let request = parser.request(rest);
+                    if consumed < rest.len() && offset >= prefetched_to {
+                        let mut ahead = KeysAhead::new(rest);
+                        context.keyspace.prefetch(context.client.db, &mut ahead);
+                        prefetched_to = offset + ahead.position();
+                    }
                     offset += consumed;
                     if request.len() == 0 {
                         continue;
