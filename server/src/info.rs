@@ -340,6 +340,8 @@ fn leases(text: &mut String, node: &Node) {
         fills_lost_superseded,
         fills_lost_unknown,
         fills_lost_older,
+        fills_lost_no_room,
+        lease_waits,
         leases,
         waiters,
         ..
@@ -355,10 +357,22 @@ fn leases(text: &mut String, node: &Node) {
         "fills_lost_superseded": fills_lost_superseded,
         "fills_lost_unknown": fills_lost_unknown,
         "fills_lost_older_version": fills_lost_older,
+        "fills_lost_no_room": fills_lost_no_room,
         "absences": absences,
         "absence_bytes": absence_bytes,
         "negative_hits": negative_hits,
     );
+    // As Redis writes a distribution (`db0_distrib_…`): the upper bound of a bucket and its count, empty ones left out.
+    let mut waits = String::new();
+    for (bucket, count) in lease_waits.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let separator = if waits.is_empty() { "" } else { "," };
+        match bucket + 1 < lease_waits.len() {
+            true => write!(waits, "{separator}lt_{}={count}", 1u64 << bucket),
+            false => write!(waits, "{separator}longer={count}"),
+        }
+        .expect("a String takes every write");
+    }
+    line(text, format_args!("lease_wait_ms:{waits}"));
 }
 
 fn loaders(text: &mut String, node: &Node) {

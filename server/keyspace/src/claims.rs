@@ -56,8 +56,8 @@ impl Keyspace {
     }
 
     /// Takes a waiter out of the queue. `false`: it was woken already and its wake is on the way.
-    pub fn leave(&self, _: &mut Turn, db: Db, key: &[u8], waiter: Waiter) -> bool {
-        self.with_shard(db, key, |shard, key| shard.leases.leave(key.db, key.bytes, waiter))
+    pub fn leave(&self, turn: &mut Turn, db: Db, key: &[u8], waiter: Waiter) -> bool {
+        self.with_shard(db, key, |shard, key| shard.leases.leave(key.db, key.bytes, waiter, turn.now_ms))
     }
 
     /// Makes the entry stale or removes it, leaves a tombstone if `version` is given, always revokes the leases. Whether

@@ -6,6 +6,7 @@
 //! lease verbs in files of those names.
 
 use crate::entry::Key;
+use crate::lease_table::WAIT_BUCKETS;
 use crate::memory::Memory;
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 use crate::shard::{Shard, ShardNumber};
@@ -155,6 +156,8 @@ pub struct Stats {
     pub leases_issued: u64,
     /// Claims that found another holder.
     pub lease_hot_misses: u64,
+    /// Waits on a key that have ended, by length: under 1 ms, under 2, 4, 8 … under 2^18 ms, and longer.
+    pub lease_waits: [u64; WAIT_BUCKETS],
     /// Fills that were stored.
     pub fills_stored: u64,
     /// Fills that were stored as stale.
@@ -387,6 +390,9 @@ impl Keyspace {
             sum.negative_hits += stats.negative_hits;
             sum.leases_issued += shard.leases.counters.issued;
             sum.lease_hot_misses += shard.leases.counters.hot_misses;
+            for (sum, count) in sum.lease_waits.iter_mut().zip(shard.leases.counters.waits) {
+                *sum += count;
+            }
             sum.leases += shard.leases.len() as u64;
             sum.waiters += shard.leases.waiters() as u64;
             sum.fills_stored += stats.fills_stored;

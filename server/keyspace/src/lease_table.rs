@@ -16,6 +16,9 @@ const REISSUE_MS_MIN: u64 = 50;
 /// A token is reissued after so many recent load times.
 const REISSUE_LOADS: u64 = 4;
 
+/// Buckets of the histogram of waits: under 1 ms, 2, 4, 8 … 2^18 ms (4 minutes), and longer ones.
+pub(crate) const WAIT_BUCKETS: usize = 20;
+
 /// Records looked at to find an old one to give up.
 const RECORD_SAMPLES: usize = 16;
 
@@ -68,6 +71,7 @@ struct Waiting {
     waiter: Waiter,
     claimant: Claimant,
     lease_ms: u64,
+    since_ms: u64,
 }
 
 /// What is known of one key's leases. Kept while a token may still come back, so that its fate can be told by name.
@@ -166,6 +170,16 @@ pub(crate) struct LeaseTable {
 pub(crate) struct LeaseCounters {
     pub(crate) issued: u64,
     pub(crate) hot_misses: u64,
+    /// Waits that have ended, by length; see [`WAIT_BUCKETS`].
+    pub(crate) waits: [u64; WAIT_BUCKETS],
+}
+
+impl LeaseCounters {
+    fn wait_ended(&mut self, waiting: &Waiting, now_ms: u64) {
+        let wait_ms = now_ms.saturating_sub(waiting.since_ms);
+        let bucket = (u64::BITS - wait_ms.leading_zeros()) as usize;
+        self.waits[bucket.min(WAIT_BUCKETS - 1)] += 1;
+    }
 }
 
 impl LeaseTable {
@@ -250,7 +264,7 @@ impl LeaseTable {
         let has_place = room && record.waiting.len() < waiters_per_key_max;
         let parks = if leads { is_server } else { has_place };
         if let Some(waiter) = claim.waiter.filter(|_| parks) {
-            record.waiting.push_back(Waiting { waiter, claimant: claim.claimant, lease_ms });
+            record.waiting.push_back(Waiting { waiter, claimant: claim.claimant, lease_ms, since_ms: now_ms });
             self.waiters += 1;
         }
         self.due_ms = self.due_ms.min(record.due_ms());
@@ -294,8 +308,10 @@ impl LeaseTable {
             record.holder = None;
         }
         self.waiters -= record.waiting.len();
-        let waiting = record.waiting.drain(..);
-        at.effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+        for waiting in record.waiting.drain(..) {
+            self.counters.wait_ended(&waiting, at.now_ms);
+            at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+        }
         self.due_ms = self.due_ms.min(record.due_ms());
     }
 
@@ -327,6 +343,7 @@ impl LeaseTable {
         record.waiting.retain(|waiting| {
             let is_client = waiting.claimant == Claimant::Client;
             if !is_client {
+                self.counters.wait_ended(waiting, at.now_ms);
                 at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
             }
             is_client
@@ -359,8 +376,10 @@ impl LeaseTable {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         if let Some(event) = fresh {
             self.waiters -= record.waiting.len();
-            let waiting = record.waiting.drain(..);
-            at.effects.wakes.extend(waiting.map(|waiting| Wake { waiter: waiting.waiter, event: event.clone() }));
+            for waiting in record.waiting.drain(..) {
+                self.counters.wait_ended(&waiting, at.now_ms);
+                at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+            }
         }
         self.hand_over(at, LoadCause::HolderLost);
     }
@@ -397,11 +416,13 @@ impl LeaseTable {
     }
 
     /// Takes a waiter out of the queue; `false` if it is not in it.
-    pub(crate) fn leave(&mut self, db: Db, key: &[u8], waiter: Waiter) -> bool {
+    pub(crate) fn leave(&mut self, db: Db, key: &[u8], waiter: Waiter, now_ms: u64) -> bool {
         let Some(record) = self.records.get_mut(&RecordRef { db, key }) else { return false };
         let Some(position) = record.waiting.iter().position(|waiting| waiting.waiter == waiter) else { return false };
-        record.waiting.remove(position);
-        self.waiters -= 1;
+        if let Some(waiting) = record.waiting.remove(position) {
+            self.counters.wait_ended(&waiting, now_ms);
+            self.waiters -= 1;
+        }
         true
     }
 
@@ -450,14 +471,16 @@ impl LeaseTable {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         let Moment { db, now_ms, token_next: token, effects, .. } = at;
         if record.free_at_ms() <= now_ms
-            && let Some(&Waiting { waiter, claimant, lease_ms }) = record.waiting.front()
+            && let Some(&waiting) = record.waiting.front()
         {
+            let Waiting { waiter, claimant, lease_ms, .. } = waiting;
             record.issue(token, claimant, lease_ms, now_ms, &pace);
             self.counters.issued += 1;
             let key = Bytes::copy_from_slice(at.key);
             match claimant {
                 Claimant::Client => {
                     record.waiting.pop_front();
+                    self.counters.wait_ended(&waiting, now_ms);
                     self.waiters -= 1;
                     // The shard adds the stale value and the version floor.
                     let event = WakeEvent::Lead { db, key, token, lease_ms, stale: None, version_floor: 0 };

@@ -238,6 +238,21 @@ fn waiters_hear_the_fill() {
 }
 
 #[test]
+fn waits_are_counted_by_length() {
+    let mut node = Node::new();
+    let token = node.lead();
+    node.claim(waiting(CLIENT, 1));
+    node.claim(waiting(CLIENT, 2));
+    node.pass_ms(5);
+    node.keyspace.leave(&mut node.turn, DB, KEY, waiting(CLIENT, 2).waiter.unwrap());
+    node.pass_ms(100);
+    node.fill(token, b"v");
+    let waits = node.keyspace.stats().lease_waits;
+    // 5 ms: under 8. 105 ms: under 128.
+    assert_eq!((waits[3], waits[7], waits.iter().sum::<u64>()), (1, 1, 2));
+}
+
+#[test]
 fn waiters_hear_a_plain_set() {
     let mut node = Node::new();
     node.lead();
