@@ -313,8 +313,9 @@ impl Thread {
         self.shown().cards.add(card);
         self.stats().connections_received.add(1);
         let mut client = Client::new(id, self.id, peer.to_string(), local.to_string(), now_ms);
-        // As in Redis: who connects while there is no password stays in when one is set.
-        client.authenticated = !self.desk.borrow().work.password_required;
+        // As in Redis: who connects while there is no password stays in when one is set. Asked of the configuration
+        // itself: the copy of this turn may be older than a password that a client has just set.
+        client.authenticated = self.node.live.live().password.is_empty();
         tokio::task::spawn_local(Connection::new(Rc::clone(self), stream, slot, client));
     }
 
