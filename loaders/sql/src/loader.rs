@@ -202,7 +202,7 @@ impl Loader for SqlLoader {
     fn explain(&self, key: &[u8]) -> Vec<(&'static str, String)> {
         const PARAMETERS: [&str; PLACEHOLDERS_MAX] =
             ["param 1", "param 2", "param 3", "param 4", "param 5", "param 6", "param 7", "param 8"];
-        let mut lines = vec![("loader", self.name.clone()), ("source", self.source.clone()), ("sql", self.sql.clone())];
+        let mut lines = vec![("sql", self.sql.clone())];
         if let Some(values) = self.template().values(key) {
             let parameters = match &self.engine {
                 AnyEngine::Postgres(engine) => engine.explain(&values),
