@@ -22,8 +22,8 @@ pub(crate) const SHAPES: &[&str] = &[
     "SET key value",
     "SET key value",
     "SET key value",
-    "SET key value [EX secs|PX millis|EXAT at|PXAT atms|KEEPTTL] [NX|XX] [GET]",
-    "SET key value [EX secs|PX millis|EXAT at|PXAT atms|KEEPTTL] [NX|XX] [GET]",
+    "SET key value [EX secs|PX millis|EXAT future|PXAT futurems|KEEPTTL] [NX|XX] [GET]",
+    "SET key value [EX secs|PX millis|EXAT future|PXAT futurems|KEEPTTL] [NX|XX] [GET]",
     "SET key value [NX] [XX] [GET] [KEEPTTL] [EX secs] [PX millis]",
     "SETNX key value",
     "SETEX key secs value",
@@ -89,7 +89,6 @@ pub(crate) const SHAPES: &[&str] = &[
     "OBJECT IDLETIME key",
     "OBJECT FREQ key",
     "MEMORY USAGE key [SAMPLES small]",
-    "MOVE key db",
     // Connection and server.
     "PING [value]",
     "ECHO value",
@@ -102,12 +101,11 @@ pub(crate) const SHAPES: &[&str] = &[
     "CLIENT NO-EVICT {ON|OFF|junk}",
     "CLIENT REPLY junk",
     "CLIENT KILL {ID junk|ID 0|TYPE junk|ADDR 1.2.3.4:5|1.2.3.4:5}",
-    "CLIENT UNBLOCK {0|junk} [TIMEOUT|ERROR|junk]",
     "CLIENT {junk|SETNAME}",
     "!CONFIG {junk|GET|SET|SET maxmemory|SET maxmemory 12abc}",
-    "!CONFIG GET {nosuchoption|maxmemory-policy nosuchoption|timeout}",
+    "!CONFIG GET {nosuchoption|timeout nosuchoption|timeout}",
     "OBJECT {junk|junk key}",
-    "!COMMAND {junk|GETKEYS|GETKEYS GET key|GETKEYS MSET key value key value|GETKEYS PING|GETKEYS SET key}",
+    "!COMMAND {junk|GETKEYS|GETKEYS GET key|GETKEYS MSET key value key value|GETKEYS PING value|GETKEYS SET key}",
     "!COMMAND INFO nosuchcommand",
     "FLUSHDB [ASYNC|SYNC|junk]",
     "FLUSHALL [ASYNC|SYNC|junk]",
@@ -338,10 +336,13 @@ fn argument(class: &str, choices: &mut Choices<'_>) -> Vec<u8> {
         "millis" => choice_or(choices, &["0", "-5", "9223372036854775807", "-9223372036854775808"], |choices| {
             50_000_000 + 17_001 * choices.below(60_000)
         }),
-        "at" => choice_or(choices, &["0", "-5", "1000", "9223372036854775807"], |choices| {
+        "at" if choices.once_in(9) => b"1000".to_vec(),
+        "atms" if choices.once_in(9) => b"1000".to_vec(),
+        // Redis keeps what SET stores with a time that has passed until somebody looks at it, and counts it.
+        "at" | "future" => choice_or(choices, &["0", "-5", "9223372036854775807"], |choices| {
             4_102_444_800 + 13 * choices.below(60_000)
         }),
-        "atms" => choice_or(choices, &["0", "-5", "1000", "9223372036854775807"], |choices| {
+        "atms" | "futurems" => choice_or(choices, &["0", "-5", "9223372036854775807"], |choices| {
             4_102_444_800_000 + 17_001 * choices.below(60_000)
         }),
         "offset" => choices.pick(&["0", "1", "5", "44", "100", "600", "-1", "536870911", "536870912"]).into(),
@@ -388,6 +389,8 @@ const CLASSES: &[&str] = &[
     "millis",
     "at",
     "atms",
+    "future",
+    "futurems",
     "offset",
     "index",
     "bit",

@@ -128,7 +128,7 @@ fn compare(ours: u16, theirs: u16, version: u8, seed: u64, commands: u64) -> Tal
         let config = Config {
             cases: 50,
             failure_persistence: None,
-            max_shrink_iters: 20_000,
+            max_shrink_iters: 3000,
             rng_algorithm: RngAlgorithm::ChaCha,
             rng_seed: RngSeed::Fixed(seed.wrapping_add(tally.borrow().commands).wrapping_add(u64::from(version))),
             ..Config::default()
@@ -169,8 +169,8 @@ fn one_sequence(
             }
         }
     }
-    let ours = replies(Client::connect(ours), version, &argvs);
-    let theirs = replies(Client::connect(theirs), version, &argvs);
+    let ours = replies("ours", ours, version, &argvs)?;
+    let theirs = replies("theirs", theirs, version, &argvs)?;
     for (argv, (ours, theirs)) in argvs.iter().zip(ours.iter().zip(&theirs)) {
         tally.commands += 1;
         tally.errors += u64::from(theirs.starts_with(b"-"));
@@ -192,19 +192,19 @@ fn allowed(argv: &[Vec<u8>], ours: &[u8], theirs: &[u8]) -> Option<&'static str>
 }
 
 /// The replies to all commands, sent in one write.
-fn replies(mut client: Client, version: u8, argvs: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+fn replies(name: &str, port: u16, version: u8, argvs: &[Vec<Vec<u8>>]) -> Result<Vec<Vec<u8>>, String> {
+    let mut client = Client::connect(port);
     client.command(&["FLUSHALL"]);
     if version == 3 {
         client.hello(3);
     }
     let bytes: Vec<u8> = argvs.iter().flat_map(|argv| request(argv)).collect();
     client.send_raw(&bytes);
-    argvs
-        .iter()
-        .map(|argv| {
-            client.receive_bytes_within(PATIENCE).unwrap_or_else(|why| panic!("no reply to {}: {why:?}", shown(argv)))
-        })
-        .collect()
+    let reply = |(index, argv): (usize, &Vec<Vec<u8>>)| {
+        let reply = client.receive_bytes_within(PATIENCE);
+        reply.map_err(|why| format!("{name}: no reply to command {index}, {}: {why:?}", shown(argv)))
+    };
+    argvs.iter().enumerate().map(reply).collect()
 }
 
 fn argv(words: &[&str]) -> Vec<Vec<u8>> {
