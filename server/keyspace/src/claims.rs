@@ -41,8 +41,7 @@ impl Keyspace {
     /// life so that a dead source is not asked once per request.
     pub fn fail(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
         self.with_shard(db, key, |shard, key| {
-            shard.fail(key, token, Failure::Ended, reason, turn);
-            shard.revive(key, stale_life_ms, turn.now_ms);
+            shard.fail(key, token, Failure::Ended, reason, stale_life_ms, turn);
         });
     }
 
@@ -50,8 +49,7 @@ impl Keyspace {
     /// is started beside it.
     pub fn overdue(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
         self.with_shard(db, key, |shard, key| {
-            shard.fail(key, token, Failure::Overdue, reason, turn);
-            shard.revive(key, stale_life_ms, turn.now_ms);
+            shard.fail(key, token, Failure::Overdue, reason, stale_life_ms, turn);
         });
     }
 
@@ -162,12 +160,15 @@ impl Shard {
         let now_ms = turn.now_ms;
         match self.leases.check(key.db, key.bytes, token, now_ms) {
             TokenState::Lost(reason) => {
-                self.ended(key, token, End::Lost, turn);
+                self.overtaken(key, token, fill, turn);
                 Filled::Lost(reason)
             }
             TokenState::Softened => {
                 let filled = self.fill_stale(key, fill, now_ms);
-                self.ended(key, token, End::Lost, turn);
+                if filled == Filled::Stale {
+                    self.lease_event(key, turn, |leases, at| leases.filled_stale(&at, token));
+                }
+                self.overtaken(key, token, fill, turn);
                 filled
             }
             TokenState::Valid { load_ms, claimant } => {
@@ -183,8 +184,9 @@ impl Shard {
         }
     }
 
-    /// Whether the key is known to have this version or a newer one. A client's fill needs a larger version than the key has,
-    /// or the very same value again; a loader's row with the version that the key has is the row itself, read anew.
+    /// Whether the key is known to have a newer version, or this one with another value. The version of an invalidation may be
+    /// filled: it is that of the row which the holder was to load. A loader's row with the version that the key has is the row
+    /// itself, read anew.
     fn is_older(&mut self, key: &Key<'_>, fill: &Fill<'_>, claimant: Claimant, now_ms: u64) -> bool {
         let Fill::Value { value, version: Some(version), .. } = *fill else { return false };
         let Some(floor) = self.version_floor(key, now_ms) else { return false };
@@ -192,11 +194,11 @@ impl Shard {
             std::cmp::Ordering::Greater => false,
             std::cmp::Ordering::Less => true,
             std::cmp::Ordering::Equal => {
-                let is_same = self.find(key).is_some_and(|place| {
+                let is_other = self.find_live(key, now_ms).is_some_and(|place| {
                     let entry = self.block(place).view(now_ms);
-                    entry.external_version == Some(version) && entry.value == value
+                    entry.external_version == Some(version) && entry.value != value
                 });
-                claimant == Claimant::Client && !is_same
+                claimant == Claimant::Client && is_other
             }
         }
     }
@@ -272,10 +274,32 @@ impl Shard {
         true
     }
 
-    fn fail(&mut self, key: &Key<'_>, token: u64, failure: Failure, reason: &Arc<str>, turn: &mut Turn) {
+    /// The fill of `token` was overtaken by a change of the key.
+    fn overtaken(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, turn: &mut Turn) {
+        if self.leases.has_waiters(key.db, key.bytes) {
+            let event = fill_event(fill, 0, turn.now_ms);
+            self.lease_event(key, turn, |leases, mut at| leases.overtaken(&mut at, token, &event));
+        }
+        self.ended(key, token, End::Lost, turn);
+    }
+
+    fn fail(
+        &mut self,
+        key: &Key<'_>,
+        token: u64,
+        failure: Failure,
+        reason: &Arc<str>,
+        stale_life_ms: u64,
+        turn: &mut Turn,
+    ) {
+        let state = self.leases.check(key.db, key.bytes, token, turn.now_ms);
         let stale = self.stale(key, turn.now_ms).map(|(value, _)| value);
         let event = WakeEvent::Failed { stale, reason: reason.clone() };
         self.lease_event(key, turn, |leases, at| leases.failed(at, token, failure, &event));
+        // A load that began before an invalidation says nothing about whether one after it would fail as well.
+        if matches!(state, TokenState::Valid { .. }) {
+            self.revive(key, stale_life_ms, turn.now_ms);
+        }
     }
 
     /// Makes a stale entry fresh again for a while; its stale window ends when it would have ended.

@@ -123,7 +123,7 @@ pub enum LostReason {
     Superseded,
     /// No such token: evicted, timed out, of another key, of another boot or node.
     Unknown,
-    /// The key has this version or a newer one already.
+    /// The key has a newer version already, or this one with another value.
     OlderVersion,
     /// The memory limit is reached and nothing may be evicted.
     NoRoom,

@@ -72,6 +72,10 @@ struct Waiting {
     claimant: Claimant,
     lease_ms: u64,
     since_ms: u64,
+    /// Tokens from this one on were issued after it asked.
+    asked_at: u64,
+    /// A load that began after it asked came back too late once already.
+    is_overtaken: bool,
 }
 
 /// What is known of one key's leases. Kept while a token may still come back, so that its fate can be told by name.
@@ -264,7 +268,8 @@ impl LeaseTable {
         let has_place = room && record.waiting.len() < waiters_per_key_max;
         let parks = if leads { is_server } else { has_place };
         if let Some(waiter) = claim.waiter.filter(|_| parks) {
-            record.waiting.push_back(Waiting { waiter, claimant: claim.claimant, lease_ms, since_ms: now_ms });
+            let (claimant, since_ms, asked_at) = (claim.claimant, now_ms, token);
+            record.waiting.push_back(Waiting { waiter, claimant, lease_ms, since_ms, asked_at, is_overtaken: false });
             self.waiters += 1;
         }
         self.due_ms = self.due_ms.min(record.due_ms());
@@ -273,7 +278,15 @@ impl LeaseTable {
         } else if parks && claim.waiter.is_some() {
             Contest::Parked
         } else {
-            Contest::Wait { retry_after_ms: free_at_ms.saturating_sub(now_ms).max(1) }
+            let free_after_ms = free_at_ms.saturating_sub(now_ms);
+            let retry_after_ms = match record.holder {
+                // Its load ends long before the lease does.
+                Some(Holder { claimant: Claimant::Server { .. }, .. }) => {
+                    free_after_ms.min(record.load_ms.or(pace.load_ms).unwrap_or(0).max(REISSUE_MS_MIN))
+                }
+                _ => free_after_ms,
+            };
+            Contest::Wait { retry_after_ms: retry_after_ms.max(1) }
         }
     }
 
@@ -313,6 +326,39 @@ impl LeaseTable {
             at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
         }
         self.due_ms = self.due_ms.min(record.due_ms());
+        self.drop_if_over(&at.name(), at.now_ms);
+    }
+
+    /// `token` came back with a fill that was not stored as fresh; `event` is what it brought. If the server loaded it, a
+    /// reader who has asked before that load and before the one ahead of it hears what it brought: he asked before the
+    /// change that overtook it. Or readers of a key that changes more often than it can be loaded would wait for ever.
+    pub(crate) fn overtaken(&mut self, at: &mut Moment<'_>, token: u64, event: &WakeEvent) {
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
+        let is_servers = |holder: Holder| holder.token == token && holder.claimant != Claimant::Client;
+        if !record.holder.is_some_and(is_servers) {
+            return;
+        }
+        let before = record.waiting.len();
+        record.waiting.retain_mut(|waiting| {
+            if waiting.claimant == Claimant::Client || token < waiting.asked_at {
+                return true;
+            }
+            if !waiting.is_overtaken {
+                waiting.is_overtaken = true;
+                return true;
+            }
+            self.counters.wait_ended(waiting, at.now_ms);
+            at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+            false
+        });
+        self.waiters -= before - record.waiting.len();
+    }
+
+    /// `token` has replaced a stale value by one that is stale too: older ones may not any more.
+    pub(crate) fn filled_stale(&mut self, at: &Moment<'_>, token: u64) {
+        let Some(record) = self.records.get_mut(&at.name()) else { return };
+        record.issued.retain(|issued| issued.token > token);
+        record.filled_up_to = record.filled_up_to.max(token);
     }
 
     /// The holder of `token` is done without a fill that counted: a lost fill, a release. The next in the queue leads.
@@ -320,6 +366,8 @@ impl LeaseTable {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         record.issued.retain(|issued| issued.token != token);
         if let End::Released { backoff_ms } = end {
+            // No longer than a lease may last: whoever gives one back cannot keep a key from being loaded for ever.
+            let backoff_ms = backoff_ms.min(self.settings.lease_ms_max);
             record.backoff_until_ms = record.backoff_until_ms.max(at.now_ms.saturating_add(backoff_ms));
         }
         if record.holder.is_some_and(|holder| holder.token == token) {
@@ -332,8 +380,8 @@ impl LeaseTable {
         self.hand_over(at, cause);
     }
 
-    /// The server's load of `token` failed, or takes too long: readers who wait hear `event`. The token stays good for its
-    /// time, so that a late load still fills. Once the load has ended, the first client who waits leads.
+    /// The server's load of `token` failed, or takes too long: readers who wait hear `event`. The token of one that takes too
+    /// long stays good, so that it still fills. Once the load has ended, the first client who waits leads.
     pub(crate) fn failed(&mut self, at: Moment<'_>, token: u64, failure: Failure, event: &WakeEvent) {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         if record.holder.is_none_or(|holder| holder.token != token) {
@@ -350,6 +398,7 @@ impl LeaseTable {
         });
         self.waiters -= before - record.waiting.len();
         if failure == Failure::Ended {
+            record.issued.retain(|issued| issued.token != token);
             record.holder = None;
             self.hand_over(at, LoadCause::HolderLost);
         }
@@ -411,6 +460,7 @@ impl LeaseTable {
         let Some(record) = self.records.get_mut(&at.name()) else { return false };
         let had_token = record.revoke();
         record.holder = None;
+        record.backoff_until_ms = 0;
         self.hand_over(at, LoadCause::HolderLost);
         had_token
     }
@@ -441,9 +491,6 @@ impl LeaseTable {
             }
             let (db, key, token_next) = (name.db, &name.key, next_token());
             self.hand_over(Moment { db, key, now_ms, token_next, effects: &mut *effects }, LoadCause::HolderLost);
-            if self.records.get(&name).is_some_and(|record| record.is_over(now_ms)) {
-                self.drop_record(&name);
-            }
         }
         self.due_ms = self.records.values().map(Record::due_ms).min().unwrap_or(u64::MAX);
     }
@@ -490,6 +537,7 @@ impl LeaseTable {
             }
         }
         self.due_ms = self.due_ms.min(record.due_ms());
+        self.drop_if_over(&RecordRef { db, key: at.key }, now_ms);
     }
 
     fn pace(&self) -> Pace {
@@ -507,7 +555,7 @@ impl LeaseTable {
                 .iter()
                 .filter(|(_, record)| record.waiting.is_empty())
                 .take(RECORD_SAMPLES)
-                .min_by_key(|(_, record)| record.keep_until_ms)
+                .min_by_key(|(_, record)| (record.holder.is_some(), record.keep_until_ms))
                 .map(|(name, _)| name.clone());
             if let Some(name) = oldest {
                 self.drop_record(&name);
@@ -521,6 +569,15 @@ impl LeaseTable {
     fn drop_record(&mut self, name: &RecordKey) {
         if let Some(record) = self.records.remove(name) {
             debug_assert!(record.waiting.is_empty());
+            self.key_bytes -= name.key.len();
+        }
+    }
+
+    /// Drops a record at once when nothing is to be remembered of it: one for each of a million loaded keys would cost half a
+    /// gigabyte.
+    fn drop_if_over(&mut self, name: &RecordRef<'_>, now_ms: u64) {
+        if self.records.get(name).is_some_and(|record| record.is_over(now_ms)) {
+            self.records.remove(name);
             self.key_bytes -= name.key.len();
         }
     }
@@ -579,7 +636,10 @@ impl Record {
         self.issued.push(Issued { token, issued_at_ms: now_ms, valid_until_ms, claimant, softened: false });
         self.holder = Some(Holder { token, claimant, until_ms });
         self.backoff_until_ms = 0;
-        self.keep_until_ms = self.keep_until_ms.max(valid_until_ms);
+        // A client may come back with a token until then and is told what became of it. The server's own load asks once.
+        if claimant == Claimant::Client {
+            self.keep_until_ms = self.keep_until_ms.max(valid_until_ms);
+        }
     }
 
     /// Voids all tokens. Whether there was one.

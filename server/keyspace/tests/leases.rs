@@ -515,3 +515,131 @@ fn records_go_when_their_time_is_over() {
     let stats = node.keyspace.stats();
     assert_eq!((stats.leases, stats.used_bytes), (0, empty_bytes));
 }
+
+#[test]
+fn a_load_of_the_server_leaves_no_record() {
+    let mut node = Node::new();
+    node.delete();
+    let empty_bytes = node.keyspace.stats().used_bytes;
+    let server = Claim { lease_ms: Some(600_000), ..SERVER };
+    let first = token(node.claim(server));
+    node.keyspace.fail(&mut node.turn, DB, KEY, first, &"LOADFAIL users down".into(), 0);
+    assert_eq!(node.keyspace.stats().leases, 0, "failed");
+    assert_eq!(node.fill(first, b"v"), LOST_UNKNOWN, "a load that has failed does not come back");
+    let second = token(node.claim(server));
+    node.delete();
+    node.fill(second, b"v");
+    assert_eq!(node.keyspace.stats().leases, 0, "lost");
+    assert_eq!(node.keyspace.stats().used_bytes, empty_bytes);
+    let third = token(node.claim(server));
+    node.pass_ms(1);
+    assert_eq!(node.keyspace.stats().leases, 1);
+    node.fill(third, b"v");
+    assert_eq!(node.keyspace.stats().leases, 0, "filled");
+}
+
+#[test]
+fn over_the_bound_a_running_load_keeps_its_record_before_a_lease_that_is_done_with() {
+    let settings = Settings { shards: 1, lease: LeaseSettings { records_max: 2, ..settings().lease }, ..settings() };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    let running = token(node.claim(Claim { lease_ms: Some(600_000), ..SERVER }));
+    for key in [b"a", b"b", b"c"] {
+        let done = token(node.keyspace.claim(&mut node.turn, DB, key, CLIENT));
+        node.keyspace.release(&mut node.turn, DB, key, done, Release::default());
+    }
+    assert!(matches!(node.fill(running, b"v"), Filled::Stored { .. }));
+}
+
+#[test]
+fn who_meets_a_load_of_the_server_is_not_sent_away_for_the_time_of_its_lease() {
+    let mut node = Node::new();
+    let server = Claim { lease_ms: Some(600_000), ..SERVER };
+    node.claim(server);
+    assert!(matches!(node.claim(CLIENT), Claimed::Wait { retry_after_ms: 50, .. }));
+}
+
+#[test]
+fn readers_of_a_key_that_changes_faster_than_it_loads_are_not_kept_for_ever() {
+    let mut node = Node::new();
+    let first = token(node.claim(waiting(SERVER, 1)));
+    node.delete();
+    node.claim(waiting(SERVER, 2));
+    assert_eq!(node.fill(first, b"one"), LOST_REVOKED);
+    assert!(node.wakes().is_empty(), "the next load may bring what is there now");
+    let second = node.turn.effects.loads.pop().unwrap().token;
+    node.delete();
+    node.claim(waiting(SERVER, 3));
+    assert_eq!(node.fill(second, b"two"), LOST_REVOKED);
+    // The first asked before both changes. The second asked after one of them and may hear only what is newer than that.
+    assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Value { value, .. })] if value == "two"));
+    let third = node.turn.effects.loads.pop().unwrap().token;
+    node.delete();
+    node.fill(third, b"three");
+    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "three"));
+    assert_eq!(node.value(), None, "nothing of this is stored");
+    let fourth = node.turn.effects.loads.pop().unwrap().token;
+    assert!(matches!(node.fill(fourth, b"four"), Filled::Stored { .. }));
+    assert!(matches!(&node.wakes()[..], [(3, WakeEvent::Value { value, .. })] if value == "four"));
+    assert_eq!(node.keyspace.stats().waiters, 0);
+}
+
+#[test]
+fn of_two_overtaken_fills_the_older_does_not_replace_the_newer() {
+    let mut node = Node::new();
+    let first = node.lead();
+    node.fill_with(first, b"v1", Expiry::At(START_MS + 100), 60_000, None);
+    node.pass_ms(100);
+    let older = node.lead();
+    node.pass_ms(5_000);
+    let newer = node.lead();
+    node.invalidate(Invalidation::Soft { stale_ms: None }, None);
+    assert_eq!(node.fill(newer, b"v3"), Filled::Stale);
+    assert_eq!(node.fill(older, b"v2"), Filled::Lost(LostReason::Superseded));
+    assert!(matches!(node.claim(CLIENT), Claimed::Lead { stale: Some(stale), .. } if stale == "v3"));
+}
+
+#[test]
+fn a_backoff_is_bounded_by_the_longest_lease_and_ended_by_a_kill() {
+    let mut node = Node::new();
+    let for_ever = Release { backoff_ms: Some(u64::MAX), ..Release::default() };
+    let first = node.lead();
+    node.keyspace.release(&mut node.turn, DB, KEY, first, for_ever);
+    assert!(matches!(node.claim(CLIENT), Claimed::Wait { retry_after_ms: 60_000, .. }));
+    node.pass_ms(60_000);
+    let second = node.lead();
+    node.keyspace.release(&mut node.turn, DB, KEY, second, for_ever);
+    node.claim(waiting(CLIENT, 1));
+    node.keyspace.kill_lease(&mut node.turn, DB, KEY);
+    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Lead { .. })]));
+}
+
+#[test]
+fn a_load_that_fails_after_an_invalidation_does_not_make_the_old_value_fresh() {
+    let mut node = Node::new();
+    let first = node.lead();
+    node.fill_with(first, b"v", Expiry::At(START_MS + 100), 60_000, None);
+    node.pass_ms(100);
+    let token = token(node.claim(SERVER));
+    node.invalidate(Invalidation::Soft { stale_ms: None }, None);
+    node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 1_000);
+    assert_eq!(node.value(), None);
+}
+
+#[test]
+fn the_row_that_an_invalidation_told_of_may_be_filled_with_its_version() {
+    for invalidation in [Invalidation::Hard, Invalidation::Soft { stale_ms: None }] {
+        let mut node = Node::new();
+        let first = node.lead();
+        node.fill_with(first, b"v5", Expiry::Never, 0, Some(5));
+        node.invalidate(invalidation, Some(7));
+        let token = node.lead();
+        assert!(matches!(node.fill_with(token, b"v7", Expiry::Never, 0, Some(7)), Filled::Stored { .. }));
+        let newer = Claim { version_min: Some(8), ..CLIENT };
+        let token = match node.claim(newer) {
+            Claimed::Lead { token, .. } => token,
+            other => panic!("{other:?}"),
+        };
+        let other_value = node.fill_with(token, b"other", Expiry::Never, 0, Some(7));
+        assert_eq!(other_value, Filled::Lost(LostReason::OlderVersion), "one version, one value");
+    }
+}
