@@ -1,7 +1,6 @@
 //! Who is connected: a card per connection that any thread may read, for `CLIENT LIST`, `CLIENT KILL` and the idle sweep.
 
 use leasehold_command::{Client, ClientFilter, ClientRow, table};
-use leasehold_keyspace::Db;
 use leasehold_protocol::RespVersion;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -78,16 +77,16 @@ impl Card {
         self.active_at_ms.load(Ordering::Relaxed)
     }
 
-    /// What changes with every command.
+    /// The last command of a turn.
     #[inline]
-    pub(crate) fn note_command(&self, last_command: Option<u16>, db: Db) {
+    pub(crate) fn note_command(&self, last_command: Option<u16>) {
         self.last_command.store(last_command.unwrap_or(NO_COMMAND), Ordering::Relaxed);
-        self.db.store(db.0, Ordering::Relaxed);
     }
 
-    /// What changes with the commands of the connection group only.
+    /// What only a few commands change.
     pub(crate) fn note_state(&self, client: &Client, version: RespVersion) {
         self.resp.store(if version == RespVersion::V3 { 3 } else { 2 }, Ordering::Relaxed);
+        self.db.store(client.db.0, Ordering::Relaxed);
         self.no_evict.store(client.no_evict, Ordering::Relaxed);
         self.no_touch.store(client.no_touch, Ordering::Relaxed);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +115,7 @@ impl Card {
     }
 
     /// The line of `CLIENT LIST`, with the fields and the order of Redis 7.4. What we do not have is 0.
-    fn row(&self, now_ms: u64) -> ClientRow {
+    fn row(&self, now_ms: u64, asker: u64) -> ClientRow {
         let mut flags = String::new();
         for (flag, set) in [('b', &self.parked), ('e', &self.no_evict), ('T', &self.no_touch)] {
             if set.load(Ordering::Relaxed) {
@@ -126,8 +125,12 @@ impl Card {
         if flags.is_empty() {
             flags.push('N');
         }
-        let command = table::spec_by_index(self.last_command.load(Ordering::Relaxed))
-            .map_or_else(|| "NULL".to_owned(), |indexed| indexed.full_name());
+        let command = if self.id == asker {
+            "client|list".to_owned()
+        } else {
+            table::spec_by_index(self.last_command.load(Ordering::Relaxed))
+                .map_or_else(|| "NULL".to_owned(), |indexed| indexed.full_name())
+        };
         let (input, output) = (self.input_bytes.load(Ordering::Relaxed), self.output_bytes());
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = String::with_capacity(384);
@@ -182,10 +185,10 @@ impl Cards {
         self.lock().remove(&id);
     }
 
-    /// Lines for `CLIENT LIST`, in no order.
-    pub(crate) fn rows(&self, now_ms: u64, rows: &mut Vec<ClientRow>) {
+    /// Lines for `CLIENT LIST`, in no order, for the connection `asker`.
+    pub(crate) fn rows(&self, now_ms: u64, asker: u64, rows: &mut Vec<ClientRow>) {
         let cards: Vec<_> = self.lock().values().cloned().collect();
-        rows.extend(cards.iter().map(|card| card.row(now_ms)));
+        rows.extend(cards.iter().map(|card| card.row(now_ms, asker)));
     }
 
     /// Ids of the connections that `filter` means.
@@ -226,7 +229,7 @@ mod tests {
         client.name = b"worker".to_vec();
         card.note_state(&client, RespVersion::V3);
         card.touch(15_000);
-        let line = card.row(21_000).line;
+        let line = card.row(21_000, 0).line;
         assert!(
             line.starts_with(
                 "id=7 addr=127.0.0.1:40007 laddr=127.0.0.1:6379 fd=9 name=worker age=11 idle=6 flags=N db=0"

@@ -15,8 +15,10 @@
 
 use crate::clients::Card;
 use crate::thread::{Desk, Slot, Thread, Work};
-use leasehold_command::{Client, Context, Outcome, Parked, ReplyMode, execute, load_ahead};
-use leasehold_protocol::{KeysAhead, Limits, Parsed, Parser, RespVersion};
+use leasehold_command::dispatch::silence;
+use leasehold_command::{Client, Context, Outcome, Parked, execute, load_ahead};
+use leasehold_keyspace::PREFETCH_KEYS_MAX;
+use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError, Request, RespVersion};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -34,7 +36,7 @@ pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const CARRY_BYTES_MAX: usize = 16 * 1024;
 
 /// Commands executed before other connections have their turn.
-const COMMANDS_PER_TURN: u32 = 1_024;
+const COMMANDS_PER_TURN: usize = 1_024;
 
 /// Bytes of replies written in a turn before they are sent.
 const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
@@ -101,6 +103,85 @@ enum Stop {
     Bound,
     Parked,
     Closing,
+}
+
+/// Requests parsed and not yet executed. Each has a parser of its own, which keeps its arguments. One per thread.
+pub(crate) struct Stage {
+    /// One more than requests: the last for one that is not whole.
+    parsers: [Parser; PREFETCH_KEYS_MAX + 1],
+    /// Where each request lies in the input.
+    spans: [Span; PREFETCH_KEYS_MAX],
+    len: usize,
+    /// Bytes of all requests, and of blank lines.
+    consumed: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+/// Why no more requests are in a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StageEnd {
+    Full,
+    /// The next request is not whole yet.
+    Starved,
+    Broken(ProtocolError),
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self {
+            parsers: std::array::from_fn(|_| Parser::new()),
+            spans: [Span::default(); PREFETCH_KEYS_MAX],
+            len: 0,
+            consumed: 0,
+        }
+    }
+
+    /// Parses up to `len_max` requests from the front of `input`, the first of them with what its parser knows already.
+    fn parse(&mut self, input: &[u8], limits: &Limits, len_max: usize) -> StageEnd {
+        self.len = 0;
+        self.consumed = 0;
+        while self.len < len_max {
+            let start = self.consumed;
+            let parser = &mut self.parsers[self.len];
+            match parser.parse(&input[start..], limits) {
+                Ok(Parsed::Complete { consumed }) => {
+                    self.consumed += consumed;
+                    if parser.request(&input[start..]).len() > 0 {
+                        self.spans[self.len] = Span { start, end: self.consumed };
+                        self.len += 1;
+                    }
+                }
+                Ok(Parsed::Incomplete) => return StageEnd::Starved,
+                Err(error) => {
+                    *parser = Parser::new();
+                    return StageEnd::Broken(error);
+                }
+            }
+        }
+        StageEnd::Full
+    }
+
+    /// The request at `index`; `input` is what was parsed.
+    #[inline]
+    fn request<'a>(&'a self, index: usize, input: &'a [u8]) -> Request<'a> {
+        self.parsers[index].request(&input[self.spans[index].start..])
+    }
+
+    /// The first argument of each request, which is a key for nearly all commands.
+    fn first_keys<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.len).filter_map(move |index| self.request(index, input).get(1))
+    }
+
+    /// The parser of the request that is not whole, if there is one; its place gets a new one.
+    fn take_unfinished(&mut self) -> Option<Parser> {
+        let parser = &mut self.parsers[self.len];
+        parser.is_inside_request().then(|| std::mem::take(parser))
+    }
 }
 
 impl Connection {
@@ -257,58 +338,60 @@ impl Connection {
         stop
     }
 
-    /// Executes the requests in `input`; how many bytes they had, and why it stopped.
+    /// Executes the requests in `input`; how many bytes they had, and why it stopped. They are worked off in stages of
+    /// [`PREFETCH_KEYS_MAX`]: parse, fetch the keys' memory side by side, execute.
     fn run(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
         let thread = Rc::clone(&self.thread);
         let stats = thread.stats();
-        let Work { parser, reply, turn, turns, limits, limits_unauthenticated, password_required, .. } = work;
+        let Work { stage, reply, turn, turns, limits, limits_unauthenticated, password_required, .. } = work;
         if let Some(own) = self.parser.take() {
-            *parser = *own;
+            stage.parsers[0] = *own;
         }
         *turns += 1;
         let mut timed_from = turns.is_multiple_of(TIMED_TURN_EVERY).then(Instant::now);
         reply.buffer_mut().clear();
         reply.set_version(self.version);
+        thread.host.serve(self.client.id);
         let mut context =
             Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
-        let mut offset = 0;
-        // A pipeline's cache misses are served together, ahead of its requests, instead of one by one.
-        let mut prefetched_to = 0;
+        let mut done = 0;
         let mut commands = 0;
-        let stop = loop {
-            if commands == COMMANDS_PER_TURN || context.reply.len() >= REPLY_BYTES_PER_TURN {
-                break Stop::Bound;
+        let stop = 'turn: loop {
+            let base = done;
+            let input = &input[base..];
+            let end = if *password_required && !context.client.authenticated {
+                // One by one: after AUTH other limits hold.
+                stage.parse(input, limits_unauthenticated, 1)
+            } else {
+                stage.parse(input, limits, PREFETCH_KEYS_MAX)
+            };
+            if stage.len > 1 {
+                context.keyspace.prefetch(context.client.db, stage.first_keys(input));
             }
-            let rest = &input[offset..];
-            let limits =
-                if *password_required && !context.client.authenticated { &*limits_unauthenticated } else { &*limits };
-            match parser.parse(rest, limits) {
-                Ok(Parsed::Complete { consumed }) => {
-                    let request = parser.request(rest);
-                    if consumed < rest.len() && offset >= prefetched_to {
-                        let mut ahead = KeysAhead::new(rest);
-                        context.keyspace.prefetch(context.client.db, &mut ahead);
-                        prefetched_to = offset + ahead.position();
+            for index in 0..stage.len {
+                let outcome =
+                    run_one(&mut context, stage.request(index, input), &thread, &self.slot.card, &mut timed_from);
+                done = base + stage.spans[index].end;
+                commands += 1;
+                match outcome {
+                    Outcome::Replied if context.reply.len() < REPLY_BYTES_PER_TURN => {}
+                    Outcome::Replied => break 'turn Stop::Bound,
+                    Outcome::Parked(parked) => {
+                        self.parked = Some(parked);
+                        break 'turn Stop::Parked;
                     }
-                    offset += consumed;
-                    if request.len() == 0 {
-                        continue;
-                    }
-                    commands += 1;
-                    match run_one(&mut context, request, &thread, &self.slot.card, &mut timed_from) {
-                        Outcome::Replied => {}
-                        Outcome::Parked(parked) => {
-                            self.parked = Some(parked);
-                            break Stop::Parked;
-                        }
-                        Outcome::Close => {
-                            self.closing = Closing::Flush;
-                            break Stop::Closing;
-                        }
+                    Outcome::Close => {
+                        self.closing = Closing::Flush;
+                        break 'turn Stop::Closing;
                     }
                 }
-                Ok(Parsed::Incomplete) => break Stop::Starved,
-                Err(error) => {
+            }
+            done = base + stage.consumed;
+            match end {
+                StageEnd::Full if commands < COMMANDS_PER_TURN => {}
+                StageEnd::Full => break Stop::Bound,
+                StageEnd::Starved => break Stop::Starved,
+                StageEnd::Broken(error) => {
                     stats.protocol_errors.add(1);
                     tracing::debug!(client = %context.client.address, %error, "protocol error");
                     context.reply.error(&format_args!("ERR Protocol error: {error}"));
@@ -318,19 +401,21 @@ impl Connection {
             }
         };
         if stop == Stop::Parked {
-            load_ahead_of(&mut context, &input[offset..], limits);
+            load_ahead_of(&mut context, &input[done..], limits);
         }
         self.version = context.reply.version();
-        self.slot.card.note_command(context.client.last_command, context.client.db);
-        if parser.is_inside_request() {
-            self.parser = Some(Box::new(std::mem::take(parser)));
+        self.slot.card.note_command(context.client.last_command);
+        if let Some(parser) = stage.take_unfinished()
+            && stop == Stop::Starved
+        {
+            self.parser = Some(Box::new(parser));
         }
         stats.turns.add(1);
-        stats.commands_total.add(u64::from(commands));
+        stats.commands_total.add(commands as u64);
         if let Some(parked) = &self.parked {
             thread.park(&self.slot, parked.deadline_ms);
         }
-        (offset, stop)
+        (done, stop)
     }
 
     /// After commands were run: sends replies, delivers wakes, starts loads.
@@ -442,7 +527,7 @@ impl Connection {
                 if wake.waiter.ticket == context.client.ticket {
                     parked.wake(&mut context, wake.waiter.index, wake.event)
                 } else {
-                    thread.give_back(turn, wake.event);
+                    thread.give_back(context.turn, wake.event);
                     None
                 }
             } else if parked.deadline_ms <= now_ms {
@@ -463,14 +548,12 @@ impl Connection {
                     if matches!(outcome, Outcome::Close) {
                         self.closing = Closing::Flush;
                     }
-                    thread.unpark(&self.slot);
-                    self.version = reply.version();
-                    finish_reply(&mut self.client, reply, 0);
-                    if let Some(index) = self.client.last_command
-                        && reply.as_bytes().first() == Some(&b'-')
-                    {
-                        thread.stats().count_error(Some(index), reply.as_bytes());
+                    if context.reply.as_bytes().first() == Some(&b'-') {
+                        thread.stats().count_error(context.client.last_command, context.reply.as_bytes());
                     }
+                    silence(&mut context, 0);
+                    self.version = context.reply.version();
+                    thread.unpark(&self.slot);
                     return;
                 }
             }
@@ -509,7 +592,7 @@ impl Connection {
 #[inline]
 fn run_one(
     context: &mut Context<'_>,
-    request: leasehold_protocol::Request<'_>,
+    request: Request<'_>,
     thread: &Thread,
     card: &Card,
     timed_from: &mut Option<Instant>,
@@ -518,9 +601,6 @@ fn run_one(
     let client = &mut *context.client;
     client.ticket = client.ticket.wrapping_add(1);
     client.last_command = None;
-    if client.reply_mode == ReplyMode::SkipNext {
-        client.reply_mode = ReplyMode::Skip;
-    }
     let outcome = execute(context, request);
     let index = context.client.last_command;
     if let Some(index) = index
@@ -540,9 +620,6 @@ fn run_one(
     if context.reply.as_bytes().get(start) == Some(&b'-') {
         thread.stats().count_error(index, &context.reply.as_bytes()[start..]);
     }
-    if context.client.reply_mode != ReplyMode::On && !matches!(outcome, Outcome::Parked(_)) {
-        finish_reply(context.client, context.reply, start);
-    }
     outcome
 }
 
@@ -555,18 +632,6 @@ fn load_ahead_of(context: &mut Context<'_>, mut rest: &[u8], limits: &Limits) {
             return;
         }
         rest = &rest[consumed..];
-    }
-}
-
-/// Takes back the reply written from `start` on, if the client asked for none.
-fn finish_reply(client: &mut Client, reply: &mut leasehold_protocol::Reply, start: usize) {
-    match client.reply_mode {
-        ReplyMode::On => {}
-        ReplyMode::Off | ReplyMode::SkipNext => reply.truncate(start),
-        ReplyMode::Skip => {
-            reply.truncate(start);
-            client.reply_mode = ReplyMode::On;
-        }
     }
 }
 
@@ -591,5 +656,60 @@ impl Drop for Connection {
         }
         thread.remove(&self.slot);
         thread.settle(&mut turn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(stage: &Stage, input: &[u8]) -> Vec<String> {
+        (0..stage.len)
+            .map(|index| {
+                let request = stage.request(index, input);
+                let words: Vec<_> =
+                    request.args_from(0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+                words.join(" ")
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_stage_finds_whole_requests_between_blank_lines() {
+        let mut stage = Stage::new();
+        let input = b"\r\nPING\r\n*0\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n\r\n*2\r\n$3\r\nGE";
+        assert_eq!(stage.parse(input, &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
+        assert_eq!(words(&stage, input), ["PING", "GET a"]);
+        assert_eq!(stage.first_keys(input).collect::<Vec<_>>(), [b"a"]);
+        assert_eq!(&input[stage.consumed..], b"*2\r\n$3\r\nGE");
+    }
+
+    #[test]
+    fn half_a_request_is_parsed_on_when_the_rest_comes() {
+        let mut stage = Stage::new();
+        let input = b"PING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+        assert_eq!(stage.parse(&input[..14], &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
+        let rest = stage.consumed;
+        let parser = stage.take_unfinished().expect("half a request");
+        assert!(stage.take_unfinished().is_none());
+        stage.parsers[0] = parser;
+        assert_eq!(stage.parse(&input[rest..], &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
+        assert_eq!(words(&stage, &input[rest..]), ["GET a"]);
+        assert_eq!(stage.consumed, input.len() - rest);
+    }
+
+    #[test]
+    fn a_stage_ends_where_it_is_full_or_the_protocol_is_broken() {
+        let mut stage = Stage::new();
+        let input = b"PING\r\n".repeat(PREFETCH_KEYS_MAX + 3);
+        assert_eq!(stage.parse(&input, &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Full);
+        assert_eq!((stage.len, stage.consumed), (PREFETCH_KEYS_MAX, 6 * PREFETCH_KEYS_MAX));
+        assert_eq!(stage.parse(&input, &Limits::DEFAULT, 1), StageEnd::Full);
+        assert_eq!((stage.len, stage.consumed), (1, 6));
+        let broken = b"PING\r\n*1\r\n:1\r\n";
+        let end = stage.parse(broken, &Limits::DEFAULT, PREFETCH_KEYS_MAX);
+        assert_eq!(end, StageEnd::Broken(ProtocolError::ExpectedDollar(b':')));
+        assert_eq!(words(&stage, broken), ["PING"]);
+        assert!(stage.take_unfinished().is_none(), "a broken request is forgotten");
     }
 }

@@ -5,16 +5,25 @@ use crate::load;
 use crate::node::Node;
 use leasehold_command::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ReplyError};
 use leasehold_keyspace::{Db, Load, Waiter};
+use std::cell::Cell;
 use std::sync::Arc;
 
-/// The node behind the trait that `command` defines. Any thread may have one.
+/// The node behind the trait that `command` defines. Each thread has its own.
 pub(crate) struct NodeHost {
     node: Arc<Node>,
+    /// The connection whose commands run now.
+    serving: Cell<u64>,
 }
 
 impl NodeHost {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        Self { node, serving: Cell::new(0) }
+    }
+
+    /// From now on the commands of this connection run.
+    #[inline]
+    pub(crate) fn serve(&self, connection: u64) {
+        self.serving.set(connection);
     }
 }
 
@@ -94,7 +103,7 @@ impl Host for NodeHost {
         let now_ms = self.node.clock.now_ms();
         let mut rows = Vec::new();
         for desk in &self.node.threads {
-            desk.cards.rows(now_ms, &mut rows);
+            desk.cards.rows(now_ms, self.serving.get(), &mut rows);
         }
         rows.sort_unstable_by_key(|row| row.id);
         rows

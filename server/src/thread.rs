@@ -3,14 +3,14 @@
 use crate::clients::Card;
 use crate::config::Live;
 use crate::config::live::LiveConfig;
-use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
+use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX, Stage};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
 use crate::stats::ThreadStats;
 use leasehold_command::{Client, finish_effects, table};
 use leasehold_keyspace::{Release, Turn, Wake, WakeEvent};
-use leasehold_protocol::{Limits, Parser, Reply, RespVersion};
+use leasehold_protocol::{Limits, Reply, RespVersion};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ pub(crate) struct Desk {
 
 /// The desk without the input, so that requests can borrow that while they run.
 pub(crate) struct Work {
-    pub(crate) parser: Parser,
+    pub(crate) stage: Stage,
     pub(crate) reply: Reply,
     pub(crate) turn: Turn,
     /// Turns so far.
@@ -137,7 +137,7 @@ impl Thread {
     fn new(id: u16, node: Arc<Node>) -> Self {
         let turn = node.turn();
         let work = Work {
-            parser: Parser::new(),
+            stage: Stage::new(),
             reply: Reply::new(RespVersion::V2),
             turn,
             turns: 0,
@@ -153,7 +153,7 @@ impl Thread {
         desk.work.take_live(&node.live);
         let changes_client = (0..table::commands_total() as u16).map(|index| {
             let name = table::spec_by_index(index).map(|indexed| indexed.full_name()).unwrap_or_default();
-            matches!(&*name, "hello" | "reset" | "auth") || name.starts_with("client|")
+            matches!(&*name, "hello" | "reset" | "auth" | "select") || name.starts_with("client|")
         });
         Self {
             id,
@@ -178,7 +178,7 @@ impl Thread {
     /// Forgets what a command that panicked left behind.
     pub(crate) fn clear_desk(&self) {
         if let Ok(mut desk) = self.desk.try_borrow_mut() {
-            desk.work.parser = Parser::new();
+            desk.work.stage = Stage::new();
             desk.work.reply.buffer_mut().clear();
         }
     }

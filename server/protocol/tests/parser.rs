@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use leasehold_protocol::{KeysAhead, Limits, Parsed, Parser, ProtocolError};
+use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError};
 use proptest::prelude::*;
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
@@ -162,25 +162,6 @@ proptest! {
         let (parsed, end) = parse_all(&input, &cuts, &Limits::DEFAULT);
         prop_assert_eq!(end, Ok(0));
         prop_assert_eq!(parsed, requests);
-    }
-
-    /// Looking ahead sees what the parser will, as far as it looks, and never more.
-    #[test]
-    fn keys_ahead_are_the_second_arguments(requests in prop::collection::vec(request(), 1..6), cut in any::<prop::sample::Index>()) {
-        let input: Vec<u8> = requests.iter().flat_map(|request| encode(request)).collect();
-        let mut ahead = KeysAhead::new(&input[..cut.index(input.len() + 1)]);
-        let keys: Vec<&[u8]> = ahead.by_ref().collect();
-        let plain = requests.iter().take_while(|request| (2..=9).contains(&request.len())).count();
-        prop_assert!(keys.len() <= plain);
-        prop_assert!(keys.iter().zip(&requests).all(|(key, request)| *key == request[1]));
-        prop_assert_eq!(ahead.position(), requests[..keys.len()].iter().map(|request| encode(request).len()).sum::<usize>());
-    }
-
-    /// Garbage is not followed.
-    #[test]
-    fn keys_ahead_of_garbage_are_harmless(input in fragments()) {
-        let mut ahead = KeysAhead::new(&input);
-        prop_assert!(ahead.by_ref().count() <= input.len() / 8);
     }
 
     /// What is cut differently is parsed alike, valid or not.

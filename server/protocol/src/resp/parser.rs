@@ -286,50 +286,6 @@ impl Parser {
     }
 }
 
-/// The keys that are about to be asked for: the second argument of each whole, short request at the front of an input. It
-/// ends at the first request of any other kind, or a half one. What it yields is a guess about what will be executed,
-/// good for a prefetch and for nothing else.
-#[derive(Clone, Debug)]
-pub struct KeysAhead<'a> {
-    input: &'a [u8],
-    position: usize,
-}
-
-impl<'a> KeysAhead<'a> {
-    /// Looks from the start of `input`, which is the start of a request.
-    #[must_use]
-    pub fn new(input: &'a [u8]) -> Self {
-        Self { input, position: 0 }
-    }
-
-    /// Bytes of the requests looked at so far.
-    #[must_use]
-    pub fn position(&self) -> usize {
-        self.position
-    }
-}
-
-impl<'a> Iterator for KeysAhead<'a> {
-    type Item = &'a [u8];
-
-    #[inline]
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let &[b'*', count @ b'2'..=b'9', b'\r', b'\n', ..] = self.input.get(self.position..)? else { return None };
-        let mut position = self.position + 4;
-        let mut key = None;
-        for index in 0..count - b'0' {
-            let (len, header_bytes) = short_bulk_header(self.input.get(position..)?)?;
-            let argument = self.input.get(position + header_bytes..)?.get(..len)?;
-            if index == 1 {
-                key = Some(argument);
-            }
-            position += header_bytes + len + 2;
-        }
-        self.position = position;
-        key
-    }
-}
-
 /// The length that `$1\r\n` to `$9999\r\n` announces, and the bytes of that header. The least argument that a short header
 /// can stand before makes eight bytes with it (`$2\r\nab\r\n`); shorter ones are rare.
 #[inline]
