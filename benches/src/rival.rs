@@ -1,7 +1,7 @@
 //! A server under measurement: started, pinned, filled, watched, ended.
 //!
-//! Places in a rival's command: `{bin}` the folder of this program, `{port}`, `{threads}`, `{conf}` the file of its `conf`
-//! text, `{dir}` a folder of its own, `{protocol}`, `{prefix}`, `{key_bytes}`, `{value_bytes}`.
+//! Places in a rival's command: `{bin}` the folder of this program, `{port}`, `{threads}`, `{dir}` a folder of its own, where
+//! its `files` are, `{protocol}`, `{prefix}`, `{key_bytes}`, `{value_bytes}`.
 
 use crate::preload::preload;
 use crate::system;
@@ -50,7 +50,6 @@ impl Server {
                 .replace("{port}", &port.to_string())
                 .replace("{threads}", &threads.to_string())
                 .replace("{dir}", &folder.to_string_lossy())
-                .replace("{conf}", &folder.join("bench.conf").to_string_lossy())
                 .replace(
                     "{protocol}",
                     match rival.protocol {
@@ -63,14 +62,15 @@ impl Server {
                 .replace("{value_bytes}", &shape.value_bytes.to_string())
         };
         let argv: Vec<String> = rival.command.iter().map(|word| fill(word)).collect();
-        let mut server = Self::spawn(&argv, rival.conf.as_deref().map(fill), &folder, port, cores)?;
+        let files: Vec<_> = rival.files.iter().map(|(name, text)| (name.as_str(), fill(text))).collect();
+        let mut server = Self::spawn(&argv, &files, &folder, port, cores)?;
         server.make_ready(rival, shape, keys).map_err(StartError::Failed)?;
         Ok(server)
     }
 
     fn spawn(
         argv: &[String],
-        conf: Option<String>,
+        files: &[(&str, String)],
         folder: &Path,
         port: u16,
         cores: &[usize],
@@ -78,8 +78,8 @@ impl Server {
         let failed = |error: std::io::Error| StartError::Failed(error.into());
         let (program, arguments) = argv.split_first().ok_or_else(|| StartError::Missing("an empty command".into()))?;
         fs::create_dir_all(folder).map_err(failed)?;
-        if let Some(conf) = conf {
-            fs::write(folder.join("bench.conf"), conf).map_err(failed)?;
+        for (name, text) in files {
+            fs::write(folder.join(name), text).map_err(failed)?;
         }
         let log = File::create(folder.join("log")).map_err(failed)?;
         let mut command = Command::new(program);

@@ -25,8 +25,8 @@ pub struct Rival {
     pub preload: Preload,
     /// Whether every reply is that of key 0.
     pub canned: bool,
-    /// The configuration file that `{conf}` names.
-    pub conf: Option<String>,
+    /// Files that are put into the server's own folder: name and text, with the same places as the command.
+    pub files: Vec<(String, String)>,
 }
 
 /// One measured series of a workload.
@@ -223,7 +223,7 @@ fn need(value: &Value) -> anyhow::Result<Need> {
 }
 
 fn rival(name: &str, table: &Table) -> anyhow::Result<Rival> {
-    only(table, &["command", "version", "protocol", "preload", "canned", "conf"])?;
+    only(table, &["command", "version", "protocol", "preload", "canned", "files"])?;
     Ok(Rival {
         name: name.to_owned(),
         command: texts(table, "command")?,
@@ -240,7 +240,16 @@ fn rival(name: &str, table: &Table) -> anyhow::Result<Rival> {
             _ => bail!("preload: nothing, set or load"),
         },
         canned: table.get("canned").and_then(Value::as_bool).unwrap_or(false),
-        conf: table.get("conf").and_then(Value::as_str).map(str::to_owned),
+        files: match table.get("files") {
+            None => Vec::new(),
+            Some(files) => {
+                let files = files.as_table().context("files: a table of texts")?;
+                files
+                    .iter()
+                    .map(|(name, _)| Ok((name.clone(), text(files, name)?.to_owned())))
+                    .collect::<anyhow::Result<_>>()?
+            }
+        },
     })
 }
 
