@@ -211,6 +211,8 @@ pub struct Circumstances {
     pub cores: usize,
     /// Release of Linux.
     pub kernel: String,
+    /// Processes that wanted a core in the minute before the run: above 1 the machine was not ours alone.
+    pub load_before: f64,
     /// `git describe` of the tree that was measured.
     pub commit: String,
     /// The command that repeats the run.
@@ -229,11 +231,13 @@ impl Circumstances {
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
             date: date(),
             cpu: model.map_or("unknown processor", |(_, model)| model.trim()).to_owned(),
             cores,
             kernel: kernel.trim().to_owned(),
+            load_before: loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
             commit: describe(tree),
             command: format!("cargo run --release -p leasehold-benches --bin load -- {}", arguments.join(" ")),
             rounds,
@@ -243,13 +247,14 @@ impl Circumstances {
 
     fn markdown(&self) -> String {
         format!(
-            "# {} on {}, {} cores\n\n- commit: `{}`\n- kernel: Linux {}\n- command: `{}`\n- {} rounds of {} s per lane, \
+            "# {} on {}, {} cores\n\n- commit: `{}`\n- kernel: Linux {}\n- load average before: {}\n- command: `{}`\n- {} rounds of {} s per lane, \
              lanes interleaved; ratios are taken within each round, then the median\n\n",
             self.date,
             self.cpu,
             self.cores,
             self.commit,
             self.kernel,
+            self.load_before,
             self.command.trim(),
             self.rounds,
             self.seconds
@@ -273,7 +278,7 @@ pub fn write(folder: &Path, label: &str, here: &Circumstances, outcomes: &[Outco
     fs::create_dir_all(folder)?;
     fs::write(&path, here.markdown() + &tables.join("\n"))?;
     let json = json!({
-        "date": here.date, "cpu": here.cpu, "cores": here.cores, "kernel": here.kernel, "commit": here.commit,
+        "date": here.date, "cpu": here.cpu, "cores": here.cores, "kernel": here.kernel, "load_before": here.load_before, "commit": here.commit,
         "command": here.command.trim(), "rounds": here.rounds, "seconds": here.seconds,
         "outcomes": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
     });

@@ -26,14 +26,14 @@ struct Arguments {
     /// Only these lanes; repeat for more.
     #[arg(long)]
     lane: Vec<String>,
-    /// Rounds; each measures every lane once.
-    #[arg(long, default_value_t = 7)]
+    /// Rounds; each measures every lane once. Many short ones say more than few long ones: neighbours come and go.
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// Measured seconds of each lane in each round.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 0.4)]
     seconds: f64,
     /// Seconds of load before each measurement.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.1)]
     warm: f64,
     /// Cores of the generator, one thread each, such as `1` or `12-15`. Servers have the cores from 0 on.
     #[arg(long)]
@@ -71,6 +71,7 @@ fn main() -> anyhow::Result<()> {
     if !arguments.no_build {
         build()?;
     }
+    let here = Circumstances::here(benches, rival::all_cores().len(), arguments.rounds, arguments.seconds);
     let mut bench = Bench {
         plans: &plans,
         generator_cores: generator_cores(&arguments)?,
@@ -85,7 +86,6 @@ fn main() -> anyhow::Result<()> {
     }
     drop(bench);
     if !arguments.no_record {
-        let here = Circumstances::here(benches, rival::all_cores().len(), arguments.rounds, arguments.seconds);
         let path = record::write(&benches.join("records"), &label(&arguments), &here, &outcomes)?;
         writeln!(std::io::stdout(), "record: {}", path.display())?;
     }
