@@ -107,6 +107,8 @@ pub(crate) const SHAPES: &[&str] = &[
     "OBJECT {junk|junk key}",
     "!COMMAND {junk|GETKEYS|GETKEYS GET key|GETKEYS MSET key value key value|GETKEYS PING value|GETKEYS SET key}",
     "!COMMAND INFO nosuchcommand",
+    "!ACL WHOAMI",
+    "!MODULE LIST",
     "FLUSHDB [ASYNC|SYNC|junk]",
     "FLUSHALL [ASYNC|SYNC|junk]",
     "NOSUCHCOMMAND key value",
@@ -345,7 +347,7 @@ fn argument(class: &str, choices: &mut Choices<'_>) -> Vec<u8> {
         "atms" | "futurems" => choice_or(choices, &["0", "-5", "9223372036854775807"], |choices| {
             4_102_444_800_000 + 17_001 * choices.below(60_000)
         }),
-        "offset" => choices.pick(&["0", "1", "5", "44", "100", "600", "-1", "536870911", "536870912"]).into(),
+        "offset" => choices.pick(&["0", "1", "5", "44", "100", "600", "-1", "536870912"]).into(),
         "index" => choices
             .pick(&[
                 "0",
