@@ -2,8 +2,8 @@
 //!
 //! `TRANSCRIPT=word` runs only the files whose name contains the word.
 
-use leasehold_tests::groups;
 use leasehold_tests::transcript::{Place, Setting, Transcript, run};
+use leasehold_tests::{Postgres, groups};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,20 +13,21 @@ const RUNS_AT_ONCE: usize = 6;
 
 #[test]
 fn transcripts_hold_in_simulated_time() {
-    check(&settings(Place::Simulated));
+    check(&settings(Place::Simulated), None);
 }
 
 #[test]
 fn transcripts_hold_over_real_sockets() {
     leasehold_tests::server::binary();
-    check(&settings(Place::Real));
+    let postgres = Postgres::shared("transcripts with loaders over real sockets");
+    check(&settings(Place::Real), postgres.as_deref());
 }
 
 #[test]
 fn transcripts_of_redis_commands_hold_for_redis_server() {
     if groups::program_for("transcripts against redis-server", "redis-server").is_some() {
         let setting = |version| Setting { place: Place::Redis, version, shards: 1 };
-        check(&[setting(2), setting(3)]);
+        check(&[setting(2), setting(3)], None);
     }
 }
 
@@ -40,7 +41,7 @@ fn settings(place: Place) -> Vec<Setting> {
     settings
 }
 
-fn check(settings: &[Setting]) {
+fn check(settings: &[Setting], postgres: Option<&Postgres>) {
     let transcripts = read();
     let mut runs = VecDeque::new();
     for transcript in &transcripts {
@@ -58,7 +59,7 @@ fn check(settings: &[Setting]) {
                 loop {
                     let next = runs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((transcript, setting)) = next else { return };
-                    let ended = std::panic::catch_unwind(|| run(transcript, setting));
+                    let ended = std::panic::catch_unwind(|| run(transcript, setting, postgres));
                     let failure = match ended {
                         Ok(Ok(())) => continue,
                         Ok(Err(failure)) => failure.text,

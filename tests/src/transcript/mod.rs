@@ -16,6 +16,7 @@
 mod parse;
 pub mod pattern;
 mod run;
+mod source;
 mod text;
 mod world;
 

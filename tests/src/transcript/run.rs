@@ -2,8 +2,10 @@
 
 use super::parse::{Statement, Transcript, Word};
 use super::pattern::{Pattern, Variables};
-use super::world::{Setting, Surroundings, World};
+use super::source::PostgresSource;
+use super::world::{Place, Setting, Source, Surroundings, World};
 use crate::client::{NoReply, request};
+use crate::postgres::Postgres;
 use std::fmt;
 use std::time::Duration;
 
@@ -27,15 +29,21 @@ const BEHIND_MAX: Duration = Duration::from_millis(120);
 /// A machine that is never fast enough in so many runs is too slow for the file.
 const ATTEMPTS_MAX: usize = 8;
 
-/// Runs a transcript that runs in this setting.
+/// Runs a transcript that runs in this setting. One with loaders needs a database to run over real sockets.
 ///
 /// # Errors
 /// The first statement that does not hold.
-pub fn run(transcript: &Transcript, setting: Setting) -> Result<(), Failure> {
+pub fn run(transcript: &Transcript, setting: Setting, postgres: Option<&Postgres>) -> Result<(), Failure> {
     let fail = |text: String| Failure { text: format!("{}: {setting}: {text}", transcript.name) };
     let mut late = Duration::ZERO;
     for _ in 0..ATTEMPTS_MAX {
-        let surroundings = Surroundings { source: None, conf: None };
+        let source = (setting.place == Place::Real && !transcript.loaders().is_empty())
+            .then(|| postgres.map(PostgresSource::new).ok_or_else(|| fail("its loaders need a PostgreSQL".to_owned())))
+            .transpose()?;
+        let surroundings = Surroundings {
+            conf: source.as_ref().map(|source| source.conf(transcript)),
+            source: source.as_ref().map(|source| source as &dyn Source),
+        };
         let mut world = World::new(transcript, setting, surroundings).map_err(fail)?;
         match run_once(transcript, setting.version, &mut world) {
             Ok(()) => return Ok(()),

@@ -64,6 +64,8 @@ pub(crate) struct Sockets<'a> {
     nominal: Duration,
     /// How far real time was ahead of it at worst.
     behind_max: Duration,
+    /// The client that sent last, if it has no reply yet.
+    unanswered: Option<String>,
     source: Option<&'a dyn Source>,
     _server: ServerUnderTest,
 }
@@ -76,6 +78,10 @@ enum ServerUnderTest {
 
 /// How long a transcript waits for a reply in simulated time, in ms: a source that answers at once takes a moment too.
 const MOMENT_MS: u64 = 20;
+
+/// Requests of different clients have no order, so before another client speaks the server gets so long to take up what
+/// was sent.
+const TAKE_UP: Duration = Duration::from_millis(30);
 
 /// The database behind the loaders of a real server.
 pub(crate) trait Source {
@@ -135,7 +141,7 @@ impl<'a> World<'a> {
     pub(crate) fn send(&mut self, name: &str, bytes: &[u8]) {
         match self {
             Self::Simulated { .. } => self.simulated(name, |simulator, client| simulator.send(client.id, bytes)),
-            Self::Real(sockets) => sockets.client(name).send_raw(bytes),
+            Self::Real(sockets) => sockets.send(name, bytes),
         }
     }
 
@@ -153,7 +159,7 @@ impl<'a> World<'a> {
                 }
                 reply
             }),
-            Self::Real(sockets) => sockets.client(name).receive_within(crate::client::PATIENCE),
+            Self::Real(sockets) => sockets.receive(name, crate::client::PATIENCE),
         }
     }
 
@@ -161,7 +167,7 @@ impl<'a> World<'a> {
     pub(crate) fn receive_at_once(&mut self, name: &str) -> Result<Value, NoReply> {
         match self {
             Self::Simulated { .. } => self.simulated(name, next_reply),
-            Self::Real(sockets) => sockets.client(name).receive_within(Duration::ZERO),
+            Self::Real(sockets) => sockets.receive(name, Duration::ZERO),
         }
     }
 
@@ -263,9 +269,27 @@ impl<'a> Sockets<'a> {
             started: Instant::now(),
             nominal: Duration::ZERO,
             behind_max: Duration::ZERO,
+            unanswered: None,
             source,
             _server: server,
         }
+    }
+
+    fn send(&mut self, name: &str, bytes: &[u8]) {
+        if self.unanswered.as_ref().is_some_and(|other| other != name) {
+            std::thread::sleep(TAKE_UP);
+            self.nominal += TAKE_UP;
+        }
+        self.client(name).send_raw(bytes);
+        self.unanswered = Some(name.to_owned());
+    }
+
+    fn receive(&mut self, name: &str, patience: Duration) -> Result<Value, NoReply> {
+        let reply = self.client(name).receive_within(patience);
+        if reply.is_ok() {
+            self.unanswered.take_if(|other| other == name);
+        }
+        reply
     }
 
     fn client(&mut self, name: &str) -> &mut Client {
