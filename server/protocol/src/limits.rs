@@ -11,6 +11,8 @@ pub struct Limits {
     pub bulk_bytes_max: usize,
     /// Longest request in bytes, framing included.
     pub request_bytes_max: usize,
+    /// Whether they are those of a client that has not authenticated: then an error says so.
+    pub stranger: bool,
 }
 
 impl Limits {
@@ -20,12 +22,18 @@ impl Limits {
         args_max: 1024 * 1024,
         bulk_bytes_max: 512 * 1024 * 1024,
         request_bytes_max: 1024 * 1024 * 1024,
+        stranger: false,
     };
 
     /// What a client may send before it has authenticated (as Redis since 6.2.6: 10 arguments of 16 KiB).
     #[must_use]
     pub fn unauthenticated(self) -> Self {
-        Self { args_max: self.args_max.min(10), bulk_bytes_max: self.bulk_bytes_max.min(16 * 1024), ..self }
+        Self {
+            args_max: self.args_max.min(10),
+            bulk_bytes_max: self.bulk_bytes_max.min(16 * 1024),
+            stranger: true,
+            ..self
+        }
     }
 }
 

@@ -138,6 +138,13 @@ fn a_stranger_may_send_little() {
     assert_eq!(parse_all(b"*10\r\n$16384\r\n", &[], &limits).1, Ok(b"*10\r\n$16384\r\n".len()));
 }
 
+#[test]
+fn small_configured_limits_are_not_those_of_strangers() {
+    let limits = Limits { args_max: 10, bulk_bytes_max: 16 * 1024, ..Limits::DEFAULT };
+    assert_eq!(parse_all(b"*11\r\n", &[], &limits).1, Err(ProtocolError::InvalidMultibulkLength));
+    assert_eq!(parse_all(b"*1\r\n$16385\r\n", &[], &limits).1, Err(ProtocolError::InvalidBulkLength));
+}
+
 fn encode(request: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", request.len()).into_bytes();
     for arg in request {

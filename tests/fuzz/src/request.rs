@@ -13,7 +13,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 /// Small bounds, so that a short input can reach them.
 const LIMITS: Limits =
-    Limits { inline_bytes_max: 256, args_max: 64, bulk_bytes_max: 1024, request_bytes_max: 4096 };
+    Limits { inline_bytes_max: 256, args_max: 64, bulk_bytes_max: 1024, request_bytes_max: 4096, stranger: false };
 
 type Requests = Vec<Vec<Vec<u8>>>;
 

@@ -166,7 +166,7 @@ impl Parser {
             }
             let count = usize::try_from(count).map_err(|_| ProtocolError::InvalidMultibulkLength)?;
             if count > limits.args_max {
-                return Err(if limits.args_max < Limits::DEFAULT.args_max && count <= Limits::DEFAULT.args_max {
+                return Err(if limits.stranger && count <= Limits::DEFAULT.args_max {
                     ProtocolError::UnauthenticatedMultibulkLength
                 } else {
                     ProtocolError::InvalidMultibulkLength
@@ -221,7 +221,7 @@ impl Parser {
                     };
                     let len = usize::try_from(len).map_err(|_| ProtocolError::InvalidBulkLength)?;
                     if len > limits.bulk_bytes_max {
-                        return Err(if limits.bulk_bytes_max == 16 * 1024 {
+                        return Err(if limits.stranger && len <= Limits::DEFAULT.bulk_bytes_max {
                             ProtocolError::UnauthenticatedBulkLength
                         } else {
                             ProtocolError::InvalidBulkLength
