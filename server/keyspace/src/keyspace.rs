@@ -13,6 +13,7 @@ use crate::shard::{Shard, ShardNumber};
 use crate::slot::{Slot, Slots};
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
+use crate::waiter_count::WaiterCount;
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
@@ -227,10 +228,13 @@ impl Keyspace {
         assert!(count.is_power_of_two() && count <= SHARDS_MAX, "{count} shards: must be a power of two up to 4096");
         let HashSeed([a, b, c, d]) = seed;
         let hash = RandomState::with_seeds(a, b, c, d);
+        let waiters = WaiterCount::default();
         let shards = (0..count)
             .map(|index| {
                 let number = ShardNumber { index, count };
-                CachePadded::new(Mutex::new(Shard::new(number, settings.boot_unix_ms, settings.lease, &hash)))
+                let mut shard = Shard::new(number, settings.boot_unix_ms, settings.lease, &hash);
+                shard.leases.count_waiters_with(waiters.share());
+                CachePadded::new(Mutex::new(shard))
             })
             .collect();
         let keyspace = Self {

@@ -3,6 +3,7 @@
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};
 use crate::settings::{Db, LeaseSettings};
 use crate::turn::{Effects, Load, LoadCause, Waiter, Wake, WakeEvent};
+use crate::waiter_count::WaiterCount;
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 use std::collections::VecDeque;
@@ -155,10 +156,9 @@ pub(crate) enum Contest {
 pub(crate) struct LeaseTable {
     records: HashMap<RecordKey, Record, ahash::RandomState>,
     settings: LeaseSettings,
-    /// Share of `records_max` and `waiters_max` of this shard.
+    /// Share of `records_max` of this shard.
     records_max: usize,
-    waiters_max: usize,
-    waiters: usize,
+    waiters: WaiterCount,
     key_bytes: usize,
     /// Load time over all keys of the shard, exponentially averaged over about 8 fills; for keys that have none of their own.
     load_ms: Option<u64>,
@@ -192,8 +192,7 @@ impl LeaseTable {
             records: HashMap::with_hasher(hasher),
             settings,
             records_max: 0,
-            waiters_max: 0,
-            waiters: 0,
+            waiters: WaiterCount::default(),
             key_bytes: 0,
             load_ms: None,
             due_ms: u64::MAX,
@@ -209,7 +208,12 @@ impl LeaseTable {
         // Keys spread unevenly over shards; twice the mean share keeps one shard from refusing while others are empty.
         let share = |total: usize| if shards == 1 { total } else { (2 * total).div_ceil(shards) };
         self.records_max = share(settings.records_max).max(1);
-        self.waiters_max = share(settings.waiters_max);
+    }
+
+    /// From now on this shard's waiters count against `waiters_max` together with those of all tables that are given `count`.
+    /// Called before there are any.
+    pub(crate) fn count_waiters_with(&mut self, count: WaiterCount) {
+        self.waiters = count;
     }
 
     /// Test-only switch: tokens survive writes. Exists to show that the no-stale-set checker fails without rule 1.
@@ -227,11 +231,11 @@ impl LeaseTable {
     }
 
     pub(crate) fn waiters(&self) -> usize {
-        self.waiters
+        self.waiters.here()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.records.len() * RECORD_BYTES + self.key_bytes + self.waiters * size_of::<Waiting>()
+        self.records.len() * RECORD_BYTES + self.key_bytes + self.waiters.here() * size_of::<Waiting>()
     }
 
     /// Whether [`LeaseTable::sweep`] has something to do at `now_ms`.
@@ -252,7 +256,7 @@ impl LeaseTable {
         self.make_record(db, key, now_ms);
         let pace = self.pace();
         let waiters_per_key_max = self.settings.waiters_per_key_max;
-        let room = self.waiters < self.waiters_max;
+        let room = self.waiters.everywhere() < self.settings.waiters_max;
         let record = self.records.get_mut(&RecordRef { db, key }).expect("made above");
         record.load_ms = record.load_ms.or(entry_load_ms);
         let is_server = matches!(claim.claimant, Claimant::Server { .. });
@@ -270,7 +274,7 @@ impl LeaseTable {
         if let Some(waiter) = claim.waiter.filter(|_| parks) {
             let (claimant, since_ms, asked_at) = (claim.claimant, now_ms, token);
             record.waiting.push_back(Waiting { waiter, claimant, lease_ms, since_ms, asked_at, is_overtaken: false });
-            self.waiters += 1;
+            self.waiters.add_one();
         }
         self.due_ms = self.due_ms.min(record.due_ms());
         if leads {
@@ -320,7 +324,7 @@ impl LeaseTable {
         if record.holder.is_some_and(|holder| holder.token == token || holder.claimant == Claimant::Client) {
             record.holder = None;
         }
-        self.waiters -= record.waiting.len();
+        self.waiters.remove(record.waiting.len());
         for waiting in record.waiting.drain(..) {
             self.counters.wait_ended(&waiting, at.now_ms);
             at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
@@ -351,7 +355,7 @@ impl LeaseTable {
             at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
             false
         });
-        self.waiters -= before - record.waiting.len();
+        self.waiters.remove(before - record.waiting.len());
     }
 
     /// `token` has replaced a stale value by one that is stale too: older ones may not any more.
@@ -396,7 +400,7 @@ impl LeaseTable {
             }
             is_client
         });
-        self.waiters -= before - record.waiting.len();
+        self.waiters.remove(before - record.waiting.len());
         if failure == Failure::Ended {
             record.issued.retain(|issued| issued.token != token);
             record.holder = None;
@@ -424,7 +428,7 @@ impl LeaseTable {
     pub(crate) fn settle(&mut self, at: Moment<'_>, fresh: Option<&WakeEvent>) {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         if let Some(event) = fresh {
-            self.waiters -= record.waiting.len();
+            self.waiters.remove(record.waiting.len());
             for waiting in record.waiting.drain(..) {
                 self.counters.wait_ended(&waiting, at.now_ms);
                 at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
@@ -471,7 +475,7 @@ impl LeaseTable {
         let Some(position) = record.waiting.iter().position(|waiting| waiting.waiter == waiter) else { return false };
         if let Some(waiting) = record.waiting.remove(position) {
             self.counters.wait_ended(&waiting, now_ms);
-            self.waiters -= 1;
+            self.waiters.remove(1);
         }
         true
     }
@@ -528,7 +532,7 @@ impl LeaseTable {
                 Claimant::Client => {
                     record.waiting.pop_front();
                     self.counters.wait_ended(&waiting, now_ms);
-                    self.waiters -= 1;
+                    self.waiters.remove(1);
                     // The shard adds the stale value and the version floor.
                     let event = WakeEvent::Lead { db, key, token, lease_ms, stale: None, version_floor: 0 };
                     effects.wakes.push(Wake { waiter, event });

@@ -18,6 +18,7 @@ mod shard;
 pub mod slot;
 mod table;
 pub mod turn;
+mod waiter_count;
 
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX, Stats};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};

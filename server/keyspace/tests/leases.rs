@@ -343,6 +343,28 @@ fn waiters_are_bounded_per_key() {
 }
 
 #[test]
+fn all_waiters_of_the_node_may_wait_on_one_key() {
+    let mut settings = settings();
+    settings.shards = 64;
+    settings.lease.waiters_per_key_max = 1_000;
+    settings.lease.waiters_max = 100;
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), ..Node::new() };
+    node.lead();
+    for index in 0..100 {
+        let claimed = node.claim(waiting(CLIENT, index));
+        assert!(matches!(claimed, Claimed::Parked { .. }), "{index}: {claimed:?}");
+    }
+    assert!(matches!(node.claim(waiting(CLIENT, 100)), Claimed::Wait { .. }));
+    // Nor does another shard take more.
+    let other = |node: &mut Node, claim| node.keyspace.claim(&mut node.turn, DB, b"other", claim);
+    assert!(matches!(other(&mut node, CLIENT), Claimed::Lead { .. }));
+    assert!(matches!(other(&mut node, waiting(CLIENT, 101)), Claimed::Wait { .. }));
+    node.set(b"v");
+    assert_eq!(node.wakes().len(), 100);
+    assert!(matches!(other(&mut node, waiting(CLIENT, 102)), Claimed::Parked { .. }), "there is room again");
+}
+
+#[test]
 fn records_are_bounded_and_a_lost_record_fails_closed() {
     let mut settings = settings();
     settings.shards = 1;
