@@ -6,6 +6,7 @@
 
 use crate::entry::{Block, access_clock};
 use crate::keyspace::{Keyspace, OutOfMemory};
+use crate::memory::size_class;
 use crate::settings::EvictionPolicy;
 use crate::shard::Shard;
 use crate::table::Place;
@@ -25,6 +26,9 @@ const BARREN_ROUNDS_MAX: usize = 4;
 /// Evictions of one call beyond those that make up for what its caller adds, in bytes: a limit that was lowered is reached in
 /// such slices.
 const EVICTIONS_EXTRA_MAX: usize = 64;
+
+/// What an entry has besides key and value in bytes: its header with all fields, and its place in the table.
+const ENTRY_OVERHEAD: usize = 64;
 
 /// Evictions of one cycle of expiry while the limit is passed: half a millisecond or so.
 pub(crate) const EVICTIONS_PER_CYCLE: usize = 1024;
@@ -54,10 +58,14 @@ impl Keyspace {
     /// [`OutOfMemory`] if the policy leaves nothing to evict; the client gets `-OOM`.
     #[inline]
     pub fn make_room(&self, turn: &mut Turn, bytes_wanted: usize) -> Result<(), OutOfMemory> {
-        if self.fits(bytes_wanted as u64) {
+        if self.memory.bytes_allowed() == 0 {
             return Ok(());
         }
-        self.evict(turn, bytes_wanted as u64, EVICTIONS_EXTRA_MAX)
+        let bytes_wanted = size_class(bytes_wanted + ENTRY_OVERHEAD) as u64;
+        if self.fits(bytes_wanted) {
+            return Ok(());
+        }
+        self.evict(turn, bytes_wanted, EVICTIONS_EXTRA_MAX)
     }
 
     /// Evicts up to `evictions_max` entries while the limit is passed.
@@ -70,14 +78,14 @@ impl Keyspace {
 
     #[inline]
     fn fits(&self, bytes_wanted: u64) -> bool {
-        let bytes_max = self.memory.bytes_max();
-        bytes_max == 0 || self.memory.used_bytes().saturating_add(bytes_wanted) <= bytes_max
+        let bytes_allowed = self.memory.bytes_allowed();
+        bytes_allowed == 0 || self.memory.used_bytes().saturating_add(bytes_wanted) <= bytes_allowed
     }
 
     #[cold]
     fn evict(&self, turn: &mut Turn, bytes_wanted: u64, evictions_extra_max: usize) -> Result<(), OutOfMemory> {
         let policy = self.policy();
-        if policy == EvictionPolicy::NoEviction || bytes_wanted > self.memory.bytes_max() {
+        if policy == EvictionPolicy::NoEviction || bytes_wanted > self.memory.bytes_allowed() {
             return Err(OutOfMemory);
         }
         let samples = usize::from(self.eviction_samples.load(Relaxed));

@@ -49,8 +49,7 @@ pub(crate) struct Memory {
     /// Signed, because one shard may tell of a release before another tells of the allocation.
     used_bytes: CachePadded<AtomicI64>,
     used_bytes_peak: CachePadded<AtomicU64>,
-    /// 0 = no limit.
-    bytes_max: AtomicU64,
+    bytes_allowed: AtomicU64,
     publish_bytes: AtomicU64,
     shards: u64,
 }
@@ -60,7 +59,7 @@ impl Memory {
         let memory = Self {
             used_bytes: CachePadded::default(),
             used_bytes_peak: CachePadded::default(),
-            bytes_max: AtomicU64::new(0),
+            bytes_allowed: AtomicU64::new(0),
             publish_bytes: AtomicU64::new(PUBLISH_BYTES_MAX),
             shards: shards as u64,
         };
@@ -79,9 +78,10 @@ impl Memory {
         self.used_bytes_peak.load(Relaxed)
     }
 
+    /// What the counter may reach, so that the limit holds with what the shards have not told yet. 0 = no limit.
     #[inline]
-    pub(crate) fn bytes_max(&self) -> u64 {
-        self.bytes_max.load(Relaxed)
+    pub(crate) fn bytes_allowed(&self) -> u64 {
+        self.bytes_allowed.load(Relaxed)
     }
 
     pub(crate) fn set_bytes_max(&self, bytes: u64) {
@@ -89,7 +89,7 @@ impl Memory {
             0 => PUBLISH_BYTES_MAX,
             _ => PUBLISH_BYTES_MAX.min(bytes / (self.shards * UNTOLD_SHARE)),
         };
-        self.bytes_max.store(bytes, Relaxed);
+        self.bytes_allowed.store(bytes - (publish_bytes * self.shards).min(bytes / UNTOLD_SHARE), Relaxed);
         self.publish_bytes.store(publish_bytes, Relaxed);
     }
 
