@@ -131,6 +131,26 @@ impl Client {
         self.receive()
     }
 
+    /// A number of INFO.
+    ///
+    /// # Panics
+    /// If there is no such field, or it is no number.
+    pub fn info(&mut self, field: &str) -> u64 {
+        let text = self.command(&["INFO"]).text();
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("INFO has no number {field}"))
+    }
+
+    /// A counter of `LOADER STATS` of one loader.
+    ///
+    /// # Panics
+    /// If there is no such loader or counter.
+    pub fn loader_counter(&mut self, loader: &str, counter: &str) -> i64 {
+        let reply = self.command(&["LOADER", "STATS", loader]);
+        let pair = reply.elements().chunks(2).find(|pair| pair[0].text() == counter);
+        pair.unwrap_or_else(|| panic!("loader {loader} has no counter {counter}"))[1].integer()
+    }
+
     /// Whether the server closes the connection within [`PATIENCE`]; replies before that are dropped.
     pub fn is_closed_by_server(&mut self) -> bool {
         loop {

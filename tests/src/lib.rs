@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod database;
 pub mod groups;
 pub mod postgres;
 pub mod process;
@@ -20,8 +21,10 @@ pub mod reply;
 pub mod server;
 pub mod simulator;
 pub mod transcript;
+pub mod watch;
 
 pub use client::{Client, NoReply};
+pub use database::Database;
 pub use postgres::Postgres;
 pub use redis_server::RedisServer;
 pub use reply::Value;

@@ -208,6 +208,23 @@ pub fn listens(pid: u32, port: u16) -> bool {
         .any(|target| inodes.contains(target.to_string_lossy().as_ref()))
 }
 
+/// Raises this process's limit of open files to `wanted`, for itself and for the servers it starts.
+///
+/// # Errors
+/// What the limit is, if the system allows no more.
+pub fn allow_open_files(wanted: u64) -> Result<(), String> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    let most = maximum.unwrap_or(u64::MAX);
+    // Root may raise the hard limit as well.
+    let raised = Rlimit { current: Some(wanted), maximum: Some(most.max(wanted)) };
+    setrlimit(Resource::Nofile, raised)
+        .map_err(|error| format!("open files are limited to {most}, {wanted} are needed: {error}"))
+}
+
 /// A directory of one test, removed at its end.
 #[derive(Debug)]
 pub struct Directory(PathBuf);

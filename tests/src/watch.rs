@@ -1,0 +1,42 @@
+//! Waiting for what a server will show: a condition that is looked at again and again, never a sleep of a guessed length.
+
+use crate::client::PATIENCE;
+use std::time::{Duration, Instant};
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Waits until `holds`, at most [`PATIENCE`].
+///
+/// # Panics
+/// If it never does; `what` says what was waited for.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    until_some(what, || holds().then_some(()));
+}
+
+/// Waits until `find` finds something, at most [`PATIENCE`].
+///
+/// # Panics
+/// If it never does; `what` says what was waited for.
+pub fn until_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The resident memory of a process, in bytes.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn rss_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has resident memory");
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kilobytes * 1024
+}
