@@ -22,7 +22,7 @@ const tests = {
     assert.equal(info.libName, "node-redis");
     assert.match(await client.info("server"), /redis_version:7\.4\.0/);
     assert.equal(typeof (await client.clientId()), "number");
-    assert.ok((await client.commandCount()) > 80);
+    assert.equal(await client.commandCount(), (await client.commandList()).length);
     assert.deepEqual({ ...(await client.configGet("timeout")) }, { timeout: "0" });
     await client.select(2);
     await client.set("only-here", "1");

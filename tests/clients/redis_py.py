@@ -55,8 +55,8 @@ def connection(client):
     assert client.config_set("timeout", 0)
     now, _ = client.time()
     assert abs(now - time.time()) < 60
-    assert client.command_count() > 80
-    assert client.command_info("get")
+    assert client.command_count() == len(client.command_list())
+    assert client.execute_command("COMMAND", "INFO", "get")
     assert client.command_getkeys("MSET", "a", 1, "b", 2) == ["a", "b"]
     assert client.client_no_evict("ON") and client.client_no_touch("OFF")
     other = redis.Redis(port=PORT, db=3)
@@ -84,7 +84,8 @@ def strings(client):
     client.mset({"key1": "ohmytext", "key2": "mynewtext"})
     assert client.lcs("key1", "key2") == "mytext" and client.lcs("key1", "key2", len=True) == 6
     matches = client.lcs("key1", "key2", idx=True)
-    assert matches["len"] == 6, matches
+    # redis-py gives the map of RESP3 as a flat list, as RESP2 has it.
+    assert matches[matches.index("len") + 1] == 6, matches
 
 
 def bitmaps(client):
