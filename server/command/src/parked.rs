@@ -5,7 +5,6 @@
 
 use crate::context::{Context, Outcome};
 use crate::dispatch::silence;
-use crate::host::{LoaderPolicy, ServeStale};
 use crate::lease::getl;
 use crate::loader::through;
 use bytes::Bytes;
@@ -48,7 +47,15 @@ pub(crate) struct Awaited {
 #[derive(Clone, Debug)]
 pub(crate) enum Patience {
     /// A read through a loader. The stale value, if it may be served, is the answer after the soft timeout.
-    Load { policy: LoaderPolicy, stale: Option<Bytes>, soft_deadline_ms: u64, hard_deadline_ms: u64, asked_ms: u64 },
+    Load {
+        loader: u32,
+        stale: Option<Bytes>,
+        /// Whether a stale value is an answer when the load fails.
+        takes_stale: bool,
+        soft_deadline_ms: u64,
+        hard_deadline_ms: u64,
+        asked_ms: u64,
+    },
     /// GETL … WAIT.
     Lease { deadline_ms: u64, claim: getl::Wish },
     /// LOADER TEST: not in any queue of the keyspace.
@@ -97,6 +104,11 @@ impl Parked {
             return None;
         }
         let answer = match &awaited.patience {
+            Patience::Lease { claim, .. } if claim.is_too_old(&event) => {
+                let (claim, db, key, waiter) = (claim.clone(), awaited.db, awaited.key.clone(), awaited.waiter);
+                // Filled, but not for this one, who asks again and keeps its patience.
+                Answer::Getl(claim.claim(context, db, &key, Some(waiter))?)
+            }
             Patience::Lease { claim, .. } => Answer::Getl(claim.woken(event, context.turn.now_ms)),
             Patience::Load { .. } | Patience::Test { .. } => match event {
                 WakeEvent::Value { value, .. } => Answer::Value(value),
@@ -172,7 +184,7 @@ impl Parked {
 impl Awaited {
     fn failed(&self, stale: Option<Bytes>, reason: &str) -> Answer {
         match &self.patience {
-            Patience::Load { policy, .. } if policy.serve_stale != ServeStale::Never => {
+            Patience::Load { takes_stale: true, .. } => {
                 stale.map_or_else(|| Answer::Error(reason.to_owned()), Answer::Value)
             }
             _ => Answer::Error(reason.to_owned()),
@@ -185,8 +197,8 @@ impl Awaited {
         let answer = match &mut self.patience {
             // The load goes on without this reader.
             Patience::Load { stale: Some(stale), .. } => Some(Answer::Value(stale.clone())),
-            Patience::Load { policy, asked_ms, .. } => {
-                Some(Answer::Error(through::timeout_text(context.host, policy.loader, now_ms - *asked_ms)))
+            Patience::Load { loader, asked_ms, .. } => {
+                Some(Answer::Error(through::timeout_text(context.host, *loader, now_ms - *asked_ms)))
             }
             Patience::Test { asked_ms, .. } => {
                 Some(Answer::Error(format!("LOADFAIL no answer within {} ms", now_ms - *asked_ms)))
@@ -223,5 +235,98 @@ fn write_answer(context: &mut Context<'_>, answer: &Answer) {
         Answer::Absent => context.reply.null(),
         Answer::Error(text) => context.reply.error(text),
         Answer::Getl(status) => status.write(context.reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Parked;
+    use crate::context::{Context, Outcome};
+    use crate::host::{LoaderPolicy, ServeStale};
+    use crate::testing::Node;
+    use leasehold_keyspace::Db;
+    use leasehold_protocol::Reply;
+
+    /// Runs a line that parks.
+    fn park(node: &mut Node, line: &str) -> Box<Parked> {
+        node.run(line);
+        match std::mem::replace(&mut node.outcome, Outcome::Replied) {
+            Outcome::Parked(parked) => parked,
+            other => panic!("{line} does not park: {other:?}"),
+        }
+    }
+
+    /// Gives a parked command all wakes there are; its reply, if it has one then.
+    fn wake(node: &mut Node, parked: &mut Parked) -> Option<String> {
+        let mut reply = Reply::new(node.version);
+        let wakes = std::mem::take(&mut node.turn.effects.wakes);
+        let mut context = Context {
+            keyspace: &node.keyspace,
+            host: &node.host,
+            client: &mut node.client,
+            reply: &mut reply,
+            turn: &mut node.turn,
+        };
+        let is_done = wakes.into_iter().any(|wake| parked.wake(&mut context, wake.waiter.index, wake.event).is_some());
+        is_done.then(|| String::from_utf8_lossy(reply.as_bytes()).into_owned())
+    }
+
+    fn token(reply: &str) -> String {
+        reply.split("\r\n").find(|word| word.len() > 15).expect("a token in the reply").to_owned()
+    }
+
+    #[test]
+    fn a_fill_below_the_wanted_version_does_not_end_the_wait() {
+        let mut node = Node::new();
+        let first = token(&node.run("GETL k"));
+        let mut parked = park(&mut node, "GETL k WAIT 1000 MINVER 6");
+        assert_eq!(node.run(&format!("SETL k {first} v5 VER 5")), "+STORED\r\n");
+        let reply = wake(&mut node, &mut parked).expect("nobody else leads");
+        assert!(reply.starts_with("*5\r\n$5\r\nLEASE\r\n$2\r\nv5\r\n"), "{reply}");
+        // With another leading it goes on waiting, until the version is there.
+        let second = token(&reply);
+        let mut parked = park(&mut node, "GETL k WAIT 1000 MINVER 7");
+        assert_eq!(node.run(&format!("SETL k {second} v6 VER 6")), "+STORED\r\n");
+        let third = node.run("GETL k MINVER 7");
+        assert_eq!(wake(&mut node, &mut parked), None);
+        assert_eq!(node.run(&format!("SETL k {} v7 VER 7", token(&third))), "+STORED\r\n");
+        let reply = wake(&mut node, &mut parked).expect("filled");
+        assert!(reply.starts_with("*5\r\n$3\r\nHIT\r\n$2\r\nv7\r\n"), "{reply}");
+    }
+
+    #[test]
+    fn who_demands_a_fresh_value_is_told_of_the_failure_and_not_given_a_stale_one() {
+        for (line, answer) in [
+            ("LOADTHROUGH load:1", "$3\r\nold\r\n"),
+            ("LOADTHROUGH load:1 FRESH", "-LOADFAIL users down\r\n"),
+            ("LOADTHROUGH load:1 MAXSTALE 5", "-LOADFAIL users down\r\n"),
+        ] {
+            let mut node = Node::new();
+            let lease = token(&node.run("GETL load:1"));
+            assert_eq!(node.run(&format!("SETL load:1 {lease} old PX 10 STALEFOR 60000")), "+STORED\r\n");
+            node.advance_ms(100);
+            node.host.loader = Some(LoaderPolicy {
+                loader: 0,
+                transparent: true,
+                serve_stale: ServeStale::OnError,
+                soft_timeout_ms: 50,
+                hard_timeout_ms: 1_000,
+            });
+            let mut parked = park(&mut node, line);
+            let load = node.host.loads.borrow_mut().pop().expect("a load was started");
+            let reason = "LOADFAIL users down".into();
+            node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &reason, 0);
+            assert_eq!(wake(&mut node, &mut parked).as_deref(), Some(answer), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_remembered_absence_counts_once_when_it_answers_getl() {
+        let mut node = Node::new();
+        let lease = token(&node.run("GETL k"));
+        assert_eq!(node.run(&format!("RELL k {lease} NEGATIVE 1000")), ":1\r\n");
+        assert!(node.run("GETL k").starts_with("*5\r\n$8\r\nNEGATIVE\r\n"));
+        assert!(node.run("GETL k WAIT 10").starts_with("*5\r\n$8\r\nNEGATIVE\r\n"));
+        assert_eq!(node.keyspace.stats().negative_hits, 2);
     }
 }

@@ -46,8 +46,13 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         }
         is_new_enough
     });
-    if matches!(lookup, Lookup::Fresh(true)) {
-        return Outcome::Replied;
+    match lookup {
+        Lookup::Fresh(true) => return Outcome::Replied,
+        Lookup::Negative { ttl_ms, version } if wish.version_min.is_none_or(|minimum| minimum <= version) => {
+            Status::negative(ttl_ms, version).write(reply);
+            return Outcome::Replied;
+        }
+        _ => {}
     }
     if wish.wait_ms == 0 {
         let status = wish.claim(context, db, key, None).expect("without a waiter nothing is parked");
@@ -98,7 +103,13 @@ fn parse(request: Request<'_>) -> Result<Wish, ReplyError> {
 
 impl Wish {
     /// `None`: parked.
-    fn claim(&self, context: &mut Context<'_>, db: Db, key: &[u8], waiter: Option<Waiter>) -> Option<Status> {
+    pub(crate) fn claim(
+        &self,
+        context: &mut Context<'_>,
+        db: Db,
+        key: &[u8],
+        waiter: Option<Waiter>,
+    ) -> Option<Status> {
         let now_ms = context.turn.now_ms;
         let claim = Claim {
             claimant: Claimant::Client,
@@ -116,6 +127,11 @@ impl Wish {
             }
             Claimed::Parked { .. } => return None,
         })
+    }
+
+    /// Whether this is a value below the version that was asked for.
+    pub(crate) fn is_too_old(&self, event: &WakeEvent) -> bool {
+        matches!(event, WakeEvent::Value { version, .. } if self.version_min.is_some_and(|minimum| *version < minimum))
     }
 
     /// What a parked GETL answers when it is woken.

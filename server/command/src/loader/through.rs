@@ -148,6 +148,8 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
         fresh_required: demand.fresh,
         waiter: Some(waiter(context, index)),
     };
+    // Who says how stale a value may be has been answered already if there is one.
+    let takes_stale = policy.serve_stale != ServeStale::Never && !demand.fresh && demand.stale_ms_max.is_none();
     let stale = match context.keyspace.claim(context.turn, db, key, claim) {
         Claimed::Hit { value, .. } => return answered(context, index, key, Answer::Value(value)),
         Claimed::Negative { .. } => return answered(context, index, key, Answer::Absent),
@@ -158,7 +160,7 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
         Claimed::Parked { stale, .. } => stale,
         Claimed::Wait { stale, .. } => {
             let busy = || Answer::Error("LOADBUSY too many clients wait for this key".to_owned());
-            let answer = servable(policy, stale).map_or_else(busy, Answer::Value);
+            let answer = stale.filter(|_| takes_stale).map_or_else(busy, Answer::Value);
             return answered(context, index, key, answer);
         }
     };
@@ -169,8 +171,9 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
         key: Bytes::copy_from_slice(key),
         waiter: waiter(context, index),
         patience: Patience::Load {
-            policy,
-            stale: servable(policy, stale).filter(|_| !demand.fresh),
+            loader: policy.loader,
+            stale: stale.filter(|_| takes_stale),
+            takes_stale,
             soft_deadline_ms: now_ms.saturating_add(policy.soft_timeout_ms),
             hard_deadline_ms: now_ms.saturating_add(timeout_ms),
             asked_ms: now_ms,
@@ -243,8 +246,4 @@ fn start(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, token: u64
     if let Err(reason) = context.host.start_load(load) {
         context.keyspace.fail(context.turn, db, &key, token, &reason.into(), 0);
     }
-}
-
-fn servable(policy: LoaderPolicy, stale: Option<Bytes>) -> Option<Bytes> {
-    stale.filter(|_| policy.serve_stale != ServeStale::Never)
 }
