@@ -248,12 +248,17 @@ impl Connection {
             if self.parked.is_some() {
                 self.hear(&mut desk.work);
                 self.end_batch(&mut desk.work, task);
-                if self.parked.is_some() {
+                let Some(parked) = &self.parked else { continue };
+                let outlives_input = parked.outlives_input();
+                if !self.ended {
                     ready!(self.watch(desk, task));
-                    // The peer is gone: nobody waits for the answer any more.
-                    return Poll::Ready(());
+                    self.ended = true;
                 }
-                continue;
+                if outlives_input {
+                    return Poll::Pending;
+                }
+                // The peer is gone: nobody waits for the answer any more.
+                return Poll::Ready(());
             }
             let stop = if self.runnable {
                 self.run_kept(&mut desk.work)
@@ -306,6 +311,10 @@ impl Connection {
         // poll_read, not readable + try_read: after a short read it knows without a system call that nothing is left.
         let result = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
         let received = buffer.filled().len();
+        if result.is_err() {
+            // Not only the end of what the peer sends: it takes no reply any more.
+            self.slot.kill();
+        }
         if result.is_err() || received == 0 {
             return Poll::Ready(None);
         }
@@ -560,7 +569,7 @@ impl Connection {
         }
     }
 
-    /// Watches the peer of a parked command: what it sends is kept for later. Ready when it has hung up.
+    /// Watches the peer of a parked command: what it sends is kept for later. Ready when it will send no more.
     fn watch(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
         while self.input.len() < PARKED_INPUT_BYTES_MAX {
             let Some(received) = ready!(self.read(desk, 0, task)) else {

@@ -256,9 +256,10 @@ impl Thread {
         }
     }
 
-    /// Leaves a wake for its connection; gives the event back if that is gone.
+    /// Leaves a wake for its connection; gives the event back if that is gone, or waits no more: it would keep the value until
+    /// it parks again.
     fn deliver(&self, wake: Wake) -> Option<WakeEvent> {
-        match self.slots.borrow().get(&wake.waiter.connection) {
+        match self.slots.borrow().get(&wake.waiter.connection).filter(|slot| slot.deadline_ms.get().is_some()) {
             Some(slot) => {
                 slot.leave(wake);
                 None

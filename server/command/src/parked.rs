@@ -136,6 +136,13 @@ impl Parked {
         self.answered(context, answered)
     }
 
+    /// Whether a client that sends no more may still wait for the reply, as a script does that pipes its commands in. Not for
+    /// a lease: it would go to nobody if the client is gone for good.
+    #[must_use]
+    pub fn outlives_input(&self) -> bool {
+        self.kind != Kind::Getl
+    }
+
     /// The connection is gone: leave every queue. A lease that is on the way to this command comes back by its wake.
     pub fn abandon(&mut self, context: &mut Context<'_>) {
         for awaited in self.keys.iter().filter(|awaited| awaited.answer.is_none()) {
