@@ -34,6 +34,9 @@ pub struct Keyspace {
 /// Most shards: the hash has 12 bits for their number.
 const SHARDS_MAX: usize = 4096;
 
+/// Lease records take this share of the memory limit, and a shard at most twice its part of that.
+const LEASES_SHARE: u64 = 8;
+
 /// Keys that [`Keyspace::prefetch`] looks at: about as many misses as a core has in flight, and 16 blocks of two lines fit in
 /// the first-level cache many times.
 pub const PREFETCH_KEYS_MAX: usize = 16;
@@ -247,6 +250,7 @@ impl Keyspace {
         keyspace.set_policy(settings.policy);
         keyspace.set_eviction_samples(settings.eviction_samples);
         keyspace.set_absence_bytes_max(settings.absence_bytes_max);
+        keyspace.set_memory_bytes_max(settings.memory_bytes_max);
         keyspace
     }
 
@@ -431,6 +435,14 @@ impl Keyspace {
     /// Changes the limit; 0 = none. A lower limit is reached bit by bit, by writers and by [`Keyspace::expire_cycle`].
     pub fn set_memory_bytes_max(&self, bytes: u64) {
         self.memory.set_bytes_max(bytes);
+        let part = match bytes {
+            0 => usize::MAX,
+            // Keys spread unevenly.
+            _ => usize::try_from(2 * (bytes / LEASES_SHARE) / self.shards() as u64).unwrap_or(usize::MAX),
+        };
+        for index in 0..self.shards() {
+            self.lock(index).leases.set_bytes_max(part);
+        }
     }
 
     /// Changes what is evicted.

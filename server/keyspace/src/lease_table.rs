@@ -23,6 +23,9 @@ pub(crate) const WAIT_BUCKETS: usize = 20;
 /// Records looked at to find an old one to give up.
 const RECORD_SAMPLES: usize = 16;
 
+/// Records given up for one new one at most: a long key may take the place of many short ones.
+const RECORDS_GIVEN_UP_MAX: usize = 16;
+
 /// Bytes a record costs beside its key: itself, its token list and its place in the table.
 const RECORD_BYTES: usize = size_of::<Record>() + ISSUED_MAX * size_of::<Issued>() + 32;
 
@@ -158,6 +161,8 @@ pub(crate) struct LeaseTable {
     settings: LeaseSettings,
     /// Share of `records_max` of this shard.
     records_max: usize,
+    /// For records without waiters, so that a rush of leases does not push all entries out.
+    bytes_max: usize,
     waiters: WaiterCount,
     key_bytes: usize,
     /// Load time over all keys of the shard, exponentially averaged over about 8 fills; for keys that have none of their own.
@@ -192,6 +197,7 @@ impl LeaseTable {
             records: HashMap::with_hasher(hasher),
             settings,
             records_max: 0,
+            bytes_max: usize::MAX,
             waiters: WaiterCount::default(),
             key_bytes: 0,
             load_ms: None,
@@ -214,6 +220,11 @@ impl LeaseTable {
     /// Called before there are any.
     pub(crate) fn count_waiters_with(&mut self, count: WaiterCount) {
         self.waiters = count;
+    }
+
+    /// Changes the memory for records.
+    pub(crate) fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = bytes;
     }
 
     /// Test-only switch: tokens survive writes. Exists to show that the no-stale-set checker fails without rule 1.
@@ -552,7 +563,11 @@ impl LeaseTable {
         if self.records.contains_key(&RecordRef { db, key }) {
             return;
         }
-        if self.records.len() >= self.records_max {
+        for _ in 0..RECORDS_GIVEN_UP_MAX {
+            let has_room = self.memory_bytes() + RECORD_BYTES + key.len() <= self.bytes_max;
+            if has_room && self.records.len() < self.records_max {
+                break;
+            }
             // A record given up makes its tokens unknown: they fail closed.
             let oldest = self
                 .records
@@ -561,9 +576,8 @@ impl LeaseTable {
                 .take(RECORD_SAMPLES)
                 .min_by_key(|(_, record)| (record.holder.is_some(), record.keep_until_ms))
                 .map(|(name, _)| name.clone());
-            if let Some(name) = oldest {
-                self.drop_record(&name);
-            }
+            let Some(name) = oldest else { break };
+            self.drop_record(&name);
         }
         self.key_bytes += key.len();
         let record = Record { keep_until_ms: now_ms, ..Record::default() };

@@ -665,3 +665,30 @@ fn the_row_that_an_invalidation_told_of_may_be_filled_with_its_version() {
         assert_eq!(other_value, Filled::Lost(LostReason::OlderVersion), "one version, one value");
     }
 }
+
+#[test]
+fn a_rush_of_leases_leaves_the_memory_to_the_entries() {
+    let settings = Settings {
+        memory_bytes_max: 8 << 20,
+        lease: LeaseSettings { records_max: 1_000_000, ..settings().lease },
+        ..settings()
+    };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    let empty_bytes = node.keyspace.stats().used_bytes;
+    for round in 0..2 {
+        let mut last = 0;
+        for number in 0..20_000u32 {
+            let key = [&number.to_le_bytes()[..], &[round; 1_000]].concat();
+            last = token(node.keyspace.claim(&mut node.turn, DB, &key, CLIENT));
+        }
+        let used_bytes = node.keyspace.stats().used_bytes - empty_bytes;
+        let most = 2 << 20;
+        assert!(used_bytes > most / 4 && used_bytes <= most, "{used_bytes} bytes of leases");
+        let key = [&19_999u32.to_le_bytes()[..], &[round; 1_000]].concat();
+        let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
+        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, last, fill), Filled::Stored { .. }));
+        // A limit set later holds too.
+        node.keyspace.set_memory_bytes_max(0);
+        node.keyspace.set_memory_bytes_max(8 << 20);
+    }
+}
