@@ -166,6 +166,13 @@ async fn serve(node: &Arc<Node>, listeners: Vec<TcpListener>, welcome: &[String]
         let listener = tokio::net::TcpListener::from_std(listener)?;
         acceptors.spawn(listener::accept_all(Arc::clone(node), listener));
     }
+    let mut hangups = signal(SignalKind::hangup())?;
+    // The terminal that started us may close; the server goes on.
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!("SIGHUP ignored: settings change by CONFIG SET");
+        }
+    });
     let ticks = tokio::spawn(tick(Arc::clone(node)));
     let mut out = std::io::stdout();
     for text in welcome {

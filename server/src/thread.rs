@@ -426,6 +426,9 @@ impl Work {
 /// # Errors
 /// If the runtime cannot be made: no more file descriptors.
 pub(crate) fn run(node: &Arc<Node>, id: u16) -> std::io::Result<()> {
+    if node.config.pin_threads {
+        pin(id);
+    }
     // No timer driver: ticks come by mailbox, so a wait costs no timer in user space or in the kernel.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -435,4 +438,13 @@ pub(crate) fn run(node: &Arc<Node>, id: u16) -> std::io::Result<()> {
     // Dropping the runtime drops the connections, and those leave their queues.
     drop(runtime);
     Ok(())
+}
+
+/// Keeps the calling thread on the CPU that is its turn among those the process may use.
+fn pin(id: u16) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let core = cores.get(usize::from(id) % cores.len().max(1));
+    if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {
+        tracing::warn!(thread = id, "cannot pin a thread; it runs where the system puts it");
+    }
 }

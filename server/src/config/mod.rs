@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub tcp_backlog: u32,
     /// Data threads.
     pub threads: usize,
+    /// Whether each data thread stays on one CPU.
+    pub pin_threads: bool,
     /// Threads of the runtime that runs the loaders.
     pub loader_threads: usize,
     /// Shards of the keyspace, a power of two.

@@ -88,6 +88,7 @@ impl std::default::Default for Config {
             port: 0,
             tcp_backlog: 0,
             threads: 0,
+            pin_threads: false,
             loader_threads: 0,
             shards: 0,
             databases: 0,

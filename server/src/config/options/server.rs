@@ -120,6 +120,16 @@ const THREADS: &[Spec<Config>] = &[
         read: |config| Value::from_usize(config.threads),
     },
     Spec {
+        name: "pin-threads",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: Default::Text("no"),
+        change: Change::Start,
+        doc: "Keeps each of these threads on a CPU of its own. Worth it on a machine that does nothing else; in a shared one \
+              a pinned thread waits for its CPU while others are idle.",
+        write: |config, value| config.pin_threads = value.choice(&[false, true]),
+        read: |config| Value::from_choice(&[false, true], config.pin_threads),
+    },
+    Spec {
         name: "loader-threads",
         kind: Kind::Integer { min: 1, max: 64, auto: true },
         default: Default::Text("auto"),
