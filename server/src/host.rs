@@ -87,6 +87,10 @@ impl Host for NodeHost {
         self.node.live.wait_ms_max()
     }
 
+    fn value_bytes_max(&self) -> u64 {
+        self.node.config.limits.bulk_bytes_max as u64
+    }
+
     fn password_required(&self) -> bool {
         !self.node.live.live().password.is_empty()
     }

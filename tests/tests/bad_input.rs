@@ -105,6 +105,12 @@ fn configured_limits_hold_to_the_byte_with_the_same_errors() {
     assert_eq!(client.command(&[&b"SET"[..], b"k", &argument]), ok());
     let longer = [&argument[..], b"x"].concat();
     assert_eq!(fatal_of(&server, &request(&[&b"SET"[..], b"k", &longer])), protocol_error("invalid bulk length"));
+    // Nor may a value grow past it.
+    let too_long = Value::Error("ERR string exceeds maximum allowed size (proto-max-bulk-len)".to_owned());
+    assert_eq!(client.command(&["APPEND", "k", "x"]), too_long);
+    assert_eq!(client.command(&["SETRANGE", "k", "16384", "x"]), too_long);
+    assert_eq!(client.command(&["SETBIT", "k", "131072", "1"]), too_long);
+    assert_eq!(client.command(&["STRLEN", "k"]), Value::Integer(16 * 1024));
     let mut argv = vec!["EXISTS"; 16];
     assert_eq!(client.command(&argv), Value::Integer(0));
     argv.push("k");

@@ -63,14 +63,14 @@ pub fn integer_or_error(argument: &[u8]) -> Result<i64, ReplyError> {
     integer(argument).ok_or(ReplyError::NotAnInteger)
 }
 
-/// Where `len` bytes from `offset` on end in a value.
+/// Where `len` bytes from `offset` on end in a value of at most `bytes_max`.
 ///
 /// # Errors
-/// [`ReplyError::ValueTooLong`] past [`VALUE_BYTES_MAX`].
+/// [`ReplyError::ValueTooLong`].
 #[inline]
-pub fn value_end(offset: u64, len: usize) -> Result<usize, ReplyError> {
+pub fn value_end(offset: u64, len: usize, bytes_max: u64) -> Result<usize, ReplyError> {
     match offset.checked_add(len as u64) {
-        Some(end) if end <= VALUE_BYTES_MAX => Ok(end as usize),
+        Some(end) if end <= bytes_max => Ok(end as usize),
         _ => Err(ReplyError::ValueTooLong),
     }
 }

@@ -43,7 +43,7 @@ impl Context<'_> {
     /// # Errors
     /// [`ReplyError::ValueTooLong`], [`ReplyError::OutOfMemory`].
     pub fn make_room_until(&mut self, key: &[u8], offset: u64, len: usize) -> Result<usize, ReplyError> {
-        let end = value_end(offset, len)?;
+        let end = value_end(offset, len, self.host.value_bytes_max())?;
         if end > GROWTH_BYTES_MIN {
             let (turn, db) = (&mut *self.turn, self.client.db);
             let held = self.keyspace.read(turn, db, key, Access::Quiet, |entry| entry.value.len()).unwrap_or(0);

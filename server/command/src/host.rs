@@ -58,6 +58,12 @@ pub trait Host {
         u64::MAX
     }
 
+    /// The longest value that a command may build, in bytes (`proto-max-bulk-len`), at most
+    /// [`crate::argument::VALUE_BYTES_MAX`].
+    fn value_bytes_max(&self) -> u64 {
+        crate::argument::VALUE_BYTES_MAX
+    }
+
     /// Whether clients must authenticate.
     fn password_required(&self) -> bool;
 

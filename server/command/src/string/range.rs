@@ -150,10 +150,11 @@ pub(super) static APPEND: Spec = Spec {
 
 fn append(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyError> {
     let part = request.arg(2);
+    let bytes_max = context.host.value_bytes_max();
     let Context { keyspace, client, reply, turn, .. } = context;
     let len = keyspace.update(turn, client.db, request.arg(1), |slot| {
         let len = slot.entry().map_or(0, |entry| entry.value.len());
-        let end = value_end(len as u64, part.len())?;
+        let end = value_end(len as u64, part.len(), bytes_max)?;
         slot.value_mut(end)[len..].copy_from_slice(part);
         Ok(end)
     })?;
