@@ -332,7 +332,8 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
         let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
         end(&node, |turn| late.iter().for_each(|job| fail(&node, desk, turn, &job.load, &reason)));
     }
-    let Some(oldest) = batch.iter().map(|job| job.asked).min() else { return };
+    // Each reader keeps its own time; the batch is overdue when the last who asked has waited long enough.
+    let Some(youngest) = batch.iter().map(|job| job.asked).max() else { return };
     let (keys, jobs) = group_by_key(batch);
     let counters = &desk.counters;
     counters.batches.fetch_add(1, Ordering::Relaxed);
@@ -342,7 +343,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     let loader = Arc::clone(&desk.loader);
     // A task of its own: a panic in a loader ends the load, not the scheduler.
     let mut answer = tokio::spawn(async move { loader.load(LoadRequest { keys }).await });
-    let in_time = tokio::time::timeout_at((oldest + hard_timeout).into(), &mut answer).await;
+    let in_time = tokio::time::timeout_at((youngest + hard_timeout).into(), &mut answer).await;
     let timed_out = in_time.is_err();
     if timed_out {
         counters.timeouts.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);

@@ -186,6 +186,17 @@ fn build() -> PathBuf {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The features of the whole workspace, as `cargo test --workspace` has them: nothing is built twice.
     command.current_dir(workspace()).args(["build", "--quiet", "--workspace", "--bin", "leasehold"]);
+    // Cargo tells a test of its package; build scripts (ring's) look at the same variables, and would run again for each test.
+    for (name, _) in std::env::vars_os() {
+        let is_of_package = name.to_str().is_some_and(|name| {
+            ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
+        if is_of_package {
+            command.env_remove(name);
+        }
+    }
     if profile_directory.ends_with("release") {
         command.arg("--release");
     }
