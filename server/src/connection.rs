@@ -14,11 +14,12 @@
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
 use crate::clients::Card;
+use crate::stage::StageEnd;
 use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::dispatch::silence;
 use leasehold_command::{Client, Context, Outcome, Parked, execute, load_ahead};
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
-use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError, Request, RespVersion};
+use leasehold_protocol::{Limits, Parsed, Parser, Request, RespVersion};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -103,85 +104,6 @@ enum Stop {
     Bound,
     Parked,
     Closing,
-}
-
-/// Requests parsed and not yet executed. Each has a parser of its own, which keeps its arguments. One per thread.
-pub(crate) struct Stage {
-    /// One more than requests: the last for one that is not whole.
-    parsers: [Parser; PREFETCH_KEYS_MAX + 1],
-    /// Where each request lies in the input.
-    spans: [Span; PREFETCH_KEYS_MAX],
-    len: usize,
-    /// Bytes of all requests, and of blank lines.
-    consumed: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Span {
-    start: usize,
-    end: usize,
-}
-
-/// Why no more requests are in a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StageEnd {
-    Full,
-    /// The next request is not whole yet.
-    Starved,
-    Broken(ProtocolError),
-}
-
-impl Stage {
-    pub(crate) fn new() -> Self {
-        Self {
-            parsers: std::array::from_fn(|_| Parser::new()),
-            spans: [Span::default(); PREFETCH_KEYS_MAX],
-            len: 0,
-            consumed: 0,
-        }
-    }
-
-    /// Parses up to `len_max` requests from the front of `input`, the first of them with what its parser knows already.
-    fn parse(&mut self, input: &[u8], limits: &Limits, len_max: usize) -> StageEnd {
-        self.len = 0;
-        self.consumed = 0;
-        while self.len < len_max {
-            let start = self.consumed;
-            let parser = &mut self.parsers[self.len];
-            match parser.parse(&input[start..], limits) {
-                Ok(Parsed::Complete { consumed }) => {
-                    self.consumed += consumed;
-                    if parser.request(&input[start..]).len() > 0 {
-                        self.spans[self.len] = Span { start, end: self.consumed };
-                        self.len += 1;
-                    }
-                }
-                Ok(Parsed::Incomplete) => return StageEnd::Starved,
-                Err(error) => {
-                    *parser = Parser::new();
-                    return StageEnd::Broken(error);
-                }
-            }
-        }
-        StageEnd::Full
-    }
-
-    /// The request at `index`; `input` is what was parsed.
-    #[inline]
-    fn request<'a>(&'a self, index: usize, input: &'a [u8]) -> Request<'a> {
-        self.parsers[index].request(&input[self.spans[index].start..])
-    }
-
-    /// The first argument of each request, which is a key for nearly all commands.
-    fn first_keys<'a>(&'a self, input: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        (0..self.len).filter_map(move |index| self.request(index, input).get(1))
-    }
-
-    /// The parser of the request that is not whole, if there is one; its place gets a new one.
-    fn take_unfinished(&mut self) -> Option<Parser> {
-        let parser = &mut self.parsers[self.len];
-        parser.is_inside_request().then(|| std::mem::take(parser))
-    }
 }
 
 impl Connection {
@@ -665,60 +587,5 @@ impl Drop for Connection {
         }
         thread.remove(&self.slot);
         thread.settle(&mut turn);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn words(stage: &Stage, input: &[u8]) -> Vec<String> {
-        (0..stage.len)
-            .map(|index| {
-                let request = stage.request(index, input);
-                let words: Vec<_> =
-                    request.args_from(0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-                words.join(" ")
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_stage_finds_whole_requests_between_blank_lines() {
-        let mut stage = Stage::new();
-        let input = b"\r\nPING\r\n*0\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n\r\n*2\r\n$3\r\nGE";
-        assert_eq!(stage.parse(input, &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
-        assert_eq!(words(&stage, input), ["PING", "GET a"]);
-        assert_eq!(stage.first_keys(input).collect::<Vec<_>>(), [b"a"]);
-        assert_eq!(&input[stage.consumed..], b"*2\r\n$3\r\nGE");
-    }
-
-    #[test]
-    fn half_a_request_is_parsed_on_when_the_rest_comes() {
-        let mut stage = Stage::new();
-        let input = b"PING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
-        assert_eq!(stage.parse(&input[..14], &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
-        let rest = stage.consumed;
-        let parser = stage.take_unfinished().expect("half a request");
-        assert!(stage.take_unfinished().is_none());
-        stage.parsers[0] = parser;
-        assert_eq!(stage.parse(&input[rest..], &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Starved);
-        assert_eq!(words(&stage, &input[rest..]), ["GET a"]);
-        assert_eq!(stage.consumed, input.len() - rest);
-    }
-
-    #[test]
-    fn a_stage_ends_where_it_is_full_or_the_protocol_is_broken() {
-        let mut stage = Stage::new();
-        let input = b"PING\r\n".repeat(PREFETCH_KEYS_MAX + 3);
-        assert_eq!(stage.parse(&input, &Limits::DEFAULT, PREFETCH_KEYS_MAX), StageEnd::Full);
-        assert_eq!((stage.len, stage.consumed), (PREFETCH_KEYS_MAX, 6 * PREFETCH_KEYS_MAX));
-        assert_eq!(stage.parse(&input, &Limits::DEFAULT, 1), StageEnd::Full);
-        assert_eq!((stage.len, stage.consumed), (1, 6));
-        let broken = b"PING\r\n*1\r\n:1\r\n";
-        let end = stage.parse(broken, &Limits::DEFAULT, PREFETCH_KEYS_MAX);
-        assert_eq!(end, StageEnd::Broken(ProtocolError::ExpectedDollar(b':')));
-        assert_eq!(words(&stage, broken), ["PING"]);
-        assert!(stage.take_unfinished().is_none(), "a broken request is forgotten");
     }
 }

@@ -19,6 +19,7 @@ mod mailbox;
 mod node;
 mod ping;
 mod reactor;
+mod stage;
 mod stats;
 mod thread;
 

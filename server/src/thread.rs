@@ -3,10 +3,11 @@
 use crate::clients::Card;
 use crate::config::Live;
 use crate::config::live::LiveConfig;
-use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX, Stage};
+use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
+use crate::stage::Stage;
 use crate::stats::ThreadStats;
 use leasehold_command::{Client, finish_effects, table};
 use leasehold_keyspace::{Release, Turn, Wake, WakeEvent};
