@@ -226,6 +226,28 @@ fn a_crashed_holder_costs_four_load_times() {
 }
 
 #[test]
+fn a_key_slower_than_the_others_is_not_loaded_over_and_over_and_its_first_load_fills() {
+    let mut node = Node::new();
+    // The shard has seen quick loads only; this key's takes three seconds, and somebody asks every 10 ms.
+    for number in 0..100u32 {
+        let key = number.to_le_bytes();
+        let token = token(node.keyspace.claim(&mut node.turn, DB, &key, CLIENT));
+        node.pass_ms(1);
+        let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
+        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, token, fill), Filled::Stored { .. }));
+    }
+    let first = node.lead();
+    let mut leases = 1;
+    for _ in 0..300 {
+        node.pass_ms(10);
+        leases += usize::from(matches!(node.claim(CLIENT), Claimed::Lead { .. }));
+    }
+    // After 50, 100, 200, 400, 800 and 1600 ms; every 50 ms would be 60.
+    assert!((2..=6).contains(&leases), "{leases} leases");
+    assert!(matches!(node.fill(first, b"slow"), Filled::Stored { .. }));
+}
+
+#[test]
 fn waiters_hear_the_fill() {
     let mut node = Node::new();
     let token = node.lead();

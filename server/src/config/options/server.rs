@@ -247,7 +247,8 @@ const LEASES: &[Spec<Config>] = &[
         default: Default::Text("auto"),
         change: Change::Live,
         doc: "The least time between two tokens for one key: how soon somebody else may load when a holder has died. \"auto\" \
-              = four times the key's recent load time, at least 50 ms, at most the lease.",
+              = four times the key's recent load time, at least 50 ms, doubled for each token in a row that brought nothing, \
+              at most the lease.",
         write: |config, value| {
             config.live.lease.reissue_after_ms = if value == Value::Auto { None } else { Some(value.ms()) };
         },
@@ -276,7 +277,8 @@ const LEASES: &[Spec<Config>] = &[
         kind: integer(1, 100_000_000),
         default: Default::Text("1000000"),
         change: Change::Live,
-        doc: "Keys with a lease at one time. Over it the oldest lease that nobody waits on is forgotten, and its fill is LOST.",
+        doc: "Keys with a lease at one time. Over it the oldest lease that nobody waits on is forgotten, and its fill is LOST. So \
+              is it when the leases take more than an eighth of maxmemory.",
         write: |config, value| config.live.lease.records_max = value.usize(),
         read: |config| Value::from_usize(config.live.lease.records_max),
     },
