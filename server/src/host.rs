@@ -35,8 +35,8 @@ impl Host for NodeHost {
         self.node.loaders.policy_for(db, key)
     }
 
-    fn start_load(&self, load: Load) -> Result<(), String> {
-        self.node.loaders.start(load)
+    fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {
+        self.node.loaders.start(loads)
     }
 
     fn loaders(&self) -> Vec<LoaderView> {

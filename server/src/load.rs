@@ -2,8 +2,8 @@
 //! on a runtime of its own.
 //!
 //! ```text
-//! data threads ── start ─► queue (bounded) ─► scheduler ─► batch ─► Loader::load ─► Keyspace::fill | fail ─► wakes
-//!                  │ full: LOADBUSY             │ at most concurrency_max under way
+//! data threads ── start ─► queue of groups (bounded) ─► scheduler ─► batch ─► Loader::load ─► Keyspace::fill | fail ─► wakes
+//!                  │ full: LOADBUSY                       │ at most concurrency_max under way
 //! ```
 //!
 //! A load is never cancelled: its waiters give up by themselves, and after the hard timeout the lease is failed so that the next
@@ -18,8 +18,8 @@ use bytes::Bytes;
 use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
 use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -43,13 +43,16 @@ pub(crate) struct LoaderDesk {
     /// What every key of the pattern begins with.
     prefix: Vec<u8>,
     policy: LoaderPolicy,
-    queue: mpsc::Sender<Job>,
+    /// What is wanted together travels together: a group is never torn apart by the clock. Bounded by `queued`.
+    queue: mpsc::UnboundedSender<Vec<Job>>,
+    /// Loads given to the queue and not taken into a query yet; at most `queue_max`.
+    queued: AtomicUsize,
     counters: LoadCounters,
     last_error: Mutex<Option<String>>,
 }
 
 /// The receiving end of a loader's queue.
-pub(crate) type Queue = mpsc::Receiver<Job>;
+pub(crate) type Queue = mpsc::UnboundedReceiver<Vec<Job>>;
 
 /// A load that waits for its query.
 #[derive(Debug)]
@@ -97,7 +100,7 @@ impl Loaders {
             .into_iter()
             .enumerate()
             .map(|(index, (config, loader))| {
-                let (queue, receiver) = mpsc::channel(config.queue_max.max(1));
+                let (queue, receiver) = mpsc::unbounded_channel();
                 queues.push(receiver);
                 // Up to the first brace, of a placeholder or a doubled one that stands for itself.
                 let literal = config.settings.pattern.split(['{', '}']).next().unwrap_or_default();
@@ -113,6 +116,7 @@ impl Loaders {
                     config,
                     loader,
                     queue,
+                    queued: AtomicUsize::new(0),
                     counters: LoadCounters::default(),
                     last_error: Mutex::default(),
                 }
@@ -131,21 +135,19 @@ impl Loaders {
         self.list.iter().find(|desk| desk.config.db == db && key.starts_with(&desk.prefix) && desk.loader.matches(key))
     }
 
-    /// Queues a load; see `Host::start_load`.
-    pub(crate) fn start(&self, load: Load) -> Result<(), String> {
-        let Some(desk) = self.list.get(load.loader as usize) else {
-            return Err(format!("NOLOADER no loader {}", load.loader));
-        };
-        desk.counters.asked.fetch_add(1, Ordering::Relaxed);
-        desk.queue.try_send(Job { load, asked: Instant::now() }).map_err(|error| {
-            desk.counters.busy.fetch_add(1, Ordering::Relaxed);
-            match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    format!("LOADBUSY {} queue full: {} loads wait for the source", desk.name(), desk.config.queue_max)
-                }
-                mpsc::error::TrySendError::Closed(_) => format!("LOADBUSY {} the server is shutting down", desk.name()),
+    /// Queues loads, those of a loader as one group; see `Host::start_loads`.
+    pub(crate) fn start(&self, mut loads: Vec<Load>) -> Vec<(Load, String)> {
+        let mut refused = Vec::new();
+        // Nearly always they are all of one loader.
+        while let Some(loader) = loads.first().map(|load| load.loader) {
+            let (group, others): (Vec<_>, Vec<_>) = loads.into_iter().partition(|load| load.loader == loader);
+            match self.list.get(loader as usize) {
+                Some(desk) => desk.start(group, &mut refused),
+                None => refused.extend(group.into_iter().map(|load| (load, format!("NOLOADER no loader {loader}")))),
             }
-        })
+            loads = others;
+        }
+        refused
     }
 
     /// For `LOADER LIST` and `LOADER STATS`.
@@ -169,6 +171,31 @@ impl Loaders {
 }
 
 impl LoaderDesk {
+    /// Queues as many of a group as there is room for.
+    fn start(&self, mut group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
+        self.counters.asked.fetch_add(group.len() as u64, Ordering::Relaxed);
+        let room = self.reserve(group.len());
+        let (asked, name) = (Instant::now(), self.name());
+        let without_room = group.split_off(room);
+        self.counters.busy.fetch_add(without_room.len() as u64, Ordering::Relaxed);
+        refused.extend(without_room.into_iter().map(|load| {
+            (load, format!("LOADBUSY {name} queue full: {} loads wait for the source", self.config.queue_max))
+        }));
+        let jobs = group.into_iter().map(|load| Job { load, asked }).collect();
+        if let Err(mpsc::error::SendError(jobs)) = self.queue.send(jobs) {
+            let closed = |job: Job| (job.load, format!("LOADBUSY {name} the server is shutting down"));
+            refused.extend(jobs.into_iter().map(closed));
+        }
+    }
+
+    /// Takes up to `wanted` places of the queue; how many there were.
+    fn reserve(&self, wanted: usize) -> usize {
+        let room = |queued: usize| wanted.min(self.config.queue_max.saturating_sub(queued));
+        // Relaxed: a count for itself; the jobs travel by the channel.
+        let before = self.queued.update(Ordering::Relaxed, Ordering::Relaxed, |queued| queued + room(queued));
+        room(before)
+    }
+
     fn name(&self) -> &str {
         &self.config.settings.name
     }
@@ -213,7 +240,7 @@ impl LoaderDesk {
         let counters = &self.counters;
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         let batches = value(&counters.batches);
-        let queued = self.queue.max_capacity() - self.queue.capacity();
+        let queued = self.queued.load(Ordering::Relaxed);
         vec![
             ("loads", value(&counters.asked)),
             ("batches", batches),
@@ -302,21 +329,30 @@ async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
     let desk = &node.loaders.list[index];
     let permits = Arc::new(Semaphore::new(desk.config.concurrency_max.max(1)));
     let batch_max = desk.loader.batch_max().max(1);
+    // Taken from the queue; the rest of a group longer than a query begins the next.
+    let mut waiting = VecDeque::new();
     loop {
         // The permit first: what comes while all are taken shares the next query.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let mut batch = Vec::new();
-        if queue.recv_many(&mut batch, batch_max).await == 0 {
-            return;
+        if waiting.is_empty() {
+            let Some(group) = queue.recv().await else { return };
+            waiting.extend(group);
+        }
+        // What is there already goes along, whatever the window.
+        while waiting.len() < batch_max
+            && let Ok(group) = queue.try_recv()
+        {
+            waiting.extend(group);
         }
         let window_end = tokio::time::Instant::now() + desk.config.batch_window;
-        while batch.len() < batch_max && !desk.config.batch_window.is_zero() {
-            let room = batch_max - batch.len();
-            match tokio::time::timeout_at(window_end, queue.recv_many(&mut batch, room)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => break,
+        while waiting.len() < batch_max && !desk.config.batch_window.is_zero() {
+            match tokio::time::timeout_at(window_end, queue.recv()).await {
+                Ok(Some(group)) => waiting.extend(group),
+                Ok(None) | Err(_) => break,
             }
         }
+        let batch: Vec<Job> = waiting.drain(..waiting.len().min(batch_max)).collect();
+        desk.queued.fetch_sub(batch.len(), Ordering::Relaxed);
         tokio::spawn(load_batch(Arc::clone(&node), index, batch, permit));
     }
 }

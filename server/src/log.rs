@@ -22,6 +22,13 @@ impl LogControl {
         // It fails only when the subscriber is gone, and then nobody logs any more.
         let _ = self.handle.reload(filter(level));
     }
+
+    /// The control of a log that nobody writes.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let (_, handle) = reload::Layer::new(filter(LogLevel::Nothing));
+        Self { handle }
+    }
 }
 
 /// Starts the log of the process.

@@ -224,3 +224,158 @@ async fn tick(node: Arc<Node>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::options::loader_named;
+    use leasehold_loader_api::{LoadRequest, Loaded, Row};
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    /// Panics on the data thread for one key, and remembers the size of each request.
+    #[derive(Default)]
+    struct FakeLoader {
+        requests: Mutex<Vec<usize>>,
+    }
+
+    impl Loader for FakeLoader {
+        fn matches(&self, key: &[u8]) -> bool {
+            assert_ne!(key, b"user:boom", "the bug that the test wants");
+            true
+        }
+
+        fn load(&self, request: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
+            self.requests.lock().expect("nobody panics with it").push(request.keys.len());
+            Box::pin(
+                async move { request.keys.into_iter().map(|value| Ok(Row::Value { value, version: None })).collect() },
+            )
+        }
+
+        fn batch_max(&self) -> usize {
+            100
+        }
+
+        fn explain(&self, _: &[u8]) -> Vec<(&'static str, String)> {
+            Vec::new()
+        }
+
+        fn health(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    /// One reactor thread in front of a [`FakeLoader`] for `user:…`.
+    struct Running {
+        node: Arc<Node>,
+        loader: Arc<FakeLoader>,
+        listener: TcpListener,
+        threads: Vec<JoinHandle<()>>,
+        _runtime: tokio::runtime::Runtime,
+    }
+
+    impl Running {
+        fn start(change: impl FnOnce(&mut LoaderConfig)) -> Self {
+            let mut settings = loader_named("user");
+            settings.settings.pattern = "user:{id}".to_owned();
+            change(&mut settings);
+            let config = Config { threads: 1, loaders: vec![settings.clone()], ..Config::default() };
+            let runtime = loader_runtime(&config).expect("threads").expect("there is a loader");
+            let loader = Arc::new(FakeLoader::default());
+            let (loaders, queues) = Loaders::new(vec![(settings, Arc::clone(&loader) as Arc<dyn Loader>)]);
+            let live = LiveConfig::new(config.clone());
+            let log = LogControl::for_tests();
+            let node = Arc::new(Node::new(config, live, loaders, Some(runtime.handle().clone()), log, 0));
+            {
+                let _inside = runtime.enter();
+                load::start_schedulers(&node, queues);
+            }
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let threads = start_threads(&node).expect("a thread");
+            Self { node, loader, listener, threads, _runtime: runtime }
+        }
+
+        fn connect(&self) -> TcpStream {
+            let client = TcpStream::connect(self.listener.local_addr().expect("bound")).expect("loopback");
+            client.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
+            let (stream, peer) = self.listener.accept().expect("it connects");
+            stream.set_nonblocking(true).expect("a socket");
+            let desk = &self.node.threads[0];
+            desk.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            desk.mailbox.post(Message::Accepted { stream, peer, id: self.node.next_client_id() });
+            client
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.node.threads[0].mailbox.post(Message::Stop);
+            for thread in self.threads.drain(..) {
+                let ended = thread.join();
+                assert!(ended.is_ok() || std::thread::panicking(), "the reactor thread panicked");
+            }
+        }
+    }
+
+    /// Sends a line of words, and reads a reply of the expected length.
+    fn ask(client: &mut TcpStream, line: &str, reply: &str) {
+        client.write_all(format!("{line}\r\n").as_bytes()).expect("connected");
+        let mut bytes = vec![0; reply.len()];
+        client.read_exact(&mut bytes).expect("a reply");
+        assert_eq!(String::from_utf8_lossy(&bytes), reply);
+    }
+
+    #[test]
+    fn a_panic_in_a_command_costs_its_connection_and_nothing_else() {
+        let running = Running::start(|_| {});
+        let (mut other, mut unlucky) = (running.connect(), running.connect());
+        ask(&mut other, "SET a 1", "+OK\r\n");
+        unlucky.write_all(b"GET a\r\nGET user:boom\r\nSET a 2\r\n").expect("connected");
+        let mut replies = Vec::new();
+        unlucky.read_to_end(&mut replies).expect("closed in order");
+        // What was not sent yet is lost with the connection, as nobody knows what state it is in.
+        assert_eq!(String::from_utf8_lossy(&replies), "");
+        ask(&mut other, "GET a", "$1\r\n1\r\n");
+        ask(&mut other, "GET user:1", "$6\r\nuser:1\r\n");
+        let mut new = running.connect();
+        ask(&mut new, "GET a", "$1\r\n1\r\n");
+        let stats = &running.node.threads[0].stats;
+        assert_eq!((stats.panics.value(), running.node.connections()), (1, 2));
+    }
+
+    #[test]
+    fn what_one_request_wants_is_one_query_and_a_longer_list_fills_whole_queries() {
+        // Without a window, nothing but their being asked together brings them together.
+        let running = Running::start(|loader| loader.batch_window = Duration::ZERO);
+        let keys = |range: std::ops::Range<u32>| range.map(|id| format!(" user:{id}")).collect::<String>();
+        let values = |range: std::ops::Range<u32>| {
+            let value = |id: u32| format!("user:{id}");
+            let bulks: String = range.clone().map(|id| format!("${}\r\n{}\r\n", value(id).len(), value(id))).collect();
+            format!("*{}\r\n{bulks}", range.len())
+        };
+        let mut client = running.connect();
+        for round in 0..20 {
+            let range = round * 50..round * 50 + 50;
+            ask(&mut client, &format!("MGET{}", keys(range.clone())), &values(range));
+        }
+        assert_eq!(*running.loader.requests.lock().expect("nobody panics with it"), [50; 20]);
+        ask(&mut client, &format!("MGET{}", keys(1_000..1_250)), &values(1_000..1_250));
+        let mut sizes = running.loader.requests.lock().expect("nobody panics with it").split_off(20);
+        sizes.sort_unstable();
+        assert_eq!(sizes, [50, 100, 100]);
+    }
+
+    #[test]
+    fn what_the_queue_does_not_hold_is_refused_and_the_rest_loaded() {
+        let running = Running::start(|loader| loader.queue_max = 10);
+        let mut client = running.connect();
+        let keys: String = (0..30).map(|id| format!(" user:{id}")).collect();
+        let busy = "-LOADBUSY user queue full: 10 loads wait for the source\r\n";
+        ask(&mut client, &format!("MGET{keys}"), busy);
+        ask(&mut client, "MGET user:0 user:9", "*2\r\n$6\r\nuser:0\r\n$6\r\nuser:9\r\n");
+        ask(&mut client, "GET user:29", "$7\r\nuser:29\r\n");
+        assert_eq!(running.loader.requests.lock().expect("nobody panics with it").iter().sum::<usize>(), 11);
+    }
+}

@@ -492,10 +492,12 @@ impl Host for ScriptedWorld {
         self.loader_of(key).map(|loader| loader.policy)
     }
 
-    fn start_load(&self, load: Load) -> Result<(), String> {
-        let key = load.key.clone();
-        self.start(&key, Purpose::Fill(load));
-        Ok(())
+    fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {
+        for load in loads {
+            let key = load.key.clone();
+            self.start(&key, Purpose::Fill(load));
+        }
+        Vec::new()
     }
 
     fn loaders(&self) -> Vec<LoaderView> {

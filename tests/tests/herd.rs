@@ -18,8 +18,6 @@ const SCHEMA: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
         'BEGIN PERFORM nextval(''queries''); PERFORM pg_sleep(seconds); RETURN true; END';";
 
 /// Every wait is long: a busy machine must not turn into a second query.
-// A thread that reads one of a thousand clients can lose its core in the middle of a request, for longer than the default
-// window of 1 ms; what is counted here is queries, not time.
 fn conf(url: &str, seconds: &str) -> String {
     format!(
         r#"
@@ -35,7 +33,6 @@ fn conf(url: &str, seconds: &str) -> String {
             SELECT id, name FROM q, users WHERE done AND id = $1"""
         batch_sql = """WITH q AS MATERIALIZED (SELECT counted({seconds}) AS done)
             SELECT id, name FROM q, users WHERE done AND id = ANY($1)"""
-        batch_window = "50ms"
         hard_timeout = "20s"
         "#
     )

@@ -97,16 +97,17 @@ fn check_keys(spec: &Spec, request: Request<'_>) -> Result<(), ReplyError> {
     }
 }
 
-/// Starts the loads that the last commands asked for. Wakes stay in `turn.effects` for the caller to deliver.
+/// Starts the loads that the last commands asked for, all together. Wakes stay in `turn.effects` for the caller to deliver.
 pub fn finish_effects(
     keyspace: &leasehold_keyspace::Keyspace,
     host: &dyn crate::Host,
     turn: &mut leasehold_keyspace::Turn,
 ) {
-    while let Some(load) = turn.effects.loads.pop() {
-        let (db, key, token) = (load.db, load.key.clone(), load.token);
-        if let Err(reason) = host.start_load(load) {
-            keyspace.fail(turn, db, &key, token, &reason.into(), 0);
+    // A load that is refused may leave another behind it.
+    while !turn.effects.loads.is_empty() {
+        let loads = std::mem::take(&mut turn.effects.loads);
+        for (load, reason) in host.start_loads(loads) {
+            keyspace.fail(turn, load.db, &load.key, load.token, &reason.into(), 0);
         }
     }
 }

@@ -13,13 +13,13 @@ pub trait Host {
     /// The loader of a key, if one matches.
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy>;
 
-    /// Starts a load whose lease the server holds. It ends in [`leasehold_keyspace::Keyspace::fill`] or `fail`, at the
-    /// latest after the loader's hard timeout, whatever becomes of the clients.
+    /// Starts loads whose leases the server holds; those of one loader reach it together, and share queries as far as they
+    /// take them. Each ends in [`leasehold_keyspace::Keyspace::fill`] or `fail`, at the latest after the loader's hard
+    /// timeout, whatever becomes of the clients.
     ///
-    /// # Errors
-    /// The text of the error reply (`LOADBUSY …`), when the loader's queue is full or the loader is paused. The caller
-    /// passes it to `Keyspace::fail`.
-    fn start_load(&self, load: Load) -> Result<(), String>;
+    /// Answers the loads that were refused, with the text of the error reply (`LOADBUSY …`): the loader's queue is full or
+    /// the loader is paused. The caller passes it to `Keyspace::fail`.
+    fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)>;
 
     /// Loaders in the order of the configuration.
     fn loaders(&self) -> Vec<LoaderView>;

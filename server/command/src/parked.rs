@@ -320,7 +320,7 @@ mod tests {
                 hard_timeout_ms: 1_000,
             });
             let mut parked = park(&mut node, line);
-            let load = node.host.loads.borrow_mut().pop().expect("a load was started");
+            let load = node.turn.effects.loads.pop().expect("a load is to start");
             let reason = "LOADFAIL users down".into();
             node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &reason, 0);
             assert_eq!(wake(&mut node, &mut parked).as_deref(), Some(answer), "{line}");

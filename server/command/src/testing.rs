@@ -113,7 +113,6 @@ pub(crate) struct FakeHost {
     pub(crate) rows: Vec<ClientRow>,
     pub(crate) killed: RefCell<Vec<ClientFilter>>,
     pub(crate) loader: Option<LoaderPolicy>,
-    pub(crate) loads: RefCell<Vec<Load>>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
 }
@@ -123,9 +122,8 @@ impl Host for FakeHost {
         self.loader.filter(|_| key.starts_with(b"load:"))
     }
 
-    fn start_load(&self, load: Load) -> Result<(), String> {
-        self.loads.borrow_mut().push(load);
-        Ok(())
+    fn start_loads(&self, _: Vec<Load>) -> Vec<(Load, String)> {
+        Vec::new()
     }
 
     fn loaders(&self) -> Vec<LoaderView> {

@@ -154,7 +154,7 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
         Claimed::Hit { value, .. } => return answered(context, index, key, Answer::Value(value)),
         Claimed::Negative { .. } => return answered(context, index, key, Answer::Absent),
         Claimed::Lead { token, stale, .. } => {
-            start(context, key, policy, token);
+            will_load(context, key, policy, token);
             stale
         }
         Claimed::Parked { stale, .. } => stale,
@@ -234,16 +234,14 @@ fn refresh_behind(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy) {
         waiter: None,
     };
     if let Claimed::Lead { token, .. } = context.keyspace.claim(context.turn, context.client.db, key, claim) {
-        start(context, key, policy, token);
+        will_load(context, key, policy, token);
     }
 }
 
-/// Starts the load of a lease just won; a refusal is told to everyone who waits, this command too.
-fn start(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, token: u64) {
-    let db = context.client.db;
-    let key = Bytes::copy_from_slice(key);
-    let load = Load { db, key: key.clone(), token, loader: policy.loader, cause: LoadCause::Missed };
-    if let Err(reason) = context.host.start_load(load) {
-        context.keyspace.fail(context.turn, db, &key, token, &reason.into(), 0);
-    }
+/// The lease just won is loaded once this turn's commands have run, in one query with what else they want; a refusal is told to
+/// everyone who waits, this command too.
+fn will_load(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, token: u64) {
+    let (db, key) = (context.client.db, Bytes::copy_from_slice(key));
+    let load = Load { db, key, token, loader: policy.loader, cause: LoadCause::Missed };
+    context.turn.effects.loads.push(load);
 }

@@ -241,7 +241,7 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
     },
     Spec {
         name: "queue",
-        kind: integer(0, 1_000_000),
+        kind: integer(1, 1_000_000),
         default: Default::Text("1000"),
         change: Change::Start,
         doc: "Keys that may wait for a query of this loader. One more gets LOADBUSY, or the stale value.",
