@@ -1,26 +1,31 @@
 //! One connection: bytes in, requests executed, replies out. One task each, no task per command.
 //!
 //! ```text
-//! poll ─► flush what is owed ─► parked? hear wakes, watch for hang-up ─► run what is buffered ─► read ─► run ─► write ─┐
-//!          ▲                                                                                                           │
-//!          └───────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! poll ─► flush what is owed ─► parked? hear wakes, watch for hang-up ─► run what is kept ─► read ─► batch: run, write ─┐
+//!          ▲                                                                                                            │
+//!          └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! An idle connection owns no buffers. It reads into the thread's scratch and its replies are written from the thread's
+//! What was read is executed together with what the thread's other connections have sent ([`crate::batch`]).
+//!
+//! An idle connection owns no buffers. It reads into the thread's buffer and its replies are written from the thread's
 //! reply buffer; only what is left over (half a request, replies the socket did not take) moves to buffers of its own. What
 //! a request announces is never allocated, only what arrives.
 //!
 //! Fairness: a turn ends after [`COMMANDS_PER_TURN`] commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
+use crate::batch;
 use crate::clients::Card;
-use crate::stage::StageEnd;
+use crate::stage::{Stage, StageEnd};
 use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::dispatch::silence;
 use leasehold_command::{Client, Context, Outcome, Parked, execute, load_ahead};
-use leasehold_keyspace::PREFETCH_KEYS_MAX;
+use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX};
 use leasehold_protocol::{Limits, Parsed, Parser, Request, RespVersion};
-use std::future::Future;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -40,7 +45,7 @@ pub(crate) const CARRY_BYTES_MAX: usize = 16 * 1024;
 const COMMANDS_PER_TURN: usize = 1_024;
 
 /// Bytes of replies written in a turn before they are sent.
-const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
+pub(crate) const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
 
 /// A client that lets so much pile up is not served until it reads. Large, because a client may send a whole pipeline
 /// before it reads the first reply, and would wait for us for ever.
@@ -53,7 +58,7 @@ const LOADS_AHEAD_MAX: usize = 256;
 const PARKED_INPUT_BYTES_MAX: usize = 256 * 1024;
 
 /// A reply buffer that grew beyond this is given back.
-const REPLY_BYTES_KEPT: usize = 512 * 1024;
+pub(crate) const REPLY_BYTES_KEPT: usize = 512 * 1024;
 
 /// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
 /// would cost a tenth of a pipelined GET.
@@ -83,6 +88,10 @@ pub(crate) struct Connection {
     output_sent: usize,
     parked: Option<Box<Parked>>,
     closing: Closing,
+    /// Input of this connection waits in the thread's batch.
+    is_staged: bool,
+    /// The task was woken meanwhile, or has more to do after the batch.
+    is_wanted: bool,
 }
 
 /// Whether the connection is on its way out.
@@ -93,6 +102,17 @@ enum Closing {
     Flush,
     /// As `Flush`; the client may still be sending.
     Linger,
+}
+
+/// What a read came to.
+#[derive(Clone, Debug)]
+enum Ahead {
+    /// The peer ended the stream, or the read failed.
+    Ended,
+    /// See [`Step::Staged`].
+    Staged(Range<usize>),
+    /// It was run at once.
+    Run(Stop),
 }
 
 /// Why [`Connection::run`] stopped.
@@ -122,114 +142,182 @@ impl Connection {
             output_sent: 0,
             parked: None,
             closing: Closing::No,
+            is_staged: false,
+            is_wanted: false,
         }
     }
 }
 
-impl Future for Connection {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        let this = self.get_mut();
+/// Serves a connection until it ends.
+pub(crate) async fn serve(connection: Connection) {
+    let connection = Rc::new(RefCell::new(connection));
+    poll_fn(|task| {
+        let mut this = connection.borrow_mut();
+        let thread = Rc::clone(&this.thread);
+        let mut desk = thread.desk();
         // A panic in a command is a bug of ours; it costs this connection, not the server. Nothing that other connections see
         // is left half done: shards guard themselves, and the thread's buffers are cleared before use.
-        catch_unwind(AssertUnwindSafe(|| this.advance(task))).unwrap_or_else(|_| {
-            this.thread.stats().panics.add(1);
-            this.thread.clear_desk();
-            let command = this.client.last_command.and_then(leasehold_command::table::spec_by_index);
-            let command = command.map(|indexed| indexed.full_name()).unwrap_or_default();
-            tracing::error!(client = %this.client.address, command, "a command panicked; closing its connection");
-            Poll::Ready(())
-        })
-    }
+        let step = catch_unwind(AssertUnwindSafe(|| this.advance(&mut desk, task)));
+        match step {
+            Ok(Step::Done) => Poll::Ready(()),
+            Ok(Step::Waits) => Poll::Pending,
+            Ok(Step::Staged(input)) => {
+                desk.batch.add(Rc::clone(&connection), input);
+                Poll::Pending
+            }
+            Err(_) => {
+                this.note_panic();
+                desk.work.stage = Stage::new();
+                desk.work.reply.buffer_mut().clear();
+                Poll::Ready(())
+            }
+        }
+    })
+    .await;
+}
+
+/// What a look at a connection came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// It has ended.
+    Done,
+    /// Something will wake it.
+    Waits,
+    /// Its input lies in this part of the thread's buffer and waits for the batch.
+    Staged(Range<usize>),
 }
 
 impl Connection {
-    fn advance(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
-        let thread = Rc::clone(&self.thread);
-        let mut desk = thread.begin_turn();
-        let desk = &mut *desk;
+    fn advance(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Step {
+        if self.is_staged {
+            // Executed first.
+            self.is_wanted = true;
+            return Step::Waits;
+        }
         self.slot.listen(task.waker());
         loop {
             if self.slot.is_killed() {
-                return Poll::Ready(());
+                return Step::Done;
             }
             if self.owes_output() {
                 match self.flush(task) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Err(_)) => return Step::Done,
                     Poll::Pending if self.closing != Closing::No || self.output_len() >= OUTPUT_PAUSE_BYTES => {
-                        return Poll::Pending;
+                        return Step::Waits;
                     }
                     Poll::Pending => {}
                 }
             }
             if self.closing != Closing::No {
-                return self.finish(desk, task);
+                self.finish(desk, task);
+                return Step::Done;
             }
             if self.parked.is_some() {
+                desk.work.begin_turn(&self.thread);
                 self.hear(&mut desk.work);
-                self.end_batch(&mut desk.work, task);
+                self.end_turn(&mut desk.work, task);
                 let Some(parked) = &self.parked else { continue };
                 let outlives_input = parked.outlives_input();
                 if !self.ended {
-                    ready!(self.watch(desk, task));
+                    if self.watch(desk, task).is_pending() {
+                        return Step::Waits;
+                    }
                     self.ended = true;
                 }
-                if outlives_input {
-                    return Poll::Pending;
-                }
-                // The peer is gone: nobody waits for the answer any more.
-                return Poll::Ready(());
+                // Without the peer, nobody waits for the answer any more.
+                return if outlives_input { Step::Waits } else { Step::Done };
             }
             let stop = if self.runnable {
+                desk.work.begin_turn(&self.thread);
                 self.run_kept(&mut desk.work)
-            } else if self.ended || thread.is_draining() {
+            } else if self.ended || self.thread.is_draining() {
                 self.closing = Closing::Flush;
                 continue;
-            } else if let Some(stop) = ready!(self.read_and_run(desk, task)) {
-                stop
             } else {
-                self.ended = true;
-                continue;
+                match self.read_ahead(desk, task) {
+                    Poll::Pending => return Step::Waits,
+                    Poll::Ready(Ahead::Ended) => {
+                        self.ended = true;
+                        continue;
+                    }
+                    Poll::Ready(Ahead::Staged(input)) => return Step::Staged(input),
+                    Poll::Ready(Ahead::Run(stop)) => stop,
+                }
             };
-            self.end_batch(&mut desk.work, task);
+            self.end_turn(&mut desk.work, task);
             if stop == Stop::Bound {
                 // The others first.
-                task.waker().wake_by_ref();
-                return Poll::Pending;
+                self.slot.wake();
+                return Step::Waits;
             }
         }
     }
 
-    /// Reads once and runs what arrived. `None`: the peer ended the stream, or the read failed.
-    fn read_and_run(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<Option<Stop>> {
+    /// Reads once, behind the input of the batch. What arrived waits there for the batch, unless there is so much of it that it
+    /// is run by itself.
+    fn read_ahead(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<Ahead> {
         let carried = if self.input.len() <= CARRY_BYTES_MAX { self.input.len() } else { 0 };
-        let Some(received) = ready!(self.read(desk, carried, task)) else {
-            return Poll::Ready(None);
-        };
-        let Desk { input, work } = desk;
-        let mut stop = if carried == self.input.len() {
-            let input = &mut input[..carried + received];
-            input[..carried].copy_from_slice(&self.input);
-            let (consumed, stop) = self.run(work, input);
-            self.keep(&input[consumed..]);
-            self.runnable = stop != Stop::Starved;
-            stop
-        } else {
-            self.input.extend_from_slice(&input[..received]);
-            self.run_kept(work)
-        };
-        if stop == Stop::Starved && received == READ_BYTES_MAX {
-            // There is more to read; the others first.
-            stop = Stop::Bound;
+        if desk.batch.filled() + carried + READ_BYTES_MAX > desk.input.len() {
+            let thread = Rc::clone(&self.thread);
+            batch::execute(&thread, desk);
         }
-        Poll::Ready(Some(stop))
+        let start = desk.batch.filled();
+        let Some(received) = ready!(self.read(desk, start + carried, task)) else {
+            return Poll::Ready(Ahead::Ended);
+        };
+        let end = start + carried + received;
+        if carried < self.input.len() {
+            self.input.extend_from_slice(&desk.input[start..end]);
+            desk.work.begin_turn(&self.thread);
+            return Poll::Ready(Ahead::Run(self.run_kept(&mut desk.work)));
+        }
+        desk.input[start..start + carried].copy_from_slice(&self.input);
+        self.input = Vec::new();
+        self.is_staged = true;
+        // From here on the task hears of new input; the execution of the batch wakes it for what is there already.
+        self.is_wanted = received == READ_BYTES_MAX || self.stream.poll_read_ready(task).is_ready();
+        Poll::Ready(Ahead::Staged(start..end))
     }
 
-    /// Reads into the thread's scratch behind `carried` bytes. `None` at the end of the stream.
-    fn read(&mut self, desk: &mut Desk, carried: usize, task: &mut TaskContext<'_>) -> Poll<Option<usize>> {
-        let mut buffer = ReadBuf::new(&mut desk.input[carried..carried + READ_BYTES_MAX]);
+    /// Database of the client.
+    pub(crate) fn db(&self) -> Db {
+        self.client.db
+    }
+
+    /// A command panicked: the connection ends at its next turn.
+    #[cold]
+    pub(crate) fn note_panic(&mut self) {
+        self.thread.stats().panics.add(1);
+        let command = self.client.last_command.and_then(leasehold_command::table::spec_by_index);
+        let command = command.map(|indexed| indexed.full_name()).unwrap_or_default();
+        tracing::error!(client = %self.client.address, command, "a command panicked; closing its connection");
+        self.slot.kill();
+    }
+
+    /// Executes the staged input; replies are added to those of the batch. [`Connection::end_staged`] follows.
+    pub(crate) fn run_staged(&mut self, work: &mut Work, input: &[u8]) {
+        self.slot.card.touch(work.turn.now_ms);
+        let (consumed, stop) = self.run(work, input);
+        self.keep(&input[consumed..]);
+        self.runnable = stop != Stop::Starved;
+        // Only this connection's task may wait for the peer, or run on.
+        self.is_wanted |= stop != Stop::Starved;
+    }
+
+    /// Sends what [`Connection::run_staged`] replied, and lets the connection's task go on.
+    pub(crate) fn end_staged(&mut self, work: &mut Work, replies: Range<usize>) {
+        let slot = Rc::clone(&self.slot);
+        slot.with_waker(|waker| self.send(work, replies, &mut TaskContext::from_waker(waker)));
+        self.is_staged = false;
+        if std::mem::take(&mut self.is_wanted) || self.owes_output() || slot.is_killed() {
+            slot.wake();
+        }
+    }
+
+    /// Reads into the thread's buffer from `start` on. `None` at the end of the stream.
+    fn read(&mut self, desk: &mut Desk, start: usize, task: &mut TaskContext<'_>) -> Poll<Option<usize>> {
+        let mut buffer = ReadBuf::new(&mut desk.input[start..start + READ_BYTES_MAX]);
         // poll_read, not readable + try_read: after a short read it knows without a system call that nothing is left.
         let result = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
         let received = buffer.filled().len();
@@ -241,7 +329,6 @@ impl Connection {
             return Poll::Ready(None);
         }
         self.thread.stats().bytes_in.add(received as u64);
-        self.slot.card.touch(desk.work.turn.now_ms);
         Poll::Ready(Some(received))
     }
 
@@ -257,6 +344,8 @@ impl Connection {
 
     /// Runs requests from the connection's own buffer.
     fn run_kept(&mut self, work: &mut Work) -> Stop {
+        self.slot.card.touch(work.turn.now_ms);
+        work.reply.buffer_mut().clear();
         let mut input = std::mem::take(&mut self.input);
         let (consumed, stop) = self.run(work, &input);
         if consumed == input.len() {
@@ -280,7 +369,7 @@ impl Connection {
         }
         *turns += 1;
         let mut timed_from = turns.is_multiple_of(TIMED_TURN_EVERY).then(Instant::now);
-        reply.buffer_mut().clear();
+        let start = reply.len();
         reply.set_version(self.version);
         thread.host.serve(self.client.id);
         let mut context =
@@ -305,7 +394,7 @@ impl Connection {
                 done = base + stage.spans[index].end;
                 commands += 1;
                 match outcome {
-                    Outcome::Replied if context.reply.len() < REPLY_BYTES_PER_TURN => {}
+                    Outcome::Replied if context.reply.len() - start < REPLY_BYTES_PER_TURN => {}
                     Outcome::Replied => break 'turn Stop::Bound,
                     Outcome::Parked(parked) => {
                         self.parked = Some(parked);
@@ -349,54 +438,50 @@ impl Connection {
         (done, stop)
     }
 
-    /// After commands were run: sends replies, delivers wakes, starts loads.
-    fn end_batch(&mut self, work: &mut Work, task: &mut TaskContext<'_>) {
+    /// After commands were run: delivers wakes, starts loads, sends replies.
+    fn end_turn(&mut self, work: &mut Work, task: &mut TaskContext<'_>) {
         self.thread.settle(&mut work.turn);
-        self.send(work, task);
-        self.slot.card.note_buffers(self.input.len(), self.output_len());
-        if self.owes_output() {
-            self.watch_output(work);
+        let replies = 0..work.reply.len();
+        self.send(work, replies, task);
+        let buffer = work.reply.buffer_mut();
+        buffer.clear();
+        if buffer.capacity() > REPLY_BYTES_KEPT {
+            *buffer = Vec::new();
         }
     }
 
-    /// Writes the thread's reply buffer to the socket; what it does not take becomes the connection's own.
-    fn send(&mut self, work: &mut Work, task: &mut TaskContext<'_>) {
-        let reply = work.reply.buffer_mut();
-        if reply.is_empty() {
-            return;
-        }
+    /// Writes a part of the thread's reply buffer to the socket; what it does not take becomes the connection's own.
+    fn send(&mut self, work: &mut Work, replies: Range<usize>, task: &mut TaskContext<'_>) {
+        let buffer = work.reply.buffer_mut();
+        let (mut sent, end) = (replies.start, replies.end);
         if self.owes_output() {
-            self.output.extend_from_slice(reply);
-            reply.clear();
-        } else {
-            let mut sent = 0;
-            while sent < reply.len() {
-                match Pin::new(&mut self.stream).poll_write(task, &reply[sent..]) {
-                    Poll::Ready(Ok(0) | Err(_)) => {
-                        self.slot.kill();
-                        sent = reply.len();
-                    }
-                    Poll::Ready(Ok(count)) => {
-                        self.thread.stats().bytes_out.add(count as u64);
-                        sent += count;
-                    }
-                    Poll::Pending => break,
+            self.output.extend_from_slice(&buffer[replies]);
+            sent = end;
+        }
+        while sent < end {
+            match Pin::new(&mut self.stream).poll_write(task, &buffer[sent..end]) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.slot.kill();
+                    sent = end;
                 }
-            }
-            if sent == reply.len() {
-                reply.clear();
-            } else if reply.len() - sent >= REPLY_BYTES_KEPT {
-                // Long: the buffer itself changes hands, nothing is copied.
-                self.output = std::mem::take(reply);
-                self.output_sent = sent;
-            } else {
-                self.output = reply[sent..].to_vec();
-                self.output_sent = 0;
-                reply.clear();
+                Poll::Ready(Ok(count)) => {
+                    self.thread.stats().bytes_out.add(count as u64);
+                    sent += count;
+                }
+                Poll::Pending => break,
             }
         }
-        if reply.capacity() > REPLY_BYTES_KEPT {
-            *reply = Vec::new();
+        if sent < end && end == buffer.len() && end - sent >= REPLY_BYTES_KEPT {
+            // Long, and nobody's replies come behind: the buffer itself changes hands, nothing is copied.
+            self.output = std::mem::take(buffer);
+            self.output_sent = sent;
+        } else if sent < end {
+            self.output = buffer[sent..end].to_vec();
+            self.output_sent = 0;
+        }
+        self.slot.card.note_buffers(self.input.len(), self.output_len());
+        if self.owes_output() {
+            self.watch_output(work);
         }
     }
 
@@ -494,28 +579,29 @@ impl Connection {
     /// Watches the peer of a parked command: what it sends is kept for later. Ready when it will send no more.
     fn watch(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
         while self.input.len() < PARKED_INPUT_BYTES_MAX {
-            let Some(received) = ready!(self.read(desk, 0, task)) else {
+            let start = desk.batch.filled();
+            let Some(received) = ready!(self.read(desk, start, task)) else {
                 return Poll::Ready(());
             };
-            self.input.extend_from_slice(&desk.input[..received]);
+            self.input.extend_from_slice(&desk.input[start..start + received]);
             self.runnable = true;
         }
         Poll::Pending
     }
 
     /// All replies are sent. Reads away what the peer of an error may still be sending, then ends.
-    fn finish(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
+    fn finish(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) {
         if self.closing == Closing::Linger {
             let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
             let mut discarded = 0;
             while discarded < LINGER_BYTES_MAX {
-                match self.read(desk, 0, task) {
+                let start = desk.batch.filled();
+                match self.read(desk, start, task) {
                     Poll::Ready(Some(received)) => discarded += received,
                     Poll::Ready(None) | Poll::Pending => break,
                 }
             }
         }
-        Poll::Ready(())
     }
 }
 

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use crate::config::options::loader_named;
     use leasehold_loader_api::{LoadRequest, Loaded, Row};
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
     use std::net::TcpStream;
     use std::pin::Pin;
     use std::sync::Mutex;

@@ -1,9 +1,10 @@
 //! One reactor thread: its connections, its buffers, what it hears from others, what it does when time passes.
 
+use crate::batch::{self, Batch};
 use crate::clients::Card;
 use crate::config::Live;
 use crate::config::live::LiveConfig;
-use crate::connection::{CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
+use crate::connection::{self, CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
@@ -33,6 +34,11 @@ const EXPIRE_AGAIN: usize = EXPIRE_STEPS_MAX / 4;
 /// Bounds a tick's share of the thread when very much expires at once.
 const EXPIRE_ROUNDS_MAX: usize = 8;
 
+/// The thread's input buffer: a batch of small requests and one full read behind them.
+const INPUT_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(INPUT_BYTES >= 2 * (CARRY_BYTES_MAX + READ_BYTES_MAX));
+
 /// Time between two looks at all connections of the thread, for idle ones and slow readers, in ms.
 const SWEEP_CONNECTIONS_EVERY_MS: u64 = 1_000;
 
@@ -52,8 +58,9 @@ pub(crate) struct Thread {
 
 /// What the connection whose turn it is works with.
 pub(crate) struct Desk {
-    /// Every read goes here.
+    /// Every read goes here, behind what the batch has there.
     pub(crate) input: Box<[u8]>,
+    pub(crate) batch: Batch,
     pub(crate) work: Work,
 }
 
@@ -127,10 +134,16 @@ impl Slot {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// The connection has its turn soon.
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Runs something with the waker that the connection last listened with.
+    pub(crate) fn with_waker<R>(&self, run: impl FnOnce(&Waker) -> R) -> R {
+        run(self.waker.borrow().as_ref().unwrap_or(Waker::noop()))
     }
 }
 
@@ -150,7 +163,7 @@ impl Thread {
             expired_at_ms: 0,
             swept_at_ms: 0,
         };
-        let mut desk = Desk { input: vec![0; CARRY_BYTES_MAX + READ_BYTES_MAX].into_boxed_slice(), work };
+        let mut desk = Desk { input: vec![0; INPUT_BYTES].into_boxed_slice(), batch: Batch::default(), work };
         desk.work.take_live(&node.live);
         let changes_client = (0..table::commands_total() as u16).map(|index| {
             let name = table::spec_by_index(index).map(|indexed| indexed.full_name()).unwrap_or_default();
@@ -168,20 +181,10 @@ impl Thread {
         }
     }
 
-    /// The thread's desk, at the time it is now.
+    /// The thread's desk. Who executes commands begins a turn first.
     #[inline]
-    pub(crate) fn begin_turn(&self) -> RefMut<'_, Desk> {
-        let mut desk = self.desk.borrow_mut();
-        desk.work.turn.now_ms = self.node.clock.now_ms();
-        desk
-    }
-
-    /// Forgets what a command that panicked left behind.
-    pub(crate) fn clear_desk(&self) {
-        if let Ok(mut desk) = self.desk.try_borrow_mut() {
-            desk.work.stage = Stage::new();
-            desk.work.reply.buffer_mut().clear();
-        }
+    pub(crate) fn desk(&self) -> RefMut<'_, Desk> {
+        self.desk.borrow_mut()
     }
 
     #[inline]
@@ -318,7 +321,7 @@ impl Thread {
         // As in Redis: who connects while there is no password stays in when one is set. Asked of the configuration
         // itself: the copy of this turn may be older than a password that a client has just set.
         client.authenticated = self.node.live.live().password.is_empty();
-        tokio::task::spawn_local(Connection::new(Rc::clone(self), stream, slot, client));
+        tokio::task::spawn_local(connection::serve(Connection::new(Rc::clone(self), stream, slot, client)));
     }
 
     /// Serves what others leave here, until told to stop.
@@ -356,7 +359,8 @@ impl Thread {
     }
 
     fn tick(&self) {
-        let mut desk = self.begin_turn();
+        let mut desk = self.desk();
+        desk.work.begin_turn(self);
         let Work { turn, .. } = &mut desk.work;
         turn.wall_offset_ms = self.node.clock.wall_offset_ms();
         let now_ms = turn.now_ms;
@@ -411,6 +415,12 @@ impl Thread {
 }
 
 impl Work {
+    /// From now on it is the time it is now.
+    #[inline]
+    pub(crate) fn begin_turn(&mut self, thread: &Thread) {
+        self.turn.now_ms = thread.node.clock.now_ms();
+    }
+
     fn take_live(&mut self, live: &LiveConfig) {
         let generation = live.generation();
         if generation == self.live_generation {
@@ -435,8 +445,12 @@ pub(crate) fn run(node: &Arc<Node>, id: u16) -> std::io::Result<()> {
         .enable_io()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let thread = Rc::new(Thread::new(id, Arc::clone(node)));
-    runtime.block_on(Rc::clone(&thread).serve());
+    runtime.block_on(async {
+        tokio::task::spawn_local(batch::serve(Rc::clone(&thread)));
+        Rc::clone(&thread).serve().await;
+    });
     // Dropping the runtime drops the connections, and those leave their queues.
+    thread.desk().batch.clear();
     drop(runtime);
     Ok(())
 }

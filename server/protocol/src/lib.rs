@@ -10,5 +10,5 @@ pub mod resp;
 
 pub use error::ProtocolError;
 pub use limits::Limits;
-pub use resp::parser::{Parsed, Parser, Request};
+pub use resp::parser::{Parsed, Parser, Request, first_key};
 pub use resp::reply::{Reply, RespVersion};

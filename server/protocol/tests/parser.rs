@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError};
+use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError, first_key};
 use proptest::prelude::*;
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
@@ -215,4 +215,20 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn the_first_key_is_found_where_the_request_has_the_usual_form() {
+    for (input, key) in [
+        (&b"*2\r\n$3\r\nGET\r\n$6\r\nuser:4\r\n"[..], Some(&b"user:4"[..])),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*1\r\n", Some(b"k")),
+        (b"*2\r\n$3\r\nGET\r\n$6\r\nuser", None),
+        (b"*1\r\n$4\r\nPING\r\n", None),
+        (b"*2\r\n$3\r\nGET\r\n$65536\r\n", None),
+        (b"GET k\r\n", None),
+        (b"*", None),
+        (b"", None),
+    ] {
+        assert_eq!(first_key(input), key, "{}", String::from_utf8_lossy(input));
+    }
 }
