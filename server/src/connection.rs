@@ -149,9 +149,10 @@ impl Connection {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(connection: Connection) {
+// Not an `async fn`: its future would hold the connection beside what it makes of it.
+pub(crate) fn serve(connection: Connection) -> impl Future<Output = ()> {
     let connection = Rc::new(RefCell::new(connection));
-    poll_fn(|task| {
+    poll_fn(move |task| {
         let mut this = connection.borrow_mut();
         let thread = Rc::clone(&this.thread);
         let mut desk = thread.desk();
@@ -173,7 +174,6 @@ pub(crate) async fn serve(connection: Connection) {
             }
         }
     })
-    .await;
 }
 
 /// What a look at a connection came to.

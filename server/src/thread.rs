@@ -317,7 +317,7 @@ impl Thread {
         self.slots.borrow_mut().insert(id, Rc::clone(&slot));
         self.shown().cards.add(card);
         self.stats().connections_received.add(1);
-        let mut client = Client::new(id, self.id, peer.to_string(), local.to_string(), now_ms);
+        let mut client = Client::new(id, self.id, peer, local, now_ms);
         // As in Redis: who connects while there is no password stays in when one is set. Asked of the configuration
         // itself: the copy of this turn may be older than a password that a client has just set.
         client.authenticated = self.node.live.live().password.is_empty();

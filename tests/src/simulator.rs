@@ -136,8 +136,8 @@ impl Simulator {
     pub fn connect(&mut self) -> ConnectionId {
         let index = self.connections.len();
         let id = index as u64 + 1;
-        let mut client =
-            Client::new(id, 0, format!("127.0.0.1:{}", 50_000 + index), "127.0.0.1:6379".to_owned(), self.turn.now_ms);
+        let peer = ([127, 0, 0, 1], 50_000 + index as u16).into();
+        let mut client = Client::new(id, 0, peer, ([127, 0, 0, 1], 6379).into(), self.turn.now_ms);
         client.authenticated = self.world.password.is_none();
         self.connections.push(Connection {
             client,

@@ -1,6 +1,7 @@
 //! The state of one connection that commands read and write.
 
 use leasehold_keyspace::{Access, Db};
+use std::net::SocketAddr;
 
 /// A connection as its commands see it. The socket and the buffers belong to the binary.
 #[derive(Clone, Debug)]
@@ -13,16 +14,12 @@ pub struct Client {
     pub db: Db,
     /// Whether it may run every command.
     pub authenticated: bool,
-    /// `CLIENT SETNAME`; empty: none.
-    pub name: Vec<u8>,
-    /// `CLIENT SETINFO LIB-NAME`; empty: none.
-    pub lib_name: Vec<u8>,
-    /// `CLIENT SETINFO LIB-VER`; empty: none.
-    pub lib_version: Vec<u8>,
-    /// Address of the peer, `host:port`.
-    pub address: String,
+    /// What it calls itself. Most idle connections of a pool have said nothing.
+    pub names: Option<Box<Names>>,
+    /// Address of the peer.
+    pub address: SocketAddr,
     /// Our address on this connection.
-    pub local_address: String,
+    pub local_address: SocketAddr,
     /// Which replies are sent.
     pub reply_mode: ReplyMode,
     /// `CLIENT NO-EVICT`.
@@ -35,6 +32,17 @@ pub struct Client {
     pub last_command: Option<u16>,
     /// Number of the command under way, counted per connection; part of its [`leasehold_keyspace::Waiter`]s.
     pub ticket: u32,
+}
+
+/// What a client calls itself; each empty until it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// `CLIENT SETNAME`.
+    pub name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-NAME`.
+    pub lib_name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-VER`.
+    pub lib_version: Vec<u8>,
 }
 
 /// `CLIENT REPLY`.
@@ -53,15 +61,13 @@ pub enum ReplyMode {
 impl Client {
     /// A client just connected.
     #[must_use]
-    pub fn new(id: u64, thread: u16, address: String, local_address: String, now_ms: u64) -> Self {
+    pub fn new(id: u64, thread: u16, address: SocketAddr, local_address: SocketAddr, now_ms: u64) -> Self {
         Self {
             id,
             thread,
             db: Db(0),
             authenticated: false,
-            name: Vec::new(),
-            lib_name: Vec::new(),
-            lib_version: Vec::new(),
+            names: None,
             address,
             local_address,
             reply_mode: ReplyMode::On,
@@ -71,6 +77,17 @@ impl Client {
             last_command: None,
             ticket: 0,
         }
+    }
+
+    /// `CLIENT SETNAME`; empty: none.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        self.names.as_ref().map_or(&[], |names| &names.name)
+    }
+
+    /// For a client that says what it calls itself.
+    pub fn names_mut(&mut self) -> &mut Names {
+        self.names.get_or_insert_default()
     }
 
     /// How this client's reads of values count.

@@ -154,8 +154,8 @@ impl ClientFilter {
     pub fn matches(&self, client: &Client, now_ms: u64) -> bool {
         let age_s = now_ms.saturating_sub(client.connected_at_ms) / 1000;
         (self.ids.is_empty() || self.ids.contains(&client.id))
-            && self.address.as_ref().is_none_or(|address| *address == client.address)
-            && self.local_address.as_ref().is_none_or(|address| *address == client.local_address)
+            && self.address.as_ref().is_none_or(|address| *address == client.address.to_string())
+            && self.local_address.as_ref().is_none_or(|address| *address == client.local_address.to_string())
             && self.user.as_ref().is_none_or(|user| user == "default")
             && self.kind.as_ref().is_none_or(|kind| kind == "normal")
             && self.age_s_min.is_none_or(|age_s_min| age_s >= age_s_min)

@@ -30,7 +30,7 @@ pub mod table;
 pub(crate) mod testing;
 pub mod usage;
 
-pub use client::{Client, ReplyMode};
+pub use client::{Client, Names, ReplyMode};
 pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;

@@ -33,7 +33,7 @@ impl Node {
         Self {
             keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])),
             host: FakeHost::default(),
-            client: Client::new(7, 0, "127.0.0.1:50000".to_owned(), "127.0.0.1:6379".to_owned(), START_MS),
+            client: Client::new(7, 0, ([127, 0, 0, 1], 50_000).into(), ([127, 0, 0, 1], 6379).into(), START_MS),
             turn: Turn::new(START_MS, 42),
             version: RespVersion::V2,
             outcome: Outcome::Replied,

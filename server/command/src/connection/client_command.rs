@@ -37,17 +37,17 @@ pub(super) static CLIENT: Spec = Spec {
             &[Argument::string("connection-name")],
             |context, request| {
                 let result = checked_name(request.arg(2)).map(|name| {
-                    context.client.name = name.to_vec();
+                    context.client.names_mut().name = name.to_vec();
                     context.reply.ok();
                 });
                 context.conclude(result)
             },
         ),
         subcommand("getname", "Tells the name of the connection", "2.6.9", 2, &[], |context, _| {
-            if context.client.name.is_empty() {
+            if context.client.name().is_empty() {
                 context.reply.null();
             } else {
-                context.reply.bulk(&context.client.name);
+                context.reply.bulk(context.client.name());
             }
             Outcome::Replied
         }),
@@ -155,8 +155,8 @@ pub(super) const fn subcommand(
 fn set_info(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyError> {
     let (word, value) = (request.arg(2), request.arg(3));
     let (field, name) = match word {
-        _ if is_word(word, "LIB-NAME") => (&mut context.client.lib_name, "lib-name"),
-        _ if is_word(word, "LIB-VER") => (&mut context.client.lib_version, "lib-ver"),
+        _ if is_word(word, "LIB-NAME") => (&mut context.client.names_mut().lib_name, "lib-name"),
+        _ if is_word(word, "LIB-VER") => (&mut context.client.names_mut().lib_version, "lib-ver"),
         _ => {
             let word = String::from_utf8_lossy(&word[..word.len().min(128)]);
             return Err(ReplyError::err(format_args!("Unrecognized option '{word}'")));
@@ -213,7 +213,8 @@ mod tests {
         assert_eq!(node.run("CLIENT GETNAME"), "$-1\r\n");
         assert_eq!(node.run("CLIENT SETINFO lib-name redis-py"), "+OK\r\n");
         assert_eq!(node.run("CLIENT SETINFO LIB-VER 8.0.0"), "+OK\r\n");
-        assert_eq!((&*node.client.lib_name, &*node.client.lib_version), (&b"redis-py"[..], &b"8.0.0"[..]));
+        let names = node.client.names.take().expect("it said so");
+        assert_eq!((&*names.lib_name, &*names.lib_version), (&b"redis-py"[..], &b"8.0.0"[..]));
         assert_eq!(node.run("CLIENT SETINFO foo bar"), "-ERR Unrecognized option 'foo'\r\n");
         assert_eq!(
             String::from_utf8_lossy(&node.run_args(&[b"CLIENT", b"SETINFO", b"lib-name", b"a b"])),

@@ -149,7 +149,7 @@ fn hello(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyErr
         ));
     }
     if let Some(name) = name {
-        context.client.name = name.to_vec();
+        context.client.names_mut().name = name.to_vec();
     }
     if let Some(version) = version {
         context.reply.set_version(version);
@@ -219,7 +219,9 @@ fn reset(context: &mut Context<'_>) {
     let client = &mut *context.client;
     client.db = Db(0);
     client.authenticated = !context.host.password_required();
-    client.name.clear();
+    if let Some(names) = &mut client.names {
+        names.name.clear();
+    }
     client.reply_mode = ReplyMode::On;
     client.no_evict = false;
     client.no_touch = false;
