@@ -58,17 +58,24 @@ impl Database {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// How many of our loaders' statements run now.
-    async fn running(&self) -> i64 {
-        let sql = "SELECT count(*) FROM pg_stat_activity
+    /// Process ids of those of them that run a statement now.
+    async fn running(&self) -> Vec<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity
                    WHERE application_name = 'leasehold' AND datname = current_database() AND state = 'active'";
-        sqlx::query(sql).fetch_one(&self.admin).await.expect("good SQL").get(0)
+        let rows = sqlx::query(sql).fetch_all(&self.admin).await.expect("good SQL");
+        rows.iter().map(|row| row.get(0)).collect()
     }
 
-    async fn until_running(&self, count: i64) {
+    /// Waits for one statement to run, on another connection than `before`; which.
+    async fn until_running(&self, before: Option<i32>) -> i32 {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.running().await != count {
-            assert!(Instant::now() < deadline, "never {count} statements at once");
+        loop {
+            if let [pid] = self.running().await[..]
+                && Some(pid) != before
+            {
+                return pid;
+            }
+            assert!(Instant::now() < deadline, "no statement of its own runs");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
