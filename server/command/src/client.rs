@@ -1,7 +1,7 @@
 //! The state of one connection that commands read and write.
 
+use core::net::SocketAddr;
 use leasehold_keyspace::{Access, Db};
-use std::net::SocketAddr;
 
 /// A connection as its commands see it. The socket and the buffers belong to the binary.
 #[derive(Clone, Debug)]

@@ -204,11 +204,12 @@ impl Awaited {
         let answer = match &mut self.patience {
             // The load goes on without this reader.
             Patience::Load { stale: Some(stale), .. } => Some(Answer::Value(stale.clone())),
-            Patience::Load { loader, asked_ms, .. } => {
-                Some(Answer::Error(through::timeout_text(context.host, *loader, now_ms - *asked_ms)))
+            // The text says what was allowed, as that of the load itself does: either may come first.
+            Patience::Load { loader, asked_ms, hard_deadline_ms, .. } => {
+                Some(Answer::Error(through::timeout_text(context.host, *loader, *hard_deadline_ms - *asked_ms)))
             }
-            Patience::Test { asked_ms, .. } => {
-                Some(Answer::Error(format!("LOADFAIL no answer within {} ms", now_ms - *asked_ms)))
+            Patience::Test { asked_ms, deadline_ms } => {
+                Some(Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms)))
             }
             Patience::Lease { deadline_ms, claim } => {
                 let claim = claim.clone();

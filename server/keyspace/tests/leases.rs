@@ -2,114 +2,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "common/lease.rs"]
+mod lease;
+
+use lease::*;
 use leasehold_keyspace::{
-    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, Filled, HashSeed, Invalidation,
-    Keyspace, LeaseSettings, LostReason, Release, Settings, Turn, Waiter, WakeEvent,
+    Claim, Claimed, Expiry, Fill, Filled, HashSeed, Invalidation, Keyspace, LeaseSettings, LostReason, Release,
+    Settings, Turn, WakeEvent,
 };
-
-const DB: Db = Db(0);
-const KEY: &[u8] = b"k";
-const START_MS: u64 = 1_700_000_000_000;
-
-fn settings() -> Settings {
-    Settings {
-        shards: 4,
-        memory_bytes_max: 0,
-        policy: EvictionPolicy::AllKeysLru,
-        eviction_samples: 5,
-        absence_bytes_max: 1 << 20,
-        boot_unix_ms: START_MS,
-        lease: LeaseSettings {
-            lease_ms: 10_000,
-            lease_ms_max: 60_000,
-            reissue_after_ms: None,
-            waiters_per_key_max: 3,
-            waiters_max: 100,
-            records_max: 1_000,
-            tombstone_ttl_ms: 60_000,
-            invalidated_stale_ms: 10_000,
-        },
-    }
-}
-
-struct Node {
-    keyspace: Keyspace,
-    turn: Turn,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self { keyspace: Keyspace::new(settings(), HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) }
-    }
-
-    fn claim(&mut self, claim: Claim) -> Claimed {
-        self.keyspace.claim(&mut self.turn, DB, KEY, claim)
-    }
-
-    fn lead(&mut self) -> u64 {
-        token(self.claim(CLIENT))
-    }
-
-    fn fill(&mut self, token: u64, value: &[u8]) -> Filled {
-        self.fill_with(token, value, Expiry::Never, 0, None)
-    }
-
-    fn fill_with(
-        &mut self,
-        token: u64,
-        value: &[u8],
-        expiry: Expiry,
-        stale_for_ms: u64,
-        version: Option<u64>,
-    ) -> Filled {
-        self.keyspace.fill(&mut self.turn, DB, KEY, token, Fill::Value { value, expiry, stale_for_ms, version })
-    }
-
-    fn set(&mut self, value: &[u8]) {
-        self.keyspace.update(&mut self.turn, DB, KEY, |slot| slot.set(value, Attributes::PLAIN));
-    }
-
-    fn delete(&mut self) -> bool {
-        self.keyspace.update(&mut self.turn, DB, KEY, |slot| slot.remove())
-    }
-
-    fn invalidate(&mut self, invalidation: Invalidation, version: Option<u64>) -> bool {
-        self.keyspace.invalidate(&mut self.turn, DB, KEY, invalidation, version)
-    }
-
-    fn value(&mut self) -> Option<Vec<u8>> {
-        self.keyspace.read(&mut self.turn, DB, KEY, Access::Touch, |entry| entry.value.to_vec())
-    }
-
-    fn pass_ms(&mut self, ms: u64) {
-        self.turn.now_ms += ms;
-        self.keyspace.sweep_leases(&mut self.turn, 0..self.keyspace.shards());
-    }
-
-    /// Wakes since the last call, as waiter index and event.
-    fn wakes(&mut self) -> Vec<(u32, WakeEvent)> {
-        self.turn.effects.wakes.drain(..).map(|wake| (wake.waiter.index, wake.event)).collect()
-    }
-}
-
-const CLIENT: Claim =
-    Claim { claimant: Claimant::Client, lease_ms: None, version_min: None, fresh_required: false, waiter: None };
-const SERVER: Claim = Claim { claimant: Claimant::Server { loader: 0 }, ..CLIENT };
-
-fn waiting(claim: Claim, index: u32) -> Claim {
-    Claim { waiter: Some(Waiter { thread: 0, connection: 1, ticket: 1, index }), ..claim }
-}
-
-#[track_caller]
-fn token(claimed: Claimed) -> u64 {
-    match claimed {
-        Claimed::Lead { token, .. } => token,
-        other => panic!("expected to lead, got {other:?}"),
-    }
-}
-
-const LOST_REVOKED: Filled = Filled::Lost(LostReason::Revoked);
-const LOST_UNKNOWN: Filled = Filled::Lost(LostReason::Unknown);
 
 #[test]
 fn the_first_who_misses_leads_and_the_next_waits() {
@@ -245,18 +145,6 @@ fn a_key_slower_than_the_others_is_not_loaded_over_and_over_and_its_first_load_f
     // After 50, 100, 200, 400, 800 and 1600 ms; every 50 ms would be 60.
     assert!((2..=6).contains(&leases), "{leases} leases");
     assert!(matches!(node.fill(first, b"slow"), Filled::Stored { .. }));
-}
-
-#[test]
-fn waiters_hear_the_fill() {
-    let mut node = Node::new();
-    let token = node.lead();
-    assert!(matches!(node.claim(waiting(CLIENT, 1)), Claimed::Parked { .. }));
-    assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
-    node.fill(token, b"v");
-    let wakes = node.wakes();
-    assert_eq!(wakes.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2]);
-    assert!(wakes.iter().all(|(_, event)| matches!(event, WakeEvent::Value { value, .. } if value == "v")));
 }
 
 #[test]
@@ -401,77 +289,6 @@ fn records_are_bounded_and_a_lost_record_fails_closed() {
 }
 
 #[test]
-fn the_server_loads_once_and_its_readers_hear_the_row() {
-    let mut node = Node::new();
-    let token = token(node.claim(waiting(SERVER, 1)));
-    assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
-    assert!(matches!(node.claim(CLIENT), Claimed::Wait { .. }));
-    // However long it takes: a second load is not started beside the first.
-    node.pass_ms(5_000);
-    assert!(matches!(node.claim(waiting(SERVER, 3)), Claimed::Parked { .. }));
-    node.fill(token, b"row");
-    assert_eq!(node.wakes().len(), 3);
-    assert!(node.turn.effects.loads.is_empty());
-}
-
-#[test]
-fn a_row_loaded_before_an_invalidation_is_loaded_again_for_those_who_wait() {
-    for soft in [false, true] {
-        let mut node = Node::new();
-        let first = token(node.claim(waiting(SERVER, 1)));
-        let invalidation = if soft { Invalidation::Soft { stale_ms: None } } else { Invalidation::Hard };
-        node.invalidate(invalidation, None);
-        assert!(node.wakes().is_empty() && node.turn.effects.loads.is_empty(), "one load at a time");
-        assert_eq!(node.fill(first, b"old row"), LOST_REVOKED);
-        assert_eq!(node.value(), None);
-        let load = node.turn.effects.loads.pop().unwrap();
-        assert!(matches!(node.fill(load.token, b"new row"), Filled::Stored { .. }));
-        assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Value { value, .. })] if value == "new row"));
-    }
-}
-
-#[test]
-fn a_failed_load_is_told_and_a_client_who_waits_leads() {
-    let mut node = Node::new();
-    let token = token(node.claim(waiting(SERVER, 1)));
-    node.claim(waiting(CLIENT, 2));
-    node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 0);
-    let wakes = node.wakes();
-    assert!(matches!(&wakes[0], (1, WakeEvent::Failed { stale: None, reason }) if &**reason == "LOADFAIL users down"));
-    assert!(matches!(wakes[1], (2, WakeEvent::Lead { .. })));
-}
-
-#[test]
-fn a_late_load_still_fills_and_no_other_is_started_beside_it() {
-    let mut node = Node::new();
-    let late = token(node.claim(waiting(SERVER, 1)));
-    node.keyspace.overdue(&mut node.turn, DB, KEY, late, &"LOADFAIL users late".into(), 0);
-    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
-    assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
-    assert!(matches!(node.fill(late, b"row"), Filled::Stored { .. }));
-    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "row"));
-}
-
-#[test]
-fn a_failure_gives_the_stale_value_a_short_new_life_within_its_window() {
-    let mut node = Node::new();
-    let first = node.lead();
-    node.fill_with(first, b"v", Expiry::At(START_MS + 100), 1_000, None);
-    node.pass_ms(100);
-    assert_eq!(node.value(), None);
-    let token = token(node.claim(waiting(SERVER, 1)));
-    node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 300);
-    assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Failed { stale: Some(stale), .. })] if stale == "v"));
-    assert_eq!(node.value().unwrap(), b"v");
-    node.pass_ms(300);
-    assert_eq!(node.value(), None);
-    assert!(matches!(node.claim(CLIENT), Claimed::Lead { stale: Some(_), .. }));
-    node.pass_ms(700);
-    node.delete();
-    assert!(matches!(node.claim(CLIENT), Claimed::Lead { stale: None, .. }));
-}
-
-#[test]
 fn a_soft_invalidation_leaves_a_stale_value_that_an_overtaken_fill_may_replace() {
     let mut node = Node::new();
     let first = node.lead();
@@ -526,16 +343,6 @@ fn an_entry_below_the_wanted_version_counts_as_stale() {
 }
 
 #[test]
-fn the_same_row_read_again_refreshes_an_entry_with_its_version() {
-    let mut node = Node::new();
-    let first = token(node.claim(SERVER));
-    node.fill_with(first, b"row", Expiry::At(START_MS + 100), 10_000, Some(5));
-    node.pass_ms(100);
-    let again = token(node.claim(SERVER));
-    assert!(matches!(node.fill_with(again, b"row", Expiry::Never, 0, Some(5)), Filled::Stored { .. }));
-}
-
-#[test]
 fn a_killed_lease_is_void_and_listed_no_more() {
     let mut node = Node::new();
     let token = node.lead();
@@ -558,73 +365,6 @@ fn records_go_when_their_time_is_over() {
     node.pass_ms(10_000);
     let stats = node.keyspace.stats();
     assert_eq!((stats.leases, stats.used_bytes), (0, empty_bytes));
-}
-
-#[test]
-fn a_load_of_the_server_leaves_no_record() {
-    let mut node = Node::new();
-    node.delete();
-    let empty_bytes = node.keyspace.stats().used_bytes;
-    let server = Claim { lease_ms: Some(600_000), ..SERVER };
-    let first = token(node.claim(server));
-    node.keyspace.fail(&mut node.turn, DB, KEY, first, &"LOADFAIL users down".into(), 0);
-    assert_eq!(node.keyspace.stats().leases, 0, "failed");
-    assert_eq!(node.fill(first, b"v"), LOST_UNKNOWN, "a load that has failed does not come back");
-    let second = token(node.claim(server));
-    node.delete();
-    node.fill(second, b"v");
-    assert_eq!(node.keyspace.stats().leases, 0, "lost");
-    assert_eq!(node.keyspace.stats().used_bytes, empty_bytes);
-    let third = token(node.claim(server));
-    node.pass_ms(1);
-    assert_eq!(node.keyspace.stats().leases, 1);
-    node.fill(third, b"v");
-    assert_eq!(node.keyspace.stats().leases, 0, "filled");
-}
-
-#[test]
-fn over_the_bound_a_running_load_keeps_its_record_before_a_lease_that_is_done_with() {
-    let settings = Settings { shards: 1, lease: LeaseSettings { records_max: 2, ..settings().lease }, ..settings() };
-    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
-    let running = token(node.claim(Claim { lease_ms: Some(600_000), ..SERVER }));
-    for key in [b"a", b"b", b"c"] {
-        let done = token(node.keyspace.claim(&mut node.turn, DB, key, CLIENT));
-        node.keyspace.release(&mut node.turn, DB, key, done, Release::default());
-    }
-    assert!(matches!(node.fill(running, b"v"), Filled::Stored { .. }));
-}
-
-#[test]
-fn who_meets_a_load_of_the_server_is_not_sent_away_for_the_time_of_its_lease() {
-    let mut node = Node::new();
-    let server = Claim { lease_ms: Some(600_000), ..SERVER };
-    node.claim(server);
-    assert!(matches!(node.claim(CLIENT), Claimed::Wait { retry_after_ms: 50, .. }));
-}
-
-#[test]
-fn readers_of_a_key_that_changes_faster_than_it_loads_are_not_kept_for_ever() {
-    let mut node = Node::new();
-    let first = token(node.claim(waiting(SERVER, 1)));
-    node.delete();
-    node.claim(waiting(SERVER, 2));
-    assert_eq!(node.fill(first, b"one"), LOST_REVOKED);
-    assert!(node.wakes().is_empty(), "the next load may bring what is there now");
-    let second = node.turn.effects.loads.pop().unwrap().token;
-    node.delete();
-    node.claim(waiting(SERVER, 3));
-    assert_eq!(node.fill(second, b"two"), LOST_REVOKED);
-    // The first asked before both changes. The second asked after one of them and may hear only what is newer than that.
-    assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Value { value, .. })] if value == "two"));
-    let third = node.turn.effects.loads.pop().unwrap().token;
-    node.delete();
-    node.fill(third, b"three");
-    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "three"));
-    assert_eq!(node.value(), None, "nothing of this is stored");
-    let fourth = node.turn.effects.loads.pop().unwrap().token;
-    assert!(matches!(node.fill(fourth, b"four"), Filled::Stored { .. }));
-    assert!(matches!(&node.wakes()[..], [(3, WakeEvent::Value { value, .. })] if value == "four"));
-    assert_eq!(node.keyspace.stats().waiters, 0);
 }
 
 #[test]
@@ -655,18 +395,6 @@ fn a_backoff_is_bounded_by_the_longest_lease_and_ended_by_a_kill() {
     node.claim(waiting(CLIENT, 1));
     node.keyspace.kill_lease(&mut node.turn, DB, KEY);
     assert!(matches!(node.wakes()[..], [(1, WakeEvent::Lead { .. })]));
-}
-
-#[test]
-fn a_load_that_fails_after_an_invalidation_does_not_make_the_old_value_fresh() {
-    let mut node = Node::new();
-    let first = node.lead();
-    node.fill_with(first, b"v", Expiry::At(START_MS + 100), 60_000, None);
-    node.pass_ms(100);
-    let token = token(node.claim(SERVER));
-    node.invalidate(Invalidation::Soft { stale_ms: None }, None);
-    node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 1_000);
-    assert_eq!(node.value(), None);
 }
 
 #[test]

@@ -102,10 +102,10 @@ pub(crate) enum Found {
 }
 
 /// The text for a reader whose time is up.
-pub(crate) fn timeout_text(host: &dyn Host, loader: u32, waited_ms: u64) -> String {
+pub(crate) fn timeout_text(host: &dyn Host, loader: u32, timeout_ms: u64) -> String {
     let loaders = host.loaders();
     let name = loaders.get(loader as usize).map_or("?", |loader| loader.name.as_str());
-    format!("LOADFAIL {name} no answer within {waited_ms} ms")
+    format!("LOADFAIL {name} no answer within {timeout_ms} ms")
 }
 
 /// Every parked command has a number of its own on its connection, so that a late wake finds it gone.
