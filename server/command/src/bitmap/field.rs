@@ -191,7 +191,16 @@ impl Operation {
             Action::Set(number) => {
                 // An unsigned field takes a negative number as the large one with the same bits.
                 let number = if self.field.signed { i128::from(number) } else { i128::from(number as u64) };
-                let stored = self.field.fit(number, self.overflow)?;
+                let mut stored = self.field.fit(number, self.overflow)?;
+                let highest = i64::MAX >> (64 - self.field.bits);
+                if self.overflow == Overflow::Saturate
+                    && self.field.signed
+                    && self.field.bits < 64
+                    && i128::from(highest) - number > i128::from(i64::MAX)
+                {
+                    // As Redis, for which a number so far below is above: the distance overflows.
+                    stored = highest;
+                }
                 self.field.write(value, stored);
                 Some(before)
             }
@@ -347,8 +356,6 @@ mod tests {
         assert_eq!(byte(true).fit(128, Overflow::Wrap), Some(-128));
         assert_eq!(byte(true).fit(-129, Overflow::Saturate), Some(-128));
         assert_eq!(byte(true).fit(128, Overflow::Fail), None);
-        // Redis says 127: its check of the range overflows for numbers near i64::MIN.
-        assert_eq!(byte(true).fit(i128::from(i64::MIN), Overflow::Saturate), Some(-128));
         let widest = Field { signed: true, bits: 64, offset: 0 };
         assert_eq!(widest.fit(i128::from(i64::MAX) + 1, Overflow::Wrap), Some(i64::MIN));
     }
@@ -363,6 +370,12 @@ mod tests {
                 "*4\r\n:0\r\n$-1\r\n:255\r\n:-1\r\n",
             ),
             ("BITFIELD k SET u8 #1 -1 GET u8 #1", "*2\r\n:0\r\n:255\r\n"),
+            ("BITFIELD far OVERFLOW SAT SET i16 0 -9223372036854775808 GET i16 0", "*2\r\n:0\r\n:32767\r\n"),
+            ("BITFIELD far OVERFLOW SAT SET i16 0 -9223372036854743040 GET i16 0", "*2\r\n:32767\r\n:-32768\r\n"),
+            (
+                "BITFIELD widest OVERFLOW SAT SET i64 0 -9223372036854775808 GET i64 0",
+                "*2\r\n:0\r\n:-9223372036854775808\r\n",
+            ),
             ("BITFIELD k", "*0\r\n"),
             ("BITFIELD none GET u8 0", "*1\r\n:0\r\n"),
             ("BITFIELD_RO k GET u8 0 GET u8 8", "*2\r\n:255\r\n:255\r\n"),
