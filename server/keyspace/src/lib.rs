@@ -12,6 +12,7 @@ pub mod keyspace;
 pub mod lease;
 mod lease_table;
 pub mod memory;
+pub mod policy;
 mod scan;
 pub mod settings;
 mod shard;
