@@ -55,6 +55,27 @@ impl Epoch {
     pub fn next(self) -> Self {
         Self((self.0 + 1) % EPOCHS)
     }
+
+    /// So many epochs earlier.
+    #[inline]
+    #[must_use]
+    pub fn before(self, epochs: u8) -> Self {
+        Self(self.0.wrapping_sub(epochs) & (EPOCHS - 1))
+    }
+
+    /// Epochs from `earlier` to this one, below [`EPOCHS`].
+    #[inline]
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u8 {
+        self.0.wrapping_sub(earlier.0) & (EPOCHS - 1)
+    }
+
+    /// Its number, below [`EPOCHS`].
+    #[inline]
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
 }
 
 impl Control {
@@ -69,9 +90,14 @@ impl Control {
     #[inline]
     #[must_use]
     pub fn frequency(self, epoch: Epoch) -> u8 {
-        let written = self.0 >> EPOCH_SHIFT & (EPOCHS - 1);
-        let age = epoch.0.wrapping_sub(written) & (EPOCHS - 1);
-        self.0 >> FREQUENCY_SHIFT >> age
+        self.0 >> FREQUENCY_SHIFT >> epoch.since(self.epoch())
+    }
+
+    /// The epoch it was written at.
+    #[inline]
+    #[must_use]
+    pub fn epoch(self) -> Epoch {
+        Epoch(self.0 >> EPOCH_SHIFT & (EPOCHS - 1))
     }
 
     /// After one use more.

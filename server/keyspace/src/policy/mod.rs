@@ -7,5 +7,8 @@
 //!
 //! Nothing here holds an entry, takes a lock, reads a clock or draws a random number.
 
+pub mod ageing;
 pub mod duel;
+pub mod miniature;
+pub mod recency;
 pub mod sketch;

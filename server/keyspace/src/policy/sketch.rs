@@ -18,7 +18,7 @@ pub const FREQUENCY_MAX: u8 = 15;
 
 /// Entries per block: 8 counters, 4 bytes, per entry. With 2 bytes per entry the mean miss ratio is 0.3 to 0.5 points higher,
 /// with 8 it is the same (eviction.md, A3.7).
-const ENTRIES_PER_BLOCK: usize = 16;
+pub(crate) const ENTRIES_PER_BLOCK: usize = 16;
 
 /// A block's number is taken from 32 bits of the hash.
 const BLOCKS_MAX: usize = 1 << 31;
