@@ -5,9 +5,13 @@
 //! frequency written to it, not a sum, and half the counters of a sketch that counts every access do as well.
 //!
 //! ```text
-//!     block, 64 bytes = one line of memory:   ├── 32 counters ──┤├── 32 ──┤├── 32 ──┤├── 32 ──┤
-//!     a key has one counter in each quarter:        ▲                ▲       ▲              ▲      estimate = the least
+//!     block, 64 bytes = one line of memory:   ├───── 64 counters ─────┤├───── 64 counters ─────┤
+//!     a key has one counter in each half:               ▲                          ▲             estimate = the smaller
 //! ```
+//!
+//! Two counters per key, not the usual four: a round of history sees several times more keys than are resident, and then the
+//! counters are so full that more of them per key tell less. Mean miss ratios with 4, 3, 2 counters: unit sizes 0.5704, 0.5698,
+//! 0.5696; loops 0.6895, 0.6881, 0.6870; sizes 0.5514 each.
 //!
 //! The sketch grows block by block (linear hashing, Litwin 1980): the keys of the block that is split find the same counters
 //! in its copy, so growth changes no estimate and never stops the shard to move a table. Old use is forgotten by halving one
@@ -17,7 +21,7 @@
 pub const FREQUENCY_MAX: u8 = 15;
 
 /// Entries per block: 8 counters, 4 bytes, per entry. With 2 bytes per entry the mean miss ratio is 0.3 to 0.5 points higher,
-/// with 8 it is the same (eviction.md, A3.7).
+/// with 8 it is 0.3 lower.
 pub(crate) const ENTRIES_PER_BLOCK: usize = 16;
 
 /// A block's number is taken from 32 bits of the hash.
@@ -28,7 +32,8 @@ const BLOCKS_MAX: usize = 1 << 31;
 const ROOM_SHARE: usize = 8;
 
 const WORDS: usize = 8;
-const QUARTERS: usize = 4;
+const HALVES: usize = 2;
+const WORDS_PER_HALF: usize = WORDS / HALVES;
 const COUNTER_BITS: u32 = 4;
 const COUNTERS_PER_WORD: u32 = u64::BITS / COUNTER_BITS;
 const COUNTER_MASK: u64 = FREQUENCY_MAX as u64;
@@ -56,7 +61,7 @@ pub struct Sketch {
 #[derive(Clone, Copy)]
 struct Counters {
     block: usize,
-    /// Five bits per quarter: the counter in it.
+    /// Six bits of each 16: the counter in a half.
     choices: u32,
 }
 
@@ -76,7 +81,7 @@ impl Sketch {
     pub fn estimate(&self, hash: u64) -> u8 {
         let counters = self.counters(hash);
         let block = &self.blocks[counters.block];
-        (0..QUARTERS).map(|quarter| block.counter(counters.place(quarter))).min().expect("four quarters")
+        (0..HALVES).map(|half| block.counter(counters.place(half))).min().expect("two halves")
     }
 
     /// Remembers that the key of this hash was used so often; more than [`FREQUENCY_MAX`] counts as that. Lowers nothing.
@@ -84,8 +89,8 @@ impl Sketch {
     pub fn raise_to(&mut self, hash: u64, frequency: u8) {
         let counters = self.counters(hash);
         let block = &mut self.blocks[counters.block];
-        for quarter in 0..QUARTERS {
-            block.raise(counters.place(quarter), frequency.min(FREQUENCY_MAX));
+        for half in 0..HALVES {
+            block.raise(counters.place(half), frequency.min(FREQUENCY_MAX));
         }
     }
 
@@ -152,11 +157,11 @@ impl Sketch {
 }
 
 impl Counters {
-    /// Word and shift of the counter in a quarter.
+    /// Word and shift of the counter in a half.
     #[inline]
-    fn place(self, quarter: usize) -> (usize, u32) {
-        let choice = self.choices >> (8 * quarter);
-        let word = 2 * quarter + usize::from(choice & COUNTERS_PER_WORD != 0);
+    fn place(self, half: usize) -> (usize, u32) {
+        let choice = self.choices >> (16 * half);
+        let word = WORDS_PER_HALF * half + (choice / COUNTERS_PER_WORD) as usize % WORDS_PER_HALF;
         (word, choice % COUNTERS_PER_WORD * COUNTER_BITS)
     }
 }
@@ -278,9 +283,9 @@ mod tests {
         (0..10_000_u64).for_each(|key| sketch.raise_to(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), 8));
         let strangers = 10_000..110_000_u64;
         let mistaken = strangers.filter(|key| sketch.estimate(key.wrapping_mul(0x9E37_79B9_7F4A_7C15)) != 0).count();
-        // 10,000 keys in 625 blocks: those not yet split have 20 keys to 32 counters in a quarter, so a stranger finds all
-        // four of its counters taken with a chance of (1 - e^-0.61)^4 = 4.4 %; the others have 10, which gives 0.5 %.
-        assert!((2_000..5_000).contains(&mistaken), "{mistaken} of 100,000");
+        // 10,000 keys in 625 blocks: those not yet split have 20 keys to 64 counters in a half, so a stranger finds both of
+        // its counters taken with a chance of (1 - e^-0.31)^2 = 7 %; the others have 10, which gives 2 %.
+        assert!((4_000..8_000).contains(&mistaken), "{mistaken} of 100,000");
     }
 
     #[test]
