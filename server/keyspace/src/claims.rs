@@ -123,14 +123,14 @@ impl Keyspace {
 impl Shard {
     fn claim(&mut self, key: &Key<'_>, claim: &Claim, turn: &mut Turn) -> Claimed {
         let now_ms = turn.now_ms;
-        let load_ms = self.find(key).map(|place| u64::from(self.block(place).fields().load_ms)).filter(|&ms| ms > 0);
-        let place = self.find_live(key, now_ms);
-        if let Some(place) = place.filter(|_| !claim.fresh_required) {
-            let entry = self.block(place).view(now_ms);
-            let version = entry.external_version.unwrap_or(entry.version);
-            if self.block(place).is_fresh(now_ms) && claim.version_min.is_none_or(|minimum| minimum <= version) {
-                let value = Bytes::copy_from_slice(entry.value);
-                return Claimed::Hit { value, version, expire_at_ms: entry.expire_at_ms };
+        let load_ms = self.find(key).map(|found| u64::from(self.entry(found).fields().load_ms)).filter(|&ms| ms > 0);
+        let fresh = self.find_live(key, now_ms).filter(|&found| self.entry(found).is_fresh(now_ms));
+        if let Some(found) = fresh.filter(|_| !claim.fresh_required) {
+            let (found, version) = self.shown_version(found, key, now_ms);
+            if claim.version_min.is_none_or(|minimum| minimum <= version) {
+                let entry = self.entry(found);
+                let value = Bytes::copy_from_slice(entry.value());
+                return Claimed::Hit { value, version, expire_at_ms: entry.expire_at_ms() };
             }
         }
         let absence = self.absence(key, now_ms);
@@ -179,7 +179,7 @@ impl Shard {
                 let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
                 let event = fill_event(fill, stored.unwrap_or(0), now_ms);
                 self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, &event));
-                stored.map_or(Filled::Lost(LostReason::NoRoom), |version| Filled::Stored { version })
+                stored.map_or(Filled::Lost(LostReason::NoRoom), |_| Filled::Stored)
             }
         }
     }
@@ -195,8 +195,8 @@ impl Shard {
             std::cmp::Ordering::Less => true,
             std::cmp::Ordering::Equal => {
                 let is_other = self.find_live(key, now_ms).is_some_and(|place| {
-                    let entry = self.block(place).view(now_ms);
-                    entry.external_version == Some(version) && entry.value != value
+                    let entry = self.entry(place);
+                    entry.external_version() == Some(version) && entry.value() != value
                 });
                 claimant == Claimant::Client && is_other
             }
@@ -207,11 +207,11 @@ impl Shard {
         let place = self.find_live(key, now_ms);
         match *fill {
             Fill::Value { value, expiry, stale_for_ms, version } => {
-                let fresh = place.map(|place| self.block(place)).filter(|block| block.is_fresh(now_ms));
+                let fresh = place.map(|place| self.entry(place)).filter(|entry| entry.is_fresh(now_ms));
                 let expire_at_ms = match expiry {
                     Expiry::Never => None,
                     Expiry::At(at_ms) => Some(at_ms),
-                    Expiry::Keep => fresh.and_then(|block| block.expire_at_ms()),
+                    Expiry::Keep => fresh.and_then(|entry| entry.expire_at_ms()),
                 };
                 let fields = Fields {
                     expire_at_ms,
@@ -222,11 +222,15 @@ impl Shard {
                 };
                 self.remove_absence(key);
                 let place = self.store(place, key, value, &fields, now_ms);
-                self.block(place).version()
+                match version {
+                    // Nobody is told.
+                    None if self.leases.has_waiters(key.db, key.bytes) => self.observe_version(place, key, now_ms).1,
+                    _ => 0,
+                }
             }
             Fill::Absent { ttl_ms } => {
                 if let Some(place) = place {
-                    drop(self.remove(place));
+                    self.remove(place, key.hash);
                 }
                 let version = self.next_version();
                 let version_floor = self.absence(key, now_ms).and_then(|absence| absence.version_floor);
@@ -243,13 +247,13 @@ impl Shard {
     fn fill_stale(&mut self, key: &Key<'_>, fill: &Fill<'_>, now_ms: u64) -> Filled {
         let Fill::Value { value, version, .. } = *fill else { return Filled::Lost(LostReason::Revoked) };
         let floor = self.version_floor(key, now_ms);
-        let stale = self.find_live(key, now_ms).filter(|&place| !self.block(place).is_fresh(now_ms));
+        let stale = self.find_live(key, now_ms).filter(|&place| !self.entry(place).is_fresh(now_ms));
         match stale {
             Some(_) if version.is_some_and(|version| floor.is_some_and(|floor| version < floor)) => {
                 Filled::Lost(LostReason::OlderVersion)
             }
             Some(place) => {
-                let before = self.block(place).fields();
+                let before = self.entry(place).fields();
                 let fields = Fields { external_version: version.or(before.external_version), ..before };
                 self.store(Some(place), key, value, &fields, now_ms);
                 Filled::Stale
@@ -304,36 +308,36 @@ impl Shard {
 
     /// Makes a stale entry fresh again for a while; its stale window ends when it would have ended.
     fn revive(&mut self, key: &Key<'_>, stale_life_ms: u64, now_ms: u64) {
-        let stale = self.find_live(key, now_ms).filter(|&place| !self.block(place).is_fresh(now_ms));
+        let stale = self.find_live(key, now_ms).filter(|&place| !self.entry(place).is_fresh(now_ms));
         if let Some(place) = stale.filter(|_| stale_life_ms > 0) {
-            self.change(place, |block| {
-                let before = block.fields();
+            let change = |before: Fields| {
                 let gone_at_ms = before.expire_at_ms.unwrap_or(now_ms).saturating_add(before.stale_for_ms);
                 let expire_at_ms = now_ms.saturating_add(stale_life_ms).min(gone_at_ms);
                 let stale_for_ms = gone_at_ms - expire_at_ms;
-                block.set_fields(&Fields { expire_at_ms: Some(expire_at_ms), stale_for_ms, ..before });
-            });
+                Fields { expire_at_ms: Some(expire_at_ms), stale_for_ms, ..before }
+            };
+            self.set_fields(place, key, change, now_ms);
         }
     }
 
     fn invalidate(&mut self, key: &Key<'_>, invalidation: Invalidation, version: Option<u64>, turn: &mut Turn) -> bool {
         let now_ms = turn.now_ms;
         let place = self.find_live(key, now_ms);
-        let is_fresh = place.is_some_and(|place| self.block(place).is_fresh(now_ms));
+        let is_fresh = place.is_some_and(|place| self.entry(place).is_fresh(now_ms));
         let floor = self.version_floor(key, now_ms);
         let is_news = version.is_none_or(|version| floor.is_none_or(|floor| floor < version));
         if is_news {
             match (place, invalidation) {
-                (Some(place), Invalidation::Hard) => drop(self.remove(place)),
+                (Some(place), Invalidation::Hard) => self.remove(place, key.hash),
                 (Some(place), Invalidation::Soft { stale_ms }) => {
                     let invalidated_stale_ms = self.lease_settings.invalidated_stale_ms;
-                    self.change(place, |block| {
-                        let before = block.fields();
+                    let change = |before: Fields| {
                         let own = (before.stale_for_ms > 0).then_some(before.stale_for_ms);
                         let stale_for_ms = stale_ms.or(own).unwrap_or(invalidated_stale_ms);
                         let expire_at_ms = Some(before.expire_at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
-                        block.set_fields(&Fields { expire_at_ms, stale_for_ms, ..before });
-                    });
+                        Fields { expire_at_ms, stale_for_ms, ..before }
+                    };
+                    self.set_fields(place, key, change, now_ms);
                 }
                 (None, _) => {}
             }
@@ -370,14 +374,12 @@ impl Shard {
         }
         let now_ms = turn.now_ms;
         let fresh = if self.leases.has_waiters(key.db, key.bytes) {
-            let place = self.find(key).filter(|&place| self.block(place).is_fresh(now_ms));
+            let place = self.find(key).filter(|&place| self.entry(place).is_fresh(now_ms));
             place.map(|place| {
-                let entry = self.block(place).view(now_ms);
-                WakeEvent::Value {
-                    value: Bytes::copy_from_slice(entry.value),
-                    version: entry.external_version.unwrap_or(entry.version),
-                    expire_at_ms: entry.expire_at_ms,
-                }
+                let (place, version) = self.shown_version(place, key, now_ms);
+                let entry = self.entry(place);
+                let value = Bytes::copy_from_slice(entry.value());
+                WakeEvent::Value { value, version, expire_at_ms: entry.expire_at_ms() }
             })
         } else {
             None
@@ -413,7 +415,7 @@ impl Shard {
         for Wake { event, .. } in &mut effects.wakes[first..] {
             let WakeEvent::Lead { db, key, stale, version_floor, .. } = event else { continue };
             let bytes = key.clone();
-            let key = Key { db: *db, bytes: &bytes, hash: self.entries.hash(*db, &bytes) };
+            let key = Key { db: *db, bytes: &bytes, hash: self.hash(*db, &bytes) };
             *stale = self.stale(&key, now_ms).map(|(value, _)| value);
             *version_floor = self.version_floor(&key, now_ms).unwrap_or(0);
         }
@@ -422,8 +424,8 @@ impl Shard {
     /// The value of a key that is not fresh any more but still there (or fresh, but not enough for who asks), and its version.
     fn stale(&mut self, key: &Key<'_>, now_ms: u64) -> Option<(Bytes, u64)> {
         let place = self.find_live(key, now_ms)?;
-        let entry = self.block(place).view(now_ms);
-        Some((Bytes::copy_from_slice(entry.value), entry.external_version.unwrap_or(entry.version)))
+        let (place, version) = self.shown_version(place, key, now_ms);
+        Some((Bytes::copy_from_slice(self.entry(place).value()), version))
     }
 
     fn count_fill(&mut self, filled: Filled) {

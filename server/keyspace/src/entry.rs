@@ -1,57 +1,37 @@
-//! One entry in one block of memory: header, optional fields, key and value, one after the other.
+//! What is remembered of a key that has no entry, in one block of memory: header, optional fields and key.
 //!
-//! A hit then touches the table's group of control bytes and this block, nothing else. The only file of the crate with
-//! `unsafe`: a block is a header whose lengths say what follows it, and no Rust type says that. All methods are safe; the
-//! tests drive them against a plain struct.
+//! Absences come and go by themselves, each with a time, and there are few of them, so they lie with the allocator and in small
+//! hash tables ([`crate::table`]), not in a log. A block is a header whose lengths say what follows it, and no Rust type says
+//! that: hence `unsafe`. All methods are safe.
 //!
 //! ```text
-//!     0        8            12         16        20       22      23    24
-//!     ├────────┼────────────┼──────────┼─────────┼────────┼───────┼─────┤
-//!     │version │ value_len  │ capacity │ access  │key_len │ flags │ db  │  header, 24 bytes
-//!     │  u64   │    u32     │   u32    │  u32    │  u16   │  u8   │ u8  │
-//!     ├────────┴────────────┴──────────┴─────────┴────────┴───────┴─────┤
-//!     │ expire_at_ms u64                          if flags has EXPIRES  │  optional fields, 8 bytes each,
-//!     │ stale_for_ms u64                          if flags has STALE    │  in this order, none for a
-//!     │ external_version u64                      if flags has EXTERNAL │  plain SET
-//!     │ client_flags u32, load_ms u32             if flags has NOTES    │
-//!     ├─────────────────────────────────────────────────────────────────┤
-//!     │ key        key_len bytes                                        │
-//!     │ value      value_len bytes                                      │
-//!     │ room       up to capacity: the allocator's rounding, used by    │
-//!     │            APPEND and SETRANGE before they allocate             │
-//!     └─────────────────────────────────────────────────────────────────┘
-//!     capacity = the whole block, as the allocator rounds it ([`crate::memory::size_class`])
+//!     0        8          12       14      15   16
+//!     ├────────┼──────────┼────────┼───────┼────┤
+//!     │version │ capacity │key_len │ flags │ db │  header, 16 bytes
+//!     │  u64   │   u32    │  u16   │  u8   │ u8 │
+//!     ├────────┴──────────┴────────┴───────┴────┤
+//!     │ expire_at_ms u64      if flags has EXPIRES
+//!     │ stale_for_ms u64      if flags has STALE
+//!     │ external_version u64  if flags has EXTERNAL
+//!     │ client_flags u32, load_ms u32  if NOTES │
+//!     ├─────────────────────────────────────────┤
+//!     │ key        key_len bytes                │
+//!     └─────────────────────────────────────────┘
 //! ```
-//!
-//! With the 8-byte pointer and the control byte in a table, 24 + 9 / load bytes per entry come on top of key and value: 36 to
-//! 46 for a plain one, and 8 more for one with a TTL.
 #![allow(unsafe_code)]
 
-use crate::keyspace::Entry;
-use crate::memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};
+use crate::memory::{KEY_BYTES_MAX, size_class};
 use crate::settings::Db;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
-
-/// Unit of the access clock: `server time in ms >> ACCESS_SHIFT`, so 128 ms. 32 bits of it wrap after 17 years.
-const ACCESS_SHIFT: u32 = 7;
 
 /// Bytes of an entry's place in a table: the pointer and the control byte.
 pub(crate) const PLACE_BYTES: usize = size_of::<Block>() + 1;
 
-/// A value of at least this many bytes gets an eighth of spare room when it grows: the allocator's own classes end soon after,
-/// and appending page by page would copy the whole value each time.
-const GROWTH_SPARE_FROM: usize = 64 << 10;
-
-/// Of the processors we build for.
-const CACHE_LINE_BYTES: usize = 64;
-
 #[repr(C)]
 struct Header {
     version: u64,
-    value_len: u32,
     capacity: u32,
-    access: u32,
     key_len: u16,
     flags: u8,
     db: u8,
@@ -61,10 +41,10 @@ const HEADER_BYTES: usize = size_of::<Header>();
 const BLOCK_ALIGN: usize = align_of::<Header>();
 const FIELD_BYTES: usize = size_of::<u64>();
 
-const _: () = assert!(HEADER_BYTES == 24);
+const _: () = assert!(HEADER_BYTES == 16);
 const _: () = assert!(BLOCK_ALIGN == 8 && HEADER_BYTES.is_multiple_of(BLOCK_ALIGN) && FIELD_BYTES == BLOCK_ALIGN);
 const _: () = assert!(size_of::<Option<Block>>() == size_of::<usize>());
-const _: () = assert!(VALUE_BYTES_MAX + VALUE_BYTES_MAX / 4 + KEY_BYTES_MAX + 4096 < u32::MAX as usize);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 
 const EXPIRES: u8 = 1 << 0;
 const STALE: u8 = 1 << 1;
@@ -131,23 +111,16 @@ impl Drop for Block {
 }
 
 impl Block {
-    pub(crate) fn new(db: Db, key: &[u8], value: &[u8], fields: &Fields) -> Self {
-        Self::with_room(db, key, value, value.len(), fields)
-    }
-
-    /// A block with `value` and room for at least `value_room` bytes of value.
-    pub(crate) fn with_room(db: Db, key: &[u8], value: &[u8], value_room: usize, fields: &Fields) -> Self {
+    pub(crate) fn new(db: Db, key: &[u8], fields: &Fields) -> Self {
         let flags = fields.flags();
-        let capacity = size_class(block_bytes(flags, key.len(), value.len().max(value_room)));
+        let capacity = size_class(key_offset(flags) + key.len());
         let layout = layout(capacity);
         // SAFETY: the layout is not empty, a block holds at least its header.
         let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         let header = Header {
             version: 0,
-            value_len: 0,
             capacity: narrow(capacity),
-            access: 0,
             key_len: u16::try_from(key.len()).expect("commands refuse keys longer than KEY_BYTES_MAX"),
             flags,
             db: db.0,
@@ -157,7 +130,6 @@ impl Block {
         let mut block = Self { start };
         block.write_fields(fields);
         block.write_bytes(key_offset(flags), key);
-        block.write_value(value);
         block
     }
 
@@ -178,17 +150,6 @@ impl Block {
     }
 
     #[inline]
-    pub(crate) fn value(&self) -> &[u8] {
-        self.bytes(self.value_offset(), self.header().value_len as usize)
-    }
-
-    pub(crate) fn value_mut(&mut self) -> &mut [u8] {
-        let (offset, len) = (self.value_offset(), self.header().value_len as usize);
-        // SAFETY: `len` initialised bytes of value are in the block at `offset`; `&mut self` makes the borrow unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(offset), len) }
-    }
-
-    #[inline]
     pub(crate) fn version(&self) -> u64 {
         self.header().version
     }
@@ -203,21 +164,6 @@ impl Block {
         self.header().capacity as usize
     }
 
-    #[inline]
-    pub(crate) fn access(&self) -> u32 {
-        self.header().access
-    }
-
-    /// Notes that the entry was used. Writes only if the clock has moved, so that hot entries stay shared between the cores'
-    /// caches.
-    #[inline]
-    pub(crate) fn touch(&mut self, now_ms: u64) {
-        let now = access_clock(now_ms);
-        if self.header().access != now {
-            self.header_mut().access = now;
-        }
-    }
-
     /// Asks the processor to have the block at hand soon: header, and key and value of a small entry. A hint, no access.
     #[inline]
     pub(crate) fn prefetch(&self) {
@@ -227,8 +173,6 @@ impl Block {
             let line = self.start.as_ptr().cast_const().cast::<i8>();
             // SAFETY: a prefetch reads nothing into the program and cannot fault, whatever the address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-            // SAFETY: as above; `wrapping_add` makes any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(CACHE_LINE_BYTES)) };
         }
     }
 
@@ -269,121 +213,6 @@ impl Block {
         self.header().flags & NEGATIVE != 0
     }
 
-    pub(crate) fn fields(&self) -> Fields {
-        let notes = self.field(NOTES).unwrap_or(0);
-        Fields {
-            expire_at_ms: self.expire_at_ms(),
-            stale_for_ms: self.stale_for_ms(),
-            external_version: self.external_version(),
-            client_flags: (notes & u64::from(u32::MAX)) as u32,
-            load_ms: (notes >> 32) as u32,
-            negative: self.is_negative(),
-        }
-    }
-
-    /// The entry as callers of the keyspace see it.
-    #[inline]
-    pub(crate) fn view(&self, now_ms: u64) -> Entry<'_> {
-        let fields = self.fields();
-        Entry {
-            db: self.db(),
-            key: self.key(),
-            value: self.value(),
-            version: self.version(),
-            external_version: fields.external_version,
-            expire_at_ms: fields.expire_at_ms,
-            stale_for_ms: fields.stale_for_ms,
-            client_flags: fields.client_flags,
-            idle_ms: u64::from(access_clock(now_ms).wrapping_sub(self.access())) << ACCESS_SHIFT,
-            memory_bytes: self.capacity() + PLACE_BYTES,
-        }
-    }
-
-    /// Replaces value and fields. Keeps the block if a new one would be of the same class.
-    pub(crate) fn store(&mut self, value: &[u8], fields: &Fields) {
-        let flags = fields.flags();
-        let key_len = self.key().len();
-        if size_class(block_bytes(flags, key_len, value.len())) == self.capacity() {
-            self.header_mut().value_len = 0;
-            self.change_flags(flags);
-            self.write_fields(fields);
-            self.write_value(value);
-        } else {
-            self.replace(value, value.len(), fields);
-        }
-    }
-
-    /// Replaces the fields, leaves the value.
-    pub(crate) fn set_fields(&mut self, fields: &Fields) {
-        let flags = fields.flags();
-        if block_bytes(flags, self.key().len(), self.value().len()) <= self.capacity() {
-            self.change_flags(flags);
-            self.write_fields(fields);
-        } else {
-            let roomy = self.clone_with_fields(fields);
-            *self = roomy;
-        }
-    }
-
-    /// Lengthens the value with zero bytes to at least `len`; never shortens it.
-    pub(crate) fn lengthen(&mut self, len: usize) {
-        let len_before = self.value().len();
-        if len <= len_before {
-            return;
-        }
-        let offset = self.value_offset();
-        if offset + len > self.capacity() {
-            let spare = if len < GROWTH_SPARE_FROM { 0 } else { len / 8 };
-            self.grow(size_class(offset + len + spare));
-        }
-        // SAFETY: the block has room for `offset + len` bytes, checked above; the bytes from `offset + len_before` on belong
-        // to no borrow.
-        unsafe { self.start.as_ptr().add(offset + len_before).write_bytes(0, len - len_before) };
-        self.header_mut().value_len = narrow(len);
-    }
-
-    #[cold]
-    fn replace(&mut self, value: &[u8], value_room: usize, fields: &Fields) {
-        let mut block = Self::with_room(self.db(), self.key(), value, value_room, fields);
-        block.header_mut().version = self.version();
-        block.header_mut().access = self.access();
-        *self = block;
-    }
-
-    #[cold]
-    fn clone_with_fields(&self, fields: &Fields) -> Self {
-        let mut block = Self::new(self.db(), self.key(), self.value(), fields);
-        block.header_mut().version = self.version();
-        block.header_mut().access = self.access();
-        block
-    }
-
-    #[cold]
-    fn grow(&mut self, capacity: usize) {
-        let (layout_before, layout) = (layout(self.capacity()), layout(capacity));
-        // SAFETY: `start` came from this allocator with `layout_before`; the new size is not zero and, rounded up to the
-        // alignment, fits an isize, as `layout` checked.
-        let start = unsafe { realloc(self.start.as_ptr(), layout_before, capacity) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        self.start = start;
-        self.header_mut().capacity = narrow(capacity);
-    }
-
-    /// Moves key and value to where they are with the new flags; the fields must be written next.
-    fn change_flags(&mut self, flags: u8) {
-        let header = self.header();
-        let (from, to) = (key_offset(header.flags), key_offset(flags));
-        let len = usize::from(header.key_len) + header.value_len as usize;
-        assert!(to + len <= self.capacity(), "the caller chose a block that fits");
-        if from != to {
-            let block = self.start.as_ptr();
-            // SAFETY: both ranges are inside the block: the source by its header, the target as asserted; `copy` lets them
-            // overlap; no borrow of the bytes lives.
-            unsafe { std::ptr::copy(block.add(from), block.add(to), len) };
-        }
-        self.header_mut().flags = flags;
-    }
-
     fn write_fields(&mut self, fields: &Fields) {
         debug_assert_eq!(self.header().flags, fields.flags());
         if let Some(expire_at_ms) = fields.expire_at_ms {
@@ -400,11 +229,6 @@ impl Block {
         }
     }
 
-    fn write_value(&mut self, value: &[u8]) {
-        self.write_bytes(self.value_offset(), value);
-        self.header_mut().value_len = narrow(value.len());
-    }
-
     #[inline]
     fn header(&self) -> &Header {
         // SAFETY: `start` points to an initialised, aligned header that lives as long as the block.
@@ -415,12 +239,6 @@ impl Block {
     fn header_mut(&mut self) -> &mut Header {
         // SAFETY: as in `header`, and `&mut self` makes the borrow unique.
         unsafe { self.start.cast::<Header>().as_mut() }
-    }
-
-    #[inline]
-    fn value_offset(&self) -> usize {
-        let header = self.header();
-        key_offset(header.flags) + usize::from(header.key_len)
     }
 
     #[inline]
@@ -455,12 +273,6 @@ impl Block {
     }
 }
 
-/// The access clock at `now_ms`.
-#[inline]
-pub(crate) fn access_clock(now_ms: u64) -> u32 {
-    (now_ms >> ACCESS_SHIFT) as u32
-}
-
 /// Number of optional fields that `flags` names. A table of nibbles: without a target CPU named there is no `popcnt`, and
 /// this is on the path of every key comparison.
 #[inline]
@@ -477,10 +289,6 @@ const fn field_offset(flags: u8, flag: u8) -> usize {
 #[inline]
 const fn key_offset(flags: u8) -> usize {
     HEADER_BYTES + FIELD_BYTES * fields_count(flags)
-}
-
-fn block_bytes(flags: u8, key_len: usize, value_len: usize) -> usize {
-    key_offset(flags) + key_len + value_len
 }
 
 fn layout(capacity: usize) -> Layout {

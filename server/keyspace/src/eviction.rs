@@ -1,53 +1,50 @@
 //! Making room: which entries go when the memory limit is reached.
 //!
-//! A few entries are looked at by chance and the best of them go, as in Redis, which also keeps the best that were not taken
-//! for the next time; with that, sampling comes close to true LRU. Keys spread over the shards by hash, so each shard gives
-//! its own oldest, shard after shard from a random start.
+//! Keys spread over the shards by hash, so each shard gives its own, shard after shard. What an eviction frees comes back when
+//! a segment has no entry left. So that no command waits for a whole segment, room is made a little ahead: over
+//! [`Memory::bytes_wished`](crate::memory::Memory) each command that may grow the keyspace looks at a few entries.
 
-use crate::entry::{Block, access_clock};
 use crate::keyspace::{Keyspace, OutOfMemory};
+use crate::log::{Location, PAGE_BYTES};
 use crate::memory::size_class;
-use crate::settings::EvictionPolicy;
+use crate::policy::duel::{Control, Rated, candidate_wins};
+use crate::policy::miniature::{PASSES_MAX, PROTECTED_PERCENT, ROTATIONS_MAX};
+use crate::policy::recency::Verdict;
+use crate::queues::{CANDIDATES, KEPT, Oldest, PROBATION, PROTECTED, WINDOW, nth_of_eight};
+use crate::settings::{Engine, EvictionPolicy};
 use crate::shard::Shard;
-use crate::table::Place;
 use crate::turn::Turn;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Victims remembered per shard for the next time.
-const CANDIDATES_MAX: usize = 16;
+/// Steps of eviction under one lock: each looks at one entry that may go, and at some that may not.
+const STEPS_PER_LOCK: usize = 32;
 
-/// Buckets walked under one lock in search of victims.
-const WALK_MAX: usize = 256;
-
-/// Times around all shards without a victim before memory counts as out. More than one, because a walk sees a part of a shard
-/// only, and entries with a TTL may be few.
+/// Times around all shards without a victim before memory counts as out. More than one, because a step looks at some entries
+/// only.
 const BARREN_ROUNDS_MAX: usize = 4;
 
-/// Evictions of one call beyond those that make up for what its caller adds, in bytes: a limit that was lowered is reached in
-/// such slices.
+/// Evictions of one call beyond those that make up for what its caller adds: a limit that was lowered is reached in such
+/// slices.
 const EVICTIONS_EXTRA_MAX: usize = 64;
-
-/// What an entry has besides key and value in bytes: its header with all fields, and its place in the table.
-const ENTRY_OVERHEAD: usize = 64;
 
 /// Evictions of one cycle of expiry while the limit is passed: half a millisecond or so.
 pub(crate) const EVICTIONS_PER_CYCLE: usize = 1024;
 
-/// The best victims that sampling has found in a shard.
-#[derive(Debug, Default)]
-pub(crate) struct Candidates {
-    policy: Option<EvictionPolicy>,
-    /// At most [`CANDIDATES_MAX`].
-    list: Vec<Candidate>,
-    /// Where the search for rare victims goes on.
-    place: Place,
-}
+/// Entries of one lock that are moved to where they may stay.
+const MOVES_MAX: usize = 256;
 
+/// What an entry has besides key and value in bytes, at most, and its place in the index.
+const ENTRY_OVERHEAD: usize = 64;
+
+/// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
-    hash: u64,
-    /// Access clock or end of TTL when it was found; if it differs now, the entry has a new life.
-    stamp: u64,
+enum Step {
+    /// An entry was evicted, or one that was gone by time removed.
+    Removed,
+    /// Entries were moved: the next step may find one.
+    Moved,
+    /// There is nothing to evict.
+    Nothing,
 }
 
 impl Keyspace {
@@ -61,8 +58,22 @@ impl Keyspace {
         if self.memory.bytes_allowed() == 0 {
             return Ok(());
         }
-        let bytes_wanted = size_class(bytes_wanted + ENTRY_OVERHEAD) as u64;
+        let bytes_wanted = (size_class(bytes_wanted) + ENTRY_OVERHEAD) as u64;
+        if self.memory.used_bytes() + bytes_wanted <= self.memory.bytes_wished() {
+            return Ok(());
+        }
+        self.make_room_slowly(turn, bytes_wanted)
+    }
+
+    #[cold]
+    fn make_room_slowly(&self, turn: &mut Turn, bytes_wanted: u64) -> Result<(), OutOfMemory> {
+        if bytes_wanted > self.memory.bytes_allowed() {
+            return Err(OutOfMemory);
+        }
         if self.fits(bytes_wanted) {
+            if self.policy() != EvictionPolicy::NoEviction {
+                self.evict_from(self.victim_shard(), turn, 2 * bytes_wanted);
+            }
             return Ok(());
         }
         self.evict(turn, bytes_wanted, EVICTIONS_EXTRA_MAX)
@@ -84,165 +95,313 @@ impl Keyspace {
 
     #[cold]
     fn evict(&self, turn: &mut Turn, bytes_wanted: u64, evictions_extra_max: usize) -> Result<(), OutOfMemory> {
-        let policy = self.policy();
-        if policy == EvictionPolicy::NoEviction || bytes_wanted > self.memory.bytes_allowed() {
-            return Err(OutOfMemory);
-        }
-        let samples = usize::from(self.eviction_samples.load(Relaxed));
+        let evicts = self.policy() != EvictionPolicy::NoEviction;
         let mut freed_bytes = 0;
         let mut evictions_extra = 0;
         let mut barren = 0;
-        let mut next = turn.random() as usize;
         while !self.fits(bytes_wanted) {
-            if freed_bytes >= bytes_wanted {
-                if evictions_extra == evictions_extra_max {
-                    return Ok(());
-                }
-                evictions_extra += 1;
+            if freed_bytes > bytes_wanted && evictions_extra >= evictions_extra_max {
+                return Ok(());
             }
             if barren == self.shards() * BARREN_ROUNDS_MAX {
                 return Err(OutOfMemory);
             }
-            let mut shard = self.lock(next % self.shards());
-            next = next.wrapping_add(1);
-            let bytes_before = shard.bytes();
-            let search = Search { policy, samples, now_ms: turn.now_ms };
+            let index = self.victim_shard();
+            let (bytes, removed) = if evicts {
+                let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
+                self.evict_steps(index, turn, u64::MAX, steps.clamp(1, STEPS_PER_LOCK))
+            } else {
+                (0, 0)
+            };
+            freed_bytes += bytes;
+            evictions_extra += removed;
+            if removed > 0 {
+                barren = 0;
+                continue;
+            }
             // Absences have their own budget and go only when no entry can.
-            let found = shard.evict_one(search, turn.random())
-                || (barren >= self.shards() && shard.drop_absence(turn.random()));
+            let mut shard = self.lock(index);
+            let bytes_before = shard.bytes();
+            let is_late = barren >= self.shards();
+            let gained = shard.log.dead_bytes() >= PAGE_BYTES.min(shard.log.segment_bytes()) / 2
+                && shard.clean_up(turn.now_ms)
+                && shard.bytes() < bytes_before
+                || is_late && shard.drop_absence(turn.random());
             freed_bytes += bytes_before.saturating_sub(shard.bytes()) as u64;
-            barren = if found { 0 } else { barren + 1 };
+            barren = if gained { 0 } else { barren + 1 };
             shard.publish();
         }
         Ok(())
     }
 
-    fn policy(&self) -> EvictionPolicy {
-        let number = self.policy.load(Relaxed);
-        let all = [
-            EvictionPolicy::NoEviction,
-            EvictionPolicy::AllKeysLru,
-            EvictionPolicy::VolatileLru,
-            EvictionPolicy::AllKeysRandom,
-            EvictionPolicy::VolatileRandom,
-            EvictionPolicy::VolatileTtl,
-        ];
-        all.into_iter().find(|&policy| policy as u8 == number).expect("only policies are stored")
+    /// The next shard to evict from: in turn, but those that hold much less than others are left out, so that they stay of
+    /// one size although segments go one at a time.
+    fn victim_shard(&self) -> usize {
+        let mean = self.memory.used_bytes() as usize / self.shards();
+        let mut index = self.next_victim.load(Relaxed);
+        for _ in 0..4 {
+            let shard = self.lock(index % self.shards());
+            if shard.bytes() >= mean - mean / 8 {
+                break;
+            }
+            index = index.wrapping_add(1);
+        }
+        self.next_victim.store(index, Relaxed);
+        index % self.shards()
     }
-}
 
-/// What to look for.
-#[derive(Clone, Copy, Debug)]
-struct Search {
-    policy: EvictionPolicy,
-    samples: usize,
-    now_ms: u64,
-}
+    fn evict_from(&self, index: usize, turn: &mut Turn, bytes: u64) {
+        self.evict_steps(index, turn, bytes, STEPS_PER_LOCK);
+    }
 
-impl Search {
-    fn may_evict(&self, block: &Block) -> bool {
-        match self.policy {
-            EvictionPolicy::NoEviction => false,
-            EvictionPolicy::AllKeysLru | EvictionPolicy::AllKeysRandom => true,
-            EvictionPolicy::VolatileLru | EvictionPolicy::VolatileRandom | EvictionPolicy::VolatileTtl => {
-                block.expire_at_ms().is_some()
+    /// Evicts from a shard until entries of so many bytes are gone or a segment is free; returns how many bytes entries had
+    /// that went, and how many went. Goes on to the next shard once memory has come back.
+    fn evict_steps(&self, index: usize, turn: &mut Turn, bytes_max: u64, steps_max: usize) -> (u64, usize) {
+        let mut shard = self.lock(index);
+        let held_before = shard.bytes();
+        let live_before = shard.log.live_bytes() as u64;
+        let mut removed = 0;
+        for _ in 0..steps_max {
+            match shard.evict_step(turn.now_ms, turn.random()) {
+                Step::Removed => removed += 1,
+                Step::Moved => {}
+                Step::Nothing => {
+                    self.next_victim.fetch_add(1, Relaxed);
+                    break;
+                }
+            }
+            if shard.bytes() < held_before {
+                self.next_victim.fetch_add(1, Relaxed);
+                break;
+            }
+            if live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max {
+                break;
             }
         }
+        let freed = live_before.saturating_sub(shard.log.live_bytes() as u64);
+        shard.publish();
+        (freed, removed)
     }
 
-    fn is_random(&self) -> bool {
-        matches!(self.policy, EvictionPolicy::AllKeysRandom | EvictionPolicy::VolatileRandom)
-    }
-
-    fn stamp(&self, block: &Block) -> u64 {
-        match self.policy {
-            EvictionPolicy::VolatileTtl => block.expire_at_ms().unwrap_or(u64::MAX),
-            _ => u64::from(block.access()),
-        }
-    }
-
-    /// How much better than others it is to evict an entry with this stamp.
-    fn urgency(&self, stamp: u64) -> u64 {
-        match self.policy {
-            EvictionPolicy::VolatileTtl => u64::MAX - stamp,
-            _ => u64::from(access_clock(self.now_ms).wrapping_sub(stamp as u32)),
-        }
+    pub(crate) fn policy(&self) -> EvictionPolicy {
+        EvictionPolicy::ALL[usize::from(self.policy.load(Relaxed))]
     }
 }
 
 impl Shard {
-    /// Removes an expired entry, or evicts one by the policy; `false` if it found none.
-    fn evict_one(&mut self, search: Search, random: u64) -> bool {
-        let none = match search.policy {
-            EvictionPolicy::AllKeysLru | EvictionPolicy::AllKeysRandom => self.entries.is_empty(),
-            _ => self.count_with_ttl() == 0,
-        };
+    /// Evicts one entry by the policy, or finds out more about which.
+    fn evict_step(&mut self, now_ms: u64, random: u64) -> Step {
+        let policy = self.queues.policy;
+        let none = if policy.is_volatile() { self.count_with_ttl() == 0 } else { self.index.len() == 0 };
         if none {
-            return false;
+            return Step::Nothing;
         }
-        if self.candidates.policy != Some(search.policy) {
-            self.candidates.policy = Some(search.policy);
-            self.candidates.list.clear();
-        }
-        let start = self.entries.place_by_chance(random);
-        match self.sample(search, start) {
-            Sampled::Expired => return true,
-            Sampled::Some => {}
-            Sampled::NoneUpTo(_) => match self.sample(search, self.candidates.place) {
-                Sampled::Expired => return true,
-                Sampled::Some => {}
-                Sampled::NoneUpTo(place) => self.candidates.place = place,
-            },
-        }
-        while let Some(candidate) = self.candidates.list.pop() {
-            let found = self.entries.find_by_hash(candidate.hash, |block| search.stamp(block) == candidate.stamp);
-            if let Some(place) = found {
-                self.stats.evicted += 1;
-                drop(self.remove(place));
-                return true;
+        match policy.engine() {
+            Engine::None => Step::Nothing,
+            Engine::Frequency => self.evict_by_frequency(now_ms),
+            Engine::Recency => self.evict_by_recency(now_ms),
+            Engine::Ttl => self.evict_by_ttl(now_ms),
+            Engine::Random => {
+                self.log.draw(WINDOW, random);
+                self.evict_oldest(WINDOW, now_ms)
             }
         }
-        false
     }
 
-    /// Walks on from `place` until it has seen enough entries that may go, and adds the best to the candidates.
-    fn sample(&mut self, search: Search, mut place: Place) -> Sampled {
-        self.prefetch_from(place, search.samples);
-        let mut seen = 0;
-        for _ in 0..WALK_MAX {
-            if let Some(block) = self.entries.at(place) {
-                if block.is_gone(search.now_ms) {
-                    self.expire(place);
-                    return Sampled::Expired;
-                }
-                if search.may_evict(block) {
-                    let stamp = search.stamp(block);
-                    if self.candidates.wants(stamp, search) {
-                        self.candidates.add(Candidate { hash: self.entries.hash_of(block), stamp }, search);
+    fn evict_by_recency(&mut self, now_ms: u64) -> Step {
+        for _ in 0..MOVES_MAX {
+            let list = nth_of_eight(self.queues.generations.oldest().index());
+            match self.oldest(list, now_ms) {
+                Oldest::Expired => return Step::Removed,
+                Oldest::None => {
+                    if !self.queues.generations.drop_oldest() {
+                        return Step::Nothing;
                     }
-                    seen += 1;
-                    if seen == search.samples || search.is_random() {
-                        return Sampled::Some;
+                }
+                Oldest::Entry(location) => {
+                    let control = Control(self.entry(location).control());
+                    match self.queues.generations.verdict(control) {
+                        Verdict::Evict => return self.evict(location),
+                        Verdict::Move(generation) => {
+                            self.move_to(location, nth_of_eight(generation.index()), control, now_ms);
+                        }
                     }
                 }
             }
-            place = self.entries.next_place(place);
         }
-        if seen > 0 { Sampled::Some } else { Sampled::NoneUpTo(place) }
+        Step::Moved
     }
 
-    /// Fetches the next `count` blocks side by side.
-    fn prefetch_from(&self, mut place: Place, mut count: usize) {
-        for _ in 0..WALK_MAX {
-            if let Some(block) = self.entries.at(place) {
-                block.prefetch();
-                count -= 1;
-                if count == 0 {
-                    return;
+    /// From the list in which the first entry ends soonest.
+    fn evict_by_ttl(&mut self, now_ms: u64) -> Step {
+        let lists = (0..8).map(nth_of_eight).filter_map(|list| Some((self.log.oldest_gone_at_ms(list)?, list)));
+        match lists.min_by_key(|&(gone_at_ms, _)| gone_at_ms) {
+            Some((_, list)) => self.evict_oldest(list, now_ms),
+            None => Step::Nothing,
+        }
+    }
+
+    fn evict_oldest(&mut self, list: crate::log::ListNumber, now_ms: u64) -> Step {
+        match self.oldest(list, now_ms) {
+            Oldest::Expired => Step::Removed,
+            Oldest::None => Step::Nothing,
+            Oldest::Entry(location) => self.evict(location),
+        }
+    }
+
+    fn evict_by_frequency(&mut self, now_ms: u64) -> Step {
+        let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
+        let all = lists.iter().map(|&list| self.log.list_weight(list)).sum::<usize>();
+        let window_bytes_max = self.queues.window_bytes_max(all);
+        let main_bytes_max = (all as u64).saturating_sub(window_bytes_max);
+        match self.oldest(CANDIDATES, now_ms) {
+            Oldest::Expired => return Step::Removed,
+            Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
+            Oldest::None => {}
+        }
+        let mut passes = 0;
+        while self.log.list_weight(WINDOW) as u64 > window_bytes_max {
+            match self.oldest(WINDOW, now_ms) {
+                Oldest::Expired => return Step::Removed,
+                Oldest::None => break,
+                Oldest::Entry(candidate) if self.passes(candidate, &mut passes) => {
+                    self.move_on(candidate, WINDOW, now_ms);
+                }
+                Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
+            }
+        }
+        match self.victim(main_bytes_max, now_ms) {
+            Oldest::Expired => Step::Removed,
+            Oldest::Entry(victim) => self.evict(victim),
+            Oldest::None => self.evict_oldest(WINDOW, now_ms),
+        }
+    }
+
+    /// The duel for a place in the main part: the candidate goes there, or it goes.
+    fn duel(&mut self, candidate: Location, main_bytes_max: u64, now_ms: u64) -> Step {
+        let rated = self.rated(candidate);
+        if u64::from(rated.bytes) > main_bytes_max {
+            return self.evict(candidate);
+        }
+        let (margin, objective) = (self.queues.share.margin, self.queues.objective);
+        let mut rotations = 0;
+        let mut step = Step::Moved;
+        while (self.log.list_weight(PROBATION) + self.log.list_weight(PROTECTED)) as u64 + u64::from(rated.bytes)
+            > main_bytes_max
+        {
+            match self.victim(main_bytes_max, now_ms) {
+                Oldest::None => break,
+                Oldest::Expired => step = Step::Removed,
+                Oldest::Entry(victim) if candidate_wins(rated, self.rated(victim), margin, objective) => {
+                    step = self.evict(victim);
+                }
+                Oldest::Entry(victim) => {
+                    self.move_on(victim, PROBATION, now_ms);
+                    rotations += 1;
+                    if rotations == ROTATIONS_MAX {
+                        return self.evict(candidate);
+                    }
                 }
             }
-            place = self.entries.next_place(place);
         }
+        self.move_on(candidate, PROBATION, now_ms);
+        step
+    }
+
+    /// The oldest entry of the main part that was not used since it was last looked at.
+    fn victim(&mut self, main_bytes_max: u64, now_ms: u64) -> Oldest {
+        let mut passes = 0;
+        loop {
+            match self.oldest(PROBATION, now_ms) {
+                Oldest::Entry(location) if self.passes(location, &mut passes) => {
+                    self.move_on(location, PROTECTED, now_ms);
+                    self.demote(main_bytes_max, now_ms);
+                }
+                Oldest::None => break,
+                found => return found,
+            }
+        }
+        loop {
+            match self.oldest(PROTECTED, now_ms) {
+                Oldest::Entry(location) if self.passes(location, &mut passes) => {
+                    self.move_on(location, PROTECTED, now_ms);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// Until the protected list holds no more than its share.
+    fn demote(&mut self, main_bytes_max: u64, now_ms: u64) {
+        let protected_bytes_max = main_bytes_max * PROTECTED_PERCENT / 100;
+        let mut passes = 0;
+        let mut moves = 0;
+        while self.log.list_weight(PROTECTED) as u64 > protected_bytes_max && moves < MOVES_MAX {
+            moves += 1;
+            match self.oldest(PROTECTED, now_ms) {
+                Oldest::Entry(location) => {
+                    let list = if self.passes(location, &mut passes) { PROTECTED } else { PROBATION };
+                    self.move_on(location, list, now_ms);
+                }
+                Oldest::Expired => {}
+                Oldest::None => return,
+            }
+        }
+    }
+
+    /// The oldest entry of a list. Those that are gone by time are removed, and those that must stay are moved to where they do.
+    fn oldest(&mut self, list: crate::log::ListNumber, now_ms: u64) -> Oldest {
+        for _ in 0..MOVES_MAX {
+            let Some(location) = self.log.oldest(list) else { return Oldest::None };
+            let entry = self.log.view(location);
+            if entry.is_gone(now_ms) {
+                let hash = self.hash_of(location);
+                self.expire(location, hash);
+                return Oldest::Expired;
+            }
+            if !self.queues.is_kept(entry.expire_at_ms()) {
+                return Oldest::Entry(location);
+            }
+            let control = Control(entry.control());
+            self.move_to(location, KEPT, control, now_ms);
+        }
+        Oldest::None
+    }
+
+    /// Whether an entry at the end of its list goes on because it was used; if not, or after too many, it does not.
+    fn passes(&self, location: Location, passes: &mut usize) -> bool {
+        let goes_on = Control(self.entry(location).control()).is_visited() && *passes < PASSES_MAX;
+        *passes += usize::from(goes_on);
+        goes_on
+    }
+
+    /// To the newest end of a list, as not used since.
+    fn move_on(&mut self, location: Location, list: crate::log::ListNumber, now_ms: u64) {
+        let control = Control(self.entry(location).control()).unvisited(self.queues.ageing.epoch());
+        self.move_to(location, list, control, now_ms);
+    }
+
+    fn move_to(&mut self, location: Location, list: crate::log::ListNumber, control: Control, now_ms: u64) {
+        let hash = self.hash_of(location);
+        let to = self.log.relocate(location, list, control.0, now_ms);
+        self.index.relocate(hash, location, to);
+    }
+
+    fn rated(&self, location: Location) -> Rated {
+        let entry = self.entry(location);
+        let bytes = u32::try_from(self.log.weight(&entry)).unwrap_or(u32::MAX);
+        Rated { frequency: self.queues.frequency(entry.control()), bytes }
+    }
+
+    fn evict(&mut self, location: Location) -> Step {
+        let hash = self.hash_of(location);
+        if self.queues.policy.engine() == Engine::Frequency {
+            let frequency = self.queues.frequency(self.entry(location).control());
+            self.queues.sketch.raise_to(hash, frequency);
+        }
+        self.stats.evicted += 1;
+        self.remove(location, hash);
+        Step::Removed
     }
 
     fn drop_absence(&mut self, random: u64) -> bool {
@@ -255,39 +414,5 @@ impl Shard {
         }
         self.remove_absence_at(place);
         true
-    }
-}
-
-enum Sampled {
-    /// An entry was gone by time, and is removed.
-    Expired,
-    /// There are candidates.
-    Some,
-    /// No entry up to there may go.
-    NoneUpTo(Place),
-}
-
-impl Candidates {
-    /// Whether an entry with this stamp is better than the worst of a full list.
-    fn wants(&self, stamp: u64, search: Search) -> bool {
-        self.list.len() < CANDIDATES_MAX || search.urgency(self.list[0].stamp) < search.urgency(stamp)
-    }
-
-    /// Keeps the list sorted, the most urgent last.
-    fn add(&mut self, candidate: Candidate, search: Search) {
-        if search.is_random() {
-            self.list.clear();
-        }
-        if self.list.contains(&candidate) {
-            return;
-        }
-        let urgency = search.urgency(candidate.stamp);
-        let index = self.list.partition_point(|other| search.urgency(other.stamp) < urgency);
-        if self.list.len() < CANDIDATES_MAX {
-            self.list.insert(index, candidate);
-        } else if index > 0 {
-            self.list[..index].rotate_left(1);
-            self.list[index - 1] = candidate;
-        }
     }
 }

@@ -1,23 +1,31 @@
 //! Removing what is over without anybody asking for it, and flushing.
 //!
-//! Expiry is lazy first: who finds an entry past its time removes it. The cycle here finds those that nobody asks for, a few
-//! hundred buckets per lock, round and round.
+//! Expiry is lazy first: who finds an entry past its time removes it. The cycle here finds those that nobody asks for. Each
+//! segment knows when the first of its entries is gone; from then on it is searched from end to end, a few microseconds of
+//! reading in order, but not more often than [`SEARCH_AGAIN_MS`] allows. So what is over is removed well within a second,
+//! and segments without an entry that is over cost nothing.
 
 use crate::eviction::EVICTIONS_PER_CYCLE;
 use crate::keyspace::Keyspace;
 use crate::settings::Db;
 use crate::shard::Shard;
-use crate::table::{FETCH_AHEAD, Place};
+use crate::table::Place;
 use crate::turn::Turn;
 use std::ops::Range;
 
-/// Buckets looked at under one lock: some 10 µs when no block is in the cache.
+/// A segment is searched so often at most, in ms.
+const SEARCH_AGAIN_MS: u64 = 400;
+
+/// Absences looked at under one lock.
 const STEPS_PER_LOCK: usize = 256;
 
+/// Entries removed under one lock.
+const REMOVALS_PER_LOCK: usize = 256;
+
 impl Keyspace {
-    /// Removes expired entries and absences for a share of the shards; called about every 100 ms by each thread. Looks at no
-    /// more than `steps_max` table positions. Returns how many entries it removed. While the memory limit is passed, because
-    /// it was lowered, evicts a bounded number of entries of all shards too.
+    /// Removes expired entries and absences for a share of the shards; called about every 100 ms by each thread. Looks at
+    /// about `steps_max` entries at most. Returns how many it removed. While the memory limit is passed, because it was
+    /// lowered, evicts a bounded number of entries of all shards too.
     pub fn expire_cycle(&self, turn: &mut Turn, shards: Range<usize>, steps_max: usize) -> usize {
         let shards = shards.start.min(self.shards())..shards.end.min(self.shards());
         let mut removed = 0;
@@ -31,6 +39,9 @@ impl Keyspace {
             next = next.wrapping_add(1);
             removed += shard.expire_entries(turn.now_ms, &mut steps_left);
             shard.expire_absences(turn.now_ms, &mut steps_left);
+            if shard.is_untidy() {
+                shard.clean_up(turn.now_ms);
+            }
             done = if shard.is_expiry_at_start() { done + 1 } else { 0 };
         }
         self.evict_slice(turn, EVICTIONS_PER_CYCLE.min(steps_max));
@@ -50,35 +61,38 @@ impl Keyspace {
     fn flush_shard(&self, turn: &mut Turn, index: usize) {
         let mut shard = self.lock(index);
         shard.revoke_all_leases(None, turn);
-        let tables = shard.take_all();
+        let all = shard.take_all();
         shard.publish();
         drop(shard);
-        drop(tables);
+        drop(all);
     }
 
-    /// Table by table, so that no lock is held for longer than one of them takes. Leases are revoked at both ends: a token
-    /// issued in between may stand for an entry that is about to go.
+    /// Bit by bit, so that no lock is held for long. Leases are revoked at both ends: a token issued in between may stand for
+    /// an entry that is about to go.
     fn flush_database(&self, turn: &mut Turn, index: usize, db: Db) {
         let mut shard = self.lock(index);
         shard.revoke_all_leases(Some(db), turn);
-        if shard.count(db).entries == shard.entries.len() && shard.absences.is_empty() {
-            let tables = shard.take_all();
+        if shard.count(db).entries == shard.index.len() && shard.absences.is_empty() {
+            let all = shard.take_all();
             shard.publish();
             drop(shard);
-            drop(tables);
+            drop(all);
             return;
+        }
+        let mut position = 0;
+        while shard.count(db).entries > 0 {
+            position = shard.remove_some(db, position);
+            if position == 0 {
+                break;
+            }
+            drop(shard);
+            shard = self.lock(index);
         }
         let mut table = 0;
         // Splits in between move blocks to higher tables only.
-        while table < shard.entries.count().max(shard.absences.count()) {
-            if shard.count(db).entries == 0 && shard.absences.is_empty() {
-                break;
-            }
-            let taken = (shard.take_entries(table, db), shard.take_absences(table, db));
+        while table < shard.absences.count() && !shard.absences.is_empty() {
+            let taken = shard.take_absences(table, db);
             table += 1;
-            if taken.0.is_empty() && taken.1.is_empty() {
-                continue;
-            }
             drop(shard);
             drop(taken);
             shard = self.lock(index);
@@ -96,49 +110,64 @@ impl Shard {
         }
     }
 
-    /// Removes entries that are gone by time among the next few; returns how many.
-    fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
-        if self.count_with_ttl() == 0 {
-            self.expiry_place = Place::default();
-            return 0;
-        }
-        let mut removed = 0;
-        let mut ahead = self.expiry_place;
-        for _ in 0..FETCH_AHEAD {
-            ahead = self.fetch_and_next(ahead);
-        }
-        for _ in 0..STEPS_PER_LOCK.min(*steps_left) {
-            *steps_left -= 1;
-            ahead = self.fetch_and_next(ahead);
-            let place = self.expiry_place;
-            if self.entries.at(place).is_some_and(|block| block.is_gone(now_ms)) {
-                let epoch = self.entries.epoch(place.table);
-                self.expire(place);
-                removed += 1;
-                if self.entries.epoch(place.table) != epoch {
-                    // The table became sparse and was rebuilt.
-                    self.expiry_place.bucket = 0;
-                    continue;
+    /// Removes entries of a database for as many as one lock may; returns the position in the index to go on from, 0 at the
+    /// end.
+    fn remove_some(&mut self, db: Db, mut position: u64) -> u64 {
+        let mut found = Vec::new();
+        loop {
+            position = self.index.step(position, |location| {
+                if self.log.view(location).db() == db {
+                    found.push(location);
                 }
-            }
-            self.expiry_place = self.entries.next_place(place);
-            if self.expiry_place == Place::default() {
+            });
+            if position == 0 || found.len() >= REMOVALS_PER_LOCK {
                 break;
             }
         }
-        removed
+        for location in found {
+            let hash = self.hash_of(location);
+            self.remove(location, hash);
+        }
+        position
     }
 
-    fn fetch_and_next(&self, place: Place) -> Place {
-        if let Some(block) = self.entries.at(place) {
-            block.prefetch();
+    /// Searches the next segment that may have entries that are gone by time and removes them; returns how many.
+    fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
+        *steps_left = steps_left.saturating_sub(1);
+        let found = match self.count_with_ttl() {
+            0 => None,
+            _ => self.log.due(self.expiry_segment, now_ms, SEARCH_AGAIN_MS),
+        };
+        let Some(number) = found else {
+            self.expiry_segment = 0;
+            return 0;
+        };
+        let (looked_at, _) = self.log.count_in_segment(number);
+        *steps_left = steps_left.saturating_sub(looked_at);
+        let mut gone = Vec::new();
+        let mut gone_at_ms_min = u64::MAX;
+        let mut is_all = true;
+        self.log.live_in(number, |location, entry| {
+            let Some(gone_at_ms) = entry.gone_at_ms() else { return };
+            if gone_at_ms <= now_ms && gone.len() < REMOVALS_PER_LOCK {
+                gone.push((location, self.hash(entry.db(), entry.key())));
+            } else {
+                is_all &= gone_at_ms > now_ms;
+                gone_at_ms_min = gone_at_ms_min.min(gone_at_ms);
+            }
+        });
+        gone.iter().for_each(|&(_, hash)| self.index.prefetch(hash));
+        self.log.note_searched(number, gone_at_ms_min, if is_all { now_ms } else { 0 });
+        for &(location, hash) in &gone {
+            self.expire(location, hash);
         }
-        self.entries.next_place(place)
+        self.expiry_segment = if is_all { number + 1 } else { number };
+        gone.len()
     }
 
     /// Whether the walks through entries and absences are about to start anew.
     fn is_expiry_at_start(&self) -> bool {
-        self.expiry_place == Place::default() && self.absence_expiry_place == Place::default()
+        self.expiry_segment == 0 && self.absence_expiry_place == Place::default()
     }
 
     fn expire_absences(&mut self, now_ms: u64, steps_left: &mut usize) {

@@ -7,6 +7,7 @@
 
 use crate::entry::Key;
 use crate::lease_table::WAIT_BUCKETS;
+use crate::log::{Garbage, PAGE_BYTES, Pool};
 use crate::memory::Memory;
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 use crate::shard::{Shard, ShardNumber};
@@ -17,7 +18,7 @@ use crate::waiter_count::WaiterCount;
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All data of a node: shards behind short locks. Shared by all threads.
@@ -28,7 +29,9 @@ pub struct Keyspace {
     hash: RandomState,
     pub(crate) memory: Memory,
     pub(crate) policy: AtomicU8,
-    pub(crate) eviction_samples: AtomicU8,
+    eviction_samples: AtomicU8,
+    /// The shard to evict from, modulo their number.
+    pub(crate) next_victim: AtomicUsize,
 }
 
 /// Most shards: the hash has 12 bits for their number.
@@ -44,6 +47,26 @@ pub const PREFETCH_KEYS_MAX: usize = 16;
 /// From what size of the keyspace fetching ahead pays: what the second-level cache of a core holds.
 const PREFETCH_BYTES_MIN: u64 = 2 << 20;
 
+/// The size of a segment if there is no limit.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// The largest: all its entries are looked at under one lock when it is cleaned up.
+const SEGMENT_BYTES_MAX: u64 = 256 << 10;
+
+/// The size of the segments of shards that share a limit. A shard has some that are partly used: of many small ones that is
+/// little.
+fn segment_bytes(memory_bytes_max: u64, shards: usize) -> usize {
+    const PARTS: u64 = 1024;
+    const PARTS_MIN: u64 = 64;
+
+    let capacity = memory_bytes_max / shards as u64;
+    let bytes = match capacity {
+        0 => SEGMENT_BYTES,
+        _ => (capacity / PARTS).clamp(SEGMENT_BYTES, SEGMENT_BYTES_MAX).min(capacity / PARTS_MIN),
+    };
+    1 << bytes.max(PAGE_BYTES as u64).ilog2()
+}
+
 /// An entry, borrowed under the shard's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
@@ -53,8 +76,6 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// The value.
     pub value: &'a [u8],
-    /// Internal version: unique on the node, only grows.
-    pub version: u64,
     /// The version its writer gave it, if one did.
     pub external_version: Option<u64>,
     /// End of the fresh life in server time.
@@ -63,9 +84,11 @@ pub struct Entry<'a> {
     pub stale_for_ms: u64,
     /// memcached's client flags; RESP writes reset them to 0.
     pub client_flags: u32,
-    /// Milliseconds since the last access that counted as one.
+    /// Milliseconds since the last access that counted as one, at most: it is known by epochs of use only.
     pub idle_ms: u64,
-    /// Bytes this entry costs: block with allocator rounding, and its place in the table.
+    /// How often it was used, from 0 to 15, older use counting less.
+    pub frequency: u8,
+    /// Bytes this entry costs: in its segment or run, and on average in the index.
     pub memory_bytes: usize,
 }
 
@@ -140,11 +163,15 @@ pub struct Stats {
     pub expired: u64,
     /// Entries removed for their memory.
     pub evicted: u64,
-    /// Bytes of blocks, tables, absences and leases.
+    /// Bytes of segments, runs, tables, absences and leases.
     pub used_bytes: u64,
+    /// Bytes of entries, as they say it themselves but for the index.
+    pub entry_bytes: u64,
+    /// Bytes in segments that no entry has any more.
+    pub dead_bytes: u64,
     /// The most that this has been.
     pub used_bytes_peak: u64,
-    /// Bytes of tables alone.
+    /// Bytes of what is not entries: index, tables, sketch.
     pub table_bytes: u64,
     /// Entries of all databases.
     pub entries: u64,
@@ -186,6 +213,8 @@ pub struct Stats {
 pub(crate) struct Locked<'k> {
     shard: MutexGuard<'k, Shard>,
     memory: &'k Memory,
+    /// Dropped after the guard: giving memory back to the system takes time.
+    garbage: Option<Garbage>,
 }
 
 impl Deref for Locked<'_> {
@@ -210,6 +239,7 @@ impl Drop for Locked<'_> {
         if self.shard.unpublished_bytes().unsigned_abs() > self.memory.publish_bytes() {
             self.publish();
         }
+        self.garbage = self.shard.take_garbage();
     }
 }
 
@@ -232,10 +262,11 @@ impl Keyspace {
         let HashSeed([a, b, c, d]) = seed;
         let hash = RandomState::with_seeds(a, b, c, d);
         let waiters = WaiterCount::default();
+        let pool = Pool::new(segment_bytes(settings.memory_bytes_max, count));
         let shards = (0..count)
             .map(|index| {
                 let number = ShardNumber { index, count };
-                let mut shard = Shard::new(number, settings.boot_unix_ms, settings.lease, &hash);
+                let mut shard = Shard::new(number, settings.boot_unix_ms, settings.lease, &hash, &pool, settings.policy);
                 shard.leases.count_waiters_with(waiters.share());
                 CachePadded::new(Mutex::new(shard))
             })
@@ -243,9 +274,10 @@ impl Keyspace {
         let keyspace = Self {
             shards,
             hash,
-            memory: Memory::new(settings.memory_bytes_max, count),
+            memory: Memory::new(settings.memory_bytes_max, count, pool.segment_bytes()),
             policy: AtomicU8::new(0),
             eviction_samples: AtomicU8::new(0),
+            next_victim: AtomicUsize::new(0),
         };
         keyspace.set_policy(settings.policy);
         keyspace.set_eviction_samples(settings.eviction_samples);
@@ -286,6 +318,24 @@ impl Keyspace {
         shard.lookup(&key, access, turn.now_ms, read)
     }
 
+    /// As [`Keyspace::lookup`], for who shows the version: the external one if there is one, else the internal.
+    pub fn lookup_with_version<R>(
+        &self,
+        turn: &mut Turn,
+        db: Db,
+        key: &[u8],
+        access: Access,
+        read: impl FnOnce(Entry<'_>, u64) -> R,
+    ) -> Lookup<R> {
+        let key = self.key(db, key);
+        let mut shard = self.lock_of(key.hash);
+        let version = match shard.find_live(&key, turn.now_ms) {
+            Some(location) => shard.shown_version(location, &key, turn.now_ms).1,
+            None => 0,
+        };
+        shard.lookup(&key, access, turn.now_ms, |entry| read(entry, version))
+    }
+
     /// Reads fresh entries of many keys at one moment; `read` is called once per key, in order.
     pub fn read_many<'k>(
         &self,
@@ -297,9 +347,12 @@ impl Keyspace {
     ) {
         let keys: Vec<Key<'k>> = keys.map(|key| self.key(db, key)).collect();
         let mut locks = self.lock_many(&keys);
-        // Two passes: in the first nothing waits for a block, so the processor fetches those of many keys side by side.
+        // First the lines of all buckets, then of all entries: the processor fetches those of many keys side by side.
         for key in &keys {
-            locks.shard(key).entries.prefetch(key.hash);
+            locks.shard(key).index.prefetch(key.hash);
+        }
+        for key in &keys {
+            locks.shard(key).prefetch_entry(key.hash);
         }
         for (index, key) in keys.iter().enumerate() {
             let shard = locks.shard(key);
@@ -334,7 +387,10 @@ impl Keyspace {
             *place = self.shards[shard_of(same_shard[0], mask)].try_lock().ok().map(|shard| (shard, same_shard));
         }
         for (shard, same_shard) in shards.iter().flatten() {
-            same_shard.iter().for_each(|&hash| shard.entries.prefetch(hash));
+            same_shard.iter().for_each(|&hash| shard.index.prefetch(hash));
+        }
+        for (shard, same_shard) in shards.iter().flatten() {
+            same_shard.iter().for_each(|&hash| shard.prefetch_entry(hash));
         }
     }
 
@@ -347,6 +403,9 @@ impl Keyspace {
         let result = update(&mut Slot::new(&mut shard, key, turn.now_ms, &mut is_written));
         if is_written {
             shard.settle(&key, turn);
+        }
+        if shard.is_untidy() {
+            shard.clean_up(turn.now_ms);
         }
         result
     }
@@ -391,7 +450,9 @@ impl Keyspace {
             sum.evicted += stats.evicted;
             sum.used_bytes += shard.bytes() as u64;
             sum.table_bytes += shard.table_bytes() as u64;
-            sum.entries += shard.entries.len() as u64;
+            sum.entry_bytes += shard.log.live_bytes() as u64;
+            sum.dead_bytes += shard.log.dead_bytes() as u64;
+            sum.entries += shard.index.len() as u64;
             sum.entries_with_ttl += shard.count_with_ttl() as u64;
             sum.absences += shard.absences.len() as u64;
             sum.absence_bytes += shard.absence_bytes() as u64;
@@ -440,17 +501,23 @@ impl Keyspace {
             // Keys spread unevenly.
             _ => usize::try_from(2 * (bytes / LEASES_SHARE) / self.shards() as u64).unwrap_or(usize::MAX),
         };
+        let capacity_bytes = if bytes == 0 { u64::MAX } else { bytes / self.shards() as u64 };
         for index in 0..self.shards() {
-            self.lock(index).leases.set_bytes_max(part);
+            let mut shard = self.lock(index);
+            shard.leases.set_bytes_max(part);
+            shard.queues.capacity_bytes = capacity_bytes;
         }
     }
 
-    /// Changes what is evicted.
+    /// Changes what is evicted. Entries stay, and go by the new policy from now on.
     pub fn set_policy(&self, policy: EvictionPolicy) {
         self.policy.store(policy as u8, Relaxed);
+        for index in 0..self.shards() {
+            self.lock(index).set_policy(policy);
+        }
     }
 
-    /// Changes how many entries are looked at to find a victim.
+    /// Kept for those who set it: no policy goes by samples any more.
     pub fn set_eviction_samples(&self, samples: u8) {
         self.eviction_samples.store(samples.clamp(1, 64), Relaxed);
     }
@@ -474,6 +541,14 @@ impl Keyspace {
         }
     }
 
+    /// Checks the counts of every shard against what is there; for tests.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        for index in 0..self.shards() {
+            self.lock(index).check();
+        }
+    }
+
     /// Runs something under the lock of a key's shard.
     pub(crate) fn with_shard<R>(&self, db: Db, key: &[u8], run: impl FnOnce(&mut Shard, &Key<'_>) -> R) -> R {
         let key = self.key(db, key);
@@ -492,10 +567,10 @@ impl Keyspace {
         self.lock(shard_of(hash, self.shards.len() - 1))
     }
 
-    /// Locks a shard. A thread that panicked under the lock left every count and block valid, if not the entry it wrote.
+    /// Locks a shard. A thread that panicked under the lock left every count valid, if not the entry it wrote.
     #[inline]
     pub(crate) fn lock(&self, index: usize) -> Locked<'_> {
-        Locked { shard: self.lock_unpublished(index), memory: &self.memory }
+        Locked { shard: self.lock_unpublished(index), memory: &self.memory, garbage: None }
     }
 
     #[inline]

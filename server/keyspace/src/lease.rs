@@ -104,10 +104,7 @@ pub enum Fill<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
     /// Stored; waiters have it.
-    Stored {
-        /// Internal version of the entry.
-        version: u64,
-    },
+    Stored,
     /// Stored, but only as a stale value: the key was softly invalidated meanwhile.
     Stale,
     /// Not stored.

@@ -3,10 +3,11 @@
 //! We count what the allocator gives, not what we ask for, so that the limit means resident bytes. Shards count under their
 //! lock and publish here in steps, so that the counter is not a cache line that all cores write to on every command.
 
+use crate::log::KEPT_MAX;
 use crossbeam::utils::CachePadded;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// Longest key in bytes; an entry keeps the length in 16 bits. Commands refuse longer keys.
+/// Longest key in bytes: an entry keeps the length in 16 bits. Commands refuse longer keys.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Longest value in bytes; an entry keeps lengths in 32 bits, with room for its header and growth. Commands refuse longer ones.
@@ -51,17 +52,22 @@ pub(crate) struct Memory {
     used_bytes_peak: CachePadded<AtomicU64>,
     bytes_allowed: AtomicU64,
     publish_bytes: AtomicU64,
+    /// From what use on room is made ahead.
+    bytes_wished: AtomicU64,
     shards: u64,
+    segment_bytes: u64,
 }
 
 impl Memory {
-    pub(crate) fn new(bytes_max: u64, shards: usize) -> Self {
+    pub(crate) fn new(bytes_max: u64, shards: usize, segment_bytes: usize) -> Self {
         let memory = Self {
             used_bytes: CachePadded::default(),
             used_bytes_peak: CachePadded::default(),
             bytes_allowed: AtomicU64::new(0),
             publish_bytes: AtomicU64::new(PUBLISH_BYTES_MAX),
+            bytes_wished: AtomicU64::new(0),
             shards: shards as u64,
+            segment_bytes: segment_bytes as u64,
         };
         memory.set_bytes_max(bytes_max);
         memory
@@ -84,12 +90,23 @@ impl Memory {
         self.bytes_allowed.load(Relaxed)
     }
 
+    /// Over this, room is made a little ahead.
+    #[inline]
+    pub(crate) fn bytes_wished(&self) -> u64 {
+        self.bytes_wished.load(Relaxed)
+    }
+
     pub(crate) fn set_bytes_max(&self, bytes: u64) {
         let publish_bytes = match bytes {
             0 => PUBLISH_BYTES_MAX,
             _ => PUBLISH_BYTES_MAX.min(bytes / (self.shards * UNTOLD_SHARE)),
         };
-        self.bytes_allowed.store(bytes - (publish_bytes * self.shards).min(bytes / UNTOLD_SHARE), Relaxed);
+        // What shards have not told yet, what the pool keeps, and the segment that an entry may open.
+        let untold = (publish_bytes * self.shards).min(bytes / UNTOLD_SHARE);
+        let kept = (KEPT_MAX as u64 + 1) * self.segment_bytes;
+        let allowed = bytes - (untold + kept).min(bytes / 4);
+        self.bytes_allowed.store(if bytes == 0 { 0 } else { allowed.max(1) }, Relaxed);
+        self.bytes_wished.store(allowed - self.segment_bytes.min(allowed / 8), Relaxed);
         self.publish_bytes.store(publish_bytes, Relaxed);
     }
 

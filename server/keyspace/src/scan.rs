@@ -1,101 +1,65 @@
 //! Stepping through the entries of a database, and picking one at random.
 //!
-//! A cursor is a place in a table and the table's epoch:
+//! A cursor is a shard and a position in its index:
 //!
 //! ```text
-//!     bit 63   62…51    50…31   30…19    18…0
-//!          0   shard    table   bucket   epoch
+//!     bit 63   62…51    50…0
+//!          0   shard    position, see [`Index::step`]
 //! ```
 //!
-//! Blocks keep their bucket while the epoch stays. If it has changed, the table is visited from its start, and to its end in
-//! the same call, as a reply after that could not name a bucket that means the same again for long. Splits move blocks to
-//! higher table numbers only, which are visited later. So an entry that is there from the first call to the last is visited at
-//! least once, and sometimes twice, as in Redis.
+//! Positions go through the buckets in an order that splits and joins do not disturb. So an entry that is there from the first
+//! call to the last is visited at least once, and sometimes twice, as in Redis. A step goes to the end of a position: a call
+//! may show some 20 entries more than it was asked for.
+//!
+//! [`Index::step`]: crate::index::Index::step
 
-use crate::entry::Block;
 use crate::keyspace::{Entry, Keyspace};
+use crate::log::Location;
 use crate::settings::Db;
-use crate::table::Place;
+use crate::shard::Shard;
 use crate::turn::Turn;
 
-const EPOCH_BITS: u32 = 19;
-const BUCKET_BITS: u32 = 12;
-const TABLE_BITS: u32 = 20;
+const POSITION_BITS: u32 = 51;
 const SHARD_BITS: u32 = 12;
 
-const _: () = assert!(EPOCH_BITS + BUCKET_BITS + TABLE_BITS + SHARD_BITS == 63);
+const _: () = assert!(POSITION_BITS + SHARD_BITS == 63);
 
-/// An empty bucket costs so much less to visit than an entry that a step may pass this many.
-const EMPTY_BUCKETS_PER_STEP: usize = 64;
+/// Positions cost so much less to visit than entries that a step may pass this many without one.
+const EMPTY_POSITIONS_PER_STEP: usize = 8;
 
-/// Places tried before [`Keyspace::random_key`] walks through the shard.
+/// Buckets tried before [`Keyspace::random_key`] walks through the shard.
 const RANDOM_TRIES: usize = 64;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cursor {
-    shard: usize,
-    place: Place,
-    epoch: u32,
-}
-
-impl Cursor {
-    fn decode(code: u64) -> Self {
-        let field = |shift: u32, bits: u32| (code >> shift) & ((1 << bits) - 1);
-        Self {
-            shard: field(EPOCH_BITS + BUCKET_BITS + TABLE_BITS, SHARD_BITS) as usize,
-            place: Place {
-                table: field(EPOCH_BITS + BUCKET_BITS, TABLE_BITS) as usize,
-                bucket: field(EPOCH_BITS, BUCKET_BITS) as usize,
-            },
-            epoch: field(0, EPOCH_BITS) as u32,
-        }
-    }
-
-    fn encode(self) -> u64 {
-        let shard = (self.shard as u64) << (EPOCH_BITS + BUCKET_BITS + TABLE_BITS);
-        let table = (self.place.table as u64) << (EPOCH_BITS + BUCKET_BITS);
-        let bucket = (self.place.bucket as u64) << EPOCH_BITS;
-        shard | table | bucket | u64::from(self.epoch)
-    }
-}
-
-/// The part of an epoch that a cursor has room for.
-fn epoch_code(epoch: u32) -> u32 {
-    epoch & ((1 << EPOCH_BITS) - 1)
-}
+/// Places in a bucket and its overflow that are drawn from, so that all entries are about as likely whatever their bucket
+/// holds.
+const PLACES: u64 = 32;
 
 impl Keyspace {
     /// Steps through the fresh entries of `db`, about `count` entries of all databases a call. Cursor 0 starts and ends. An
     /// entry present from the first call to the last is visited at least once. A cursor made up by the caller does no harm.
     pub fn scan(&self, turn: &mut Turn, db: Db, cursor: u64, count: usize, mut visit: impl FnMut(Entry<'_>)) -> u64 {
-        let mut cursor = Cursor::decode(cursor);
-        let mut budget = count.max(1).saturating_mul(EMPTY_BUCKETS_PER_STEP);
-        while cursor.shard < self.shards() {
-            let shard = self.lock(cursor.shard);
-            if shard.count(db).entries > 0 {
-                while cursor.place.table < shard.entries.count() {
-                    let table = cursor.place.table;
-                    let epoch = epoch_code(shard.entries.epoch(table));
-                    let must_finish = cursor.place.bucket > 0 && cursor.epoch != epoch;
-                    let from = if must_finish { 0 } else { cursor.place.bucket };
-                    for bucket in from..shard.entries.buckets(table) {
-                        if budget == 0 && !must_finish && bucket < 1 << BUCKET_BITS {
-                            return Cursor { place: Place { table, bucket }, epoch, ..cursor }.encode();
-                        }
-                        match shard.entries.at(Place { table, bucket }) {
-                            None => budget = budget.saturating_sub(1),
-                            Some(block) => {
-                                budget = budget.saturating_sub(EMPTY_BUCKETS_PER_STEP);
-                                if is_visible(block, db, turn.now_ms) {
-                                    visit(block.view(turn.now_ms));
-                                }
-                            }
-                        }
+        let mut index = (cursor >> POSITION_BITS) as usize & ((1 << SHARD_BITS) - 1);
+        let mut position = cursor & ((1 << POSITION_BITS) - 1);
+        let mut budget = count.max(1).saturating_mul(EMPTY_POSITIONS_PER_STEP);
+        while index < self.shards() {
+            let shard = self.lock(index);
+            while shard.count(db).entries > 0 {
+                if budget == 0 {
+                    return (index as u64) << POSITION_BITS | position;
+                }
+                position = shard.index.step(position, |location| {
+                    budget = budget.saturating_sub(EMPTY_POSITIONS_PER_STEP);
+                    if is_visible(&shard, location, db, turn.now_ms) {
+                        visit(shard.view(location, turn.now_ms));
                     }
-                    cursor.place = Place { table: table + 1, bucket: 0 };
+                });
+                budget = budget.saturating_sub(1);
+                if position == 0 {
+                    break;
                 }
             }
-            cursor = Cursor { shard: cursor.shard + 1, ..Cursor::default() };
+            position = 0;
+            index += 1;
         }
         0
     }
@@ -109,21 +73,24 @@ impl Keyspace {
             if shard.count(db).entries == 0 {
                 return None;
             }
-            let visible = |place| shard.entries.at(place).filter(|block| is_visible(block, db, now_ms));
-            let mut place = Place::default();
+            let key = |location| shard.entry(location).key().to_vec();
+            let mut found = Vec::new();
             for _ in 0..RANDOM_TRIES {
-                place = shard.entries.place_by_chance(turn.random());
-                if let Some(block) = visible(place) {
-                    return Some(block.key().to_vec());
+                found.clear();
+                shard.index.by_chance(turn.random(), |location| found.push(location));
+                let drawn = found.get((turn.random() % PLACES) as usize);
+                if let Some(&location) = drawn.filter(|&&location| is_visible(&shard, location, db, now_ms)) {
+                    return Some(key(location));
                 }
             }
-            let start = place;
+            let mut position = 0;
             loop {
-                if let Some(block) = visible(place) {
-                    return Some(block.key().to_vec());
+                found.clear();
+                position = shard.index.step(position, |location| found.push(location));
+                if let Some(&location) = found.iter().find(|&&location| is_visible(&shard, location, db, now_ms)) {
+                    return Some(key(location));
                 }
-                place = shard.entries.next_place(place);
-                if place == start {
+                if position == 0 {
                     return None;
                 }
             }
@@ -131,6 +98,7 @@ impl Keyspace {
     }
 }
 
-fn is_visible(block: &Block, db: Db, now_ms: u64) -> bool {
-    block.db() == db && block.is_fresh(now_ms)
+fn is_visible(shard: &Shard, location: Location, db: Db, now_ms: u64) -> bool {
+    let entry = shard.entry(location);
+    entry.db() == db && entry.is_fresh(now_ms)
 }

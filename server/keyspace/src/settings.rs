@@ -1,5 +1,8 @@
 //! What the keyspace is told at start, and what an operator may change while it runs.
 
+use crate::policy::duel::Objective;
+use crate::policy::miniature::Share;
+
 /// A logical database, as chosen by `SELECT`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Db(pub u8);
@@ -26,6 +29,85 @@ pub enum EvictionPolicy {
     VolatileRandom,
     /// The entry whose TTL ends first.
     VolatileTtl,
+    /// What is used least for its size, with a window for new entries.
+    AllKeysTinyLfu,
+    /// The same among the entries with a TTL.
+    VolatileTinyLfu,
+    /// What is used least often.
+    AllKeysLfu,
+    /// What is used least often of the entries with a TTL.
+    VolatileLfu,
+}
+
+/// The window of a policy that starts with one, in thousandths of the capacity.
+const WINDOW_PER_MILLE: u16 = 100;
+
+/// The window of the policies that go by frequency alone.
+const WINDOW_PER_MILLE_LFU: u16 = 10;
+
+/// What orders the entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    None,
+    Frequency,
+    Recency,
+    Random,
+    Ttl,
+}
+
+impl EvictionPolicy {
+    /// All policies, in order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::NoEviction,
+        Self::AllKeysLru,
+        Self::VolatileLru,
+        Self::AllKeysRandom,
+        Self::VolatileRandom,
+        Self::VolatileTtl,
+        Self::AllKeysTinyLfu,
+        Self::VolatileTinyLfu,
+        Self::AllKeysLfu,
+        Self::VolatileLfu,
+    ];
+
+    /// Whether entries without a TTL stay.
+    #[must_use]
+    pub fn is_volatile(self) -> bool {
+        match self {
+            Self::VolatileLru
+            | Self::VolatileRandom
+            | Self::VolatileTtl
+            | Self::VolatileTinyLfu
+            | Self::VolatileLfu => true,
+            Self::NoEviction | Self::AllKeysLru | Self::AllKeysRandom | Self::AllKeysTinyLfu | Self::AllKeysLfu => false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn engine(self) -> Engine {
+        match self {
+            Self::NoEviction => Engine::None,
+            Self::AllKeysLru | Self::VolatileLru => Engine::Recency,
+            Self::AllKeysRandom | Self::VolatileRandom => Engine::Random,
+            Self::VolatileTtl => Engine::Ttl,
+            Self::AllKeysTinyLfu | Self::VolatileTinyLfu | Self::AllKeysLfu | Self::VolatileLfu => Engine::Frequency,
+        }
+    }
+
+    pub(crate) fn share(self) -> Share {
+        let window_per_mille = match self {
+            Self::AllKeysLfu | Self::VolatileLfu => WINDOW_PER_MILLE_LFU,
+            _ => WINDOW_PER_MILLE,
+        };
+        Share { window_per_mille, margin: 0 }
+    }
+
+    pub(crate) fn objective(self) -> Objective {
+        match self {
+            Self::AllKeysLfu | Self::VolatileLfu => Objective::Bytes,
+            _ => Objective::Objects,
+        }
+    }
 }
 
 /// Settings of a [`crate::Keyspace`].

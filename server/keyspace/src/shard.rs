@@ -4,12 +4,22 @@
 //! absences that are over) is decided in [`crate::slot`] and [`crate::claims`].
 
 use crate::entry::{Block, Fields, Key, PLACE_BYTES};
-use crate::eviction::Candidates;
+use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
-use crate::settings::{DATABASES_MAX, Db, LeaseSettings};
-use crate::table::{Place, Tables};
+use crate::log::{EntryView, Garbage, Layout, Location, Log, Pool, Stored};
+use crate::queues::{Newcomer, Queues};
+use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
+use crate::table::{Place, Tables, hash_key};
 use ahash::RandomState;
+use std::sync::Arc;
+
+/// What an entry costs in the index, in bytes, on average.
+pub(crate) const INDEX_BYTES_EACH: usize = 8;
+
+/// Dead bytes are cleaned up once they are this part of what the log holds, and some segments.
+const DEAD_PARTS: usize = 24;
+const DEAD_SEGMENTS: usize = 2;
 
 /// Low bits of the first version after a boot. Versions start at `boot_unix_ms << VERSION_SHIFT`, and each shard counts its
 /// own: shard s of n gives start + s, start + s + n, start + s + 2n, … A later boot starts above all of them as long as a
@@ -20,13 +30,15 @@ const VERSION_SHIFT: u32 = 22;
 
 /// One part of the keyspace.
 pub(crate) struct Shard {
-    pub(crate) entries: Tables,
+    pub(crate) index: Index,
+    pub(crate) log: Log,
+    pub(crate) queues: Queues,
+    hash: RandomState,
     /// Negative entries and tombstones.
     pub(crate) absences: Tables,
     pub(crate) leases: LeaseTable,
     pub(crate) stats: ShardStats,
-    /// Bytes of the blocks of entries, and of absences.
-    entry_bytes: usize,
+    /// Bytes of the blocks of absences.
     absence_bytes: usize,
     /// What the node's counter knows of this shard.
     published_bytes: usize,
@@ -34,9 +46,8 @@ pub(crate) struct Shard {
     counts: [Count; DATABASES_MAX],
     pub(crate) lease_settings: LeaseSettings,
     pub(crate) absence_bytes_max: usize,
-    pub(crate) candidates: Candidates,
-    /// Where the cycle of expiry goes on, in entries and in absences.
-    pub(crate) expiry_place: Place,
+    /// Where the cycle of expiry goes on: a segment, and a place among the absences.
+    pub(crate) expiry_segment: u32,
     pub(crate) absence_expiry_place: Place,
 }
 
@@ -112,13 +123,17 @@ impl Shard {
         boot_unix_ms: u64,
         lease_settings: LeaseSettings,
         hash: &RandomState,
+        pool: &Arc<Pool>,
+        policy: EvictionPolicy,
     ) -> Self {
         Self {
-            entries: Tables::new(hash.clone()),
+            index: Index::new(),
+            log: Log::new(Arc::clone(pool)),
+            queues: Queues::new(policy, u64::MAX, boot_unix_ms),
+            hash: hash.clone(),
             absences: Tables::new(hash.clone()),
             leases: LeaseTable::new(lease_settings, number.count, hash.clone()),
             stats: ShardStats::default(),
-            entry_bytes: 0,
             absence_bytes: 0,
             published_bytes: 0,
             versions: Versions {
@@ -128,8 +143,7 @@ impl Shard {
             counts: [Count::default(); DATABASES_MAX],
             lease_settings,
             absence_bytes_max: usize::MAX,
-            candidates: Candidates::default(),
-            expiry_place: Place::default(),
+            expiry_segment: 0,
             absence_expiry_place: Place::default(),
         }
     }
@@ -139,32 +153,51 @@ impl Shard {
         self.versions.next()
     }
 
+    /// The hash of a key.
+    pub(crate) fn hash(&self, db: Db, key: &[u8]) -> u64 {
+        hash_key(&self.hash, db, key)
+    }
+
     /// The entry of a key, whatever its state.
-    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Place> {
-        self.entries.find(key)
+    #[inline]
+    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Location> {
+        self.index.find(key.hash, |location| self.log.view(location).is(key.db, key.bytes))
     }
 
     /// The external version that a write with a version must exceed: of the entry, fresh or stale, or of an absence.
     pub(crate) fn version_floor(&self, key: &Key<'_>, now_ms: u64) -> Option<u64> {
-        let block = self.find(key).map(|place| self.block(place)).filter(|block| !block.is_gone(now_ms));
+        let entry = self.find(key).map(|location| self.entry(location)).filter(|entry| !entry.is_gone(now_ms));
         let of_absence = self.peek_absence(key, now_ms).and_then(|absence| absence.version_floor);
-        block.and_then(Block::external_version).max(of_absence)
+        entry.and_then(|entry| entry.external_version()).max(of_absence)
     }
 
-    /// The block at a place that [`Shard::find`], [`Shard::find_live`] or [`Shard::store`] just gave.
+    /// The entry at a location that [`Shard::find`], [`Shard::find_live`] or [`Shard::store`] just gave.
     #[inline]
-    pub(crate) fn block(&self, place: Place) -> &Block {
-        self.entries.at(place).expect("a place stays valid until the next insert or removal")
+    pub(crate) fn entry(&self, location: Location) -> EntryView<'_> {
+        self.log.view(location)
+    }
+
+    /// The entry as callers of the keyspace see it.
+    #[inline]
+    pub(crate) fn view(&self, location: Location, now_ms: u64) -> Entry<'_> {
+        let view = self.log.view(location);
+        let mut entry = view.entry();
+        // The entry was used after its segment was opened, and after the epoch that it was last used in began.
+        let used_at_ms = self.log.opened_at_ms(location).max(self.queues.used_at_ms(view.control()));
+        entry.idle_ms = now_ms.saturating_sub(used_at_ms);
+        entry.memory_bytes = self.log.weight(&view) + INDEX_BYTES_EACH;
+        entry.frequency = self.queues.frequency(view.control());
+        entry
     }
 
     /// The entry of a key, fresh or stale; one that is gone by time is removed.
-    pub(crate) fn find_live(&mut self, key: &Key<'_>, now_ms: u64) -> Option<Place> {
-        let place = self.entries.find(key)?;
-        if self.block(place).is_gone(now_ms) {
-            self.expire(place);
+    pub(crate) fn find_live(&mut self, key: &Key<'_>, now_ms: u64) -> Option<Location> {
+        let location = self.find(key)?;
+        if self.entry(location).is_gone(now_ms) {
+            self.expire(location, key.hash);
             return None;
         }
-        Some(place)
+        Some(location)
     }
 
     /// Reads the fresh entry of a key; counts it unless `access` is quiet.
@@ -177,21 +210,22 @@ impl Shard {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Option<R> {
         let counts = access == Access::Touch;
-        let is_gone = match self.entries.find_mut(key) {
-            Some(block) if block.is_fresh(now_ms) => {
-                self.stats.hits += u64::from(counts);
-                let result = read(block.view(now_ms));
-                if counts {
-                    block.touch(now_ms);
-                }
-                return Some(result);
-            }
-            Some(block) => block.is_gone(now_ms),
-            None => false,
+        let Some(location) = self.find(key) else {
+            self.stats.misses += u64::from(counts);
+            return None;
         };
+        let entry = self.entry(location);
+        if entry.is_fresh(now_ms) {
+            self.stats.hits += u64::from(counts);
+            let result = read(self.view(location, now_ms));
+            if counts {
+                self.touch(location, now_ms);
+            }
+            return Some(result);
+        }
         self.stats.misses += u64::from(counts);
-        if is_gone {
-            self.expire_key(key);
+        if self.entry(location).is_gone(now_ms) {
+            self.expire(location, key.hash);
         }
         None
     }
@@ -206,22 +240,16 @@ impl Shard {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Lookup<R> {
         let counts = access == Access::Touch;
-        let is_gone = match self.entries.find_mut(key) {
-            Some(block) if !block.is_gone(now_ms) => {
-                let is_fresh = block.is_fresh(now_ms);
-                let result = read(block.view(now_ms));
-                if counts {
-                    block.touch(now_ms);
-                    self.count_lookup(is_fresh);
-                }
-                return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
+        if let Some(location) = self.find_live(key, now_ms) {
+            let is_fresh = self.entry(location).is_fresh(now_ms);
+            let result = read(self.view(location, now_ms));
+            if counts {
+                self.touch(location, now_ms);
+                self.count_lookup(is_fresh);
             }
-            found => found.is_some(),
-        };
-        self.stats.misses += u64::from(counts);
-        if is_gone {
-            self.expire_key(key);
+            return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
         }
+        self.stats.misses += u64::from(counts);
         match self.absence(key, now_ms) {
             Some(Absence { kind: AbsenceKind::Negative, until_ms, version, .. }) => {
                 self.stats.negative_hits += u64::from(counts);
@@ -231,10 +259,23 @@ impl Shard {
         }
     }
 
+    /// Fetches the entry that probably has this hash; its bucket should be at hand.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, hash: u64) {
+        if let Some(location) = self.index.guess(hash) {
+            self.log.prefetch(location);
+        }
+    }
+
     /// Counts as use of the entry.
-    pub(crate) fn touch(&mut self, place: Place, now_ms: u64) {
-        if let Some(block) = self.entries.at_mut(place) {
-            block.touch(now_ms);
+    #[inline]
+    pub(crate) fn touch(&mut self, location: Location, now_ms: u64) {
+        let view = self.log.view(location);
+        let (before, weight) = (view.control(), self.log.weight(&view));
+        let control = self.queues.touch(before, weight, self.index.len(), now_ms);
+        // Written only if it changes, so that hot entries stay shared between the cores' caches.
+        if control != before {
+            self.log.set_control(location, control);
         }
     }
 
@@ -244,85 +285,248 @@ impl Shard {
         self.stats.misses += u64::from(!is_hit);
     }
 
-    #[cold]
-    fn expire_key(&mut self, key: &Key<'_>) {
-        if let Some(place) = self.entries.find(key) {
-            self.expire(place);
-        }
-    }
-
-    /// Stores value and fields for a key, at `place` if the key has an entry, with a new version. Leases and absences are the
-    /// caller's affair.
+    /// Stores value and fields for a key, at `location` if the key has an entry; it has no version until somebody asks for
+    /// it. Leases and absences are the caller's affair.
     pub(crate) fn store(
         &mut self,
-        place: Option<Place>,
+        location: Option<Location>,
         key: &Key<'_>,
         value: &[u8],
         fields: &Fields,
         now_ms: u64,
-    ) -> Place {
-        let version = self.next_version();
-        let Some(place) = place else {
-            let mut block = Block::new(key.db, key.bytes, value, fields);
-            block.set_version(version);
-            block.touch(now_ms);
-            return self.insert(key, block);
+    ) -> Location {
+        let layout = Layout {
+            db: key.db,
+            key_len: key.bytes.len(),
+            value_len: value.len(),
+            stored: Stored::Here,
+            version: None,
+            fields: *fields,
+            room: 0,
         };
-        self.change(place, |block| {
-            block.store(value, fields);
-            block.set_version(version);
-            block.touch(now_ms);
-        });
-        place
+        if let Some(location) = location {
+            self.touch(location, now_ms);
+        }
+        self.put(location, key, layout, value, now_ms)
     }
 
-    /// Changes value or fields of the block at `place`; the place stays valid.
-    pub(crate) fn change(&mut self, place: Place, change: impl FnOnce(&mut Block)) {
-        let block = self.entries.at_mut(place).expect("a place stays valid until the next insert or removal");
-        let (bytes_before, expires_before) = (block.capacity(), block.expire_at_ms().is_some());
-        change(block);
-        self.entry_bytes = self.entry_bytes - bytes_before + block.capacity();
-        let expires = block.expire_at_ms().is_some();
-        if expires != expires_before {
-            let with_ttl = &mut self.counts[usize::from(block.db().0)].with_ttl;
-            *with_ttl = if expires { *with_ttl + 1 } else { *with_ttl - 1 };
+    /// The internal version of an entry. One that nobody has asked for yet is given now, and the entry may be elsewhere then.
+    pub(crate) fn observe_version(&mut self, location: Location, key: &Key<'_>, now_ms: u64) -> (Location, u64) {
+        if let Some(version) = self.entry(location).version() {
+            return (location, version);
+        }
+        let version = self.next_version();
+        let layout = Layout { version: Some(version), ..self.entry(location).layout() };
+        (self.lay_out(location, key, layout, now_ms), version)
+    }
+
+    /// The version that clients are shown: the external one if there is one.
+    pub(crate) fn shown_version(&mut self, location: Location, key: &Key<'_>, now_ms: u64) -> (Location, u64) {
+        match self.entry(location).external_version() {
+            Some(version) => (location, version),
+            None => self.observe_version(location, key, now_ms),
         }
     }
 
-    /// The value of the entry at `place`, for writing in place.
-    pub(crate) fn value_mut(&mut self, place: Place) -> &mut [u8] {
-        self.entries.at_mut(place).expect("a place stays valid until the next insert or removal").value_mut()
+    /// Changes the fields of an entry, but not its value and version.
+    pub(crate) fn set_fields(
+        &mut self,
+        location: Location,
+        key: &Key<'_>,
+        change: impl FnOnce(Fields) -> Fields,
+        now_ms: u64,
+    ) -> Location {
+        let before = self.entry(location).layout();
+        self.lay_out(location, key, Layout { fields: change(before.fields), ..before }, now_ms)
     }
 
-    /// Adds the block of a key that has none.
-    pub(crate) fn insert(&mut self, key: &Key<'_>, block: Block) -> Place {
-        self.entry_bytes += block.capacity();
-        let count = &mut self.counts[usize::from(key.db.0)];
-        count.entries += 1;
-        count.with_ttl += usize::from(block.expire_at_ms().is_some());
-        self.entries.insert(key.hash, block)
+    /// Lengthens a value with zero bytes to at least `len`, for a write in place: the entry has neither of its versions after.
+    pub(crate) fn lengthen(&mut self, location: Location, key: &Key<'_>, len: usize, now_ms: u64) -> Location {
+        self.touch(location, now_ms);
+        let before = self.entry(location).layout();
+        let fields = Fields { external_version: None, ..before.fields };
+        let layout = Layout { version: None, fields, value_len: len.max(before.value_len), ..before };
+        let (len, len_before) = (layout.value_len, before.value_len);
+        if len == len_before {
+            return self.lay_out(location, key, layout, now_ms);
+        }
+        if let Stored::Run(number) = layout.stored {
+            self.log.lengthen_run(location, number, layout.key_len + len_before, layout.key_len + len);
+            return self.lay_out(location, key, layout, now_ms);
+        }
+        if let Some(room) = (before.room + len_before).checked_sub(len)
+            && self.log.try_rewrite_header(location, &Layout { room, ..layout })
+        {
+            self.log.value_mut(location)[len_before..].fill(0);
+            return location;
+        }
+        let value = self.entry(location).value().to_vec();
+        // So that many small appends copy the value a few times only.
+        let roomy = Layout { room: if len_before == 0 { 0 } else { len / 4 }, ..layout };
+        let layout = if self.log.wants_run(&roomy) { Layout { room: 0, ..layout } } else { roomy };
+        self.put(Some(location), key, layout, &value, now_ms)
     }
 
-    /// Takes the block at `place` out.
-    pub(crate) fn remove(&mut self, place: Place) -> Block {
-        let block = self.entries.remove(place).expect("a place stays valid until the next insert or removal");
-        self.forget(&block);
-        block
+    /// Writes an entry of this layout, over the one at `location` if there is one. A `value` shorter than the layout says has
+    /// zeros after it.
+    fn put(
+        &mut self,
+        location: Option<Location>,
+        key: &Key<'_>,
+        mut layout: Layout,
+        value: &[u8],
+        now_ms: u64,
+    ) -> Location {
+        if self.log.wants_run(&layout) {
+            layout.room = 0;
+            layout.stored = Stored::Run(self.log.new_run(key.bytes, value, layout.value_len));
+        }
+        let newcomer = self.newcomer(key, &layout, now_ms);
+        let Some(location) = location else {
+            let (control, list) = self.queues.store(&newcomer, &mut self.log);
+            let location = self.log.add(list, control, &layout, key.bytes, value, now_ms);
+            let (log, hash) = (&self.log, &self.hash);
+            self.index.insert(key.hash, location, |location| hash_at(log, hash, location));
+            let count = &mut self.counts[usize::from(key.db.0)];
+            count.entries += 1;
+            count.with_ttl += usize::from(layout.fields.expire_at_ms.is_some());
+            return location;
+        };
+        let before = self.log.view(location);
+        let (control, expired_before) = (before.control(), before.expire_at_ms().is_some());
+        let list_before = self.log.list_of(location);
+        let list = self.queues.list_again(list_before, &newcomer, &self.log);
+        self.count_ttl(key.db, expired_before, layout.fields.expire_at_ms.is_some());
+        if list == list_before && self.log.try_overwrite(location, control, &layout, key.bytes, value) {
+            return location;
+        }
+        let fresh = self.log.add(list, control, &layout, key.bytes, value, now_ms);
+        self.log.remove(location);
+        self.index.relocate(key.hash, location, fresh);
+        fresh
+    }
+
+    /// Gives an entry another header; key and value stay as they are, and so does its run.
+    fn lay_out(&mut self, location: Location, key: &Key<'_>, layout: Layout, now_ms: u64) -> Location {
+        let before = self.log.view(location);
+        let (control, expired_before) = (before.control(), before.expire_at_ms().is_some());
+        let newcomer = self.newcomer(key, &layout, now_ms);
+        let list_before = self.log.list_of(location);
+        let list = self.queues.list_again(list_before, &newcomer, &self.log);
+        self.count_ttl(key.db, expired_before, layout.fields.expire_at_ms.is_some());
+        if list == list_before && self.log.try_rewrite_header(location, &layout) {
+            return location;
+        }
+        let fresh = match layout.stored {
+            Stored::Run(_) => {
+                let fresh = self.log.add(list, control, &layout, key.bytes, &[], now_ms);
+                self.log.remove_without_run(location);
+                fresh
+            }
+            Stored::Here => {
+                let value = self.log.view(location).value().to_vec();
+                let fresh = self.log.add(list, control, &layout, key.bytes, &value, now_ms);
+                self.log.remove(location);
+                fresh
+            }
+        };
+        self.index.relocate(key.hash, location, fresh);
+        fresh
+    }
+
+    fn newcomer(&self, key: &Key<'_>, layout: &Layout, now_ms: u64) -> Newcomer {
+        let run_bytes = match layout.stored {
+            Stored::Here => 0,
+            Stored::Run(_) => layout.key_len + layout.value_len,
+        };
+        Newcomer {
+            hash: key.hash,
+            weight: layout.bytes() + run_bytes,
+            expire_at_ms: layout.fields.expire_at_ms,
+            entries: self.index.len(),
+            now_ms,
+        }
+    }
+
+    fn count_ttl(&mut self, db: Db, expired_before: bool, expires: bool) {
+        let with_ttl = &mut self.counts[usize::from(db.0)].with_ttl;
+        *with_ttl = *with_ttl + usize::from(expires) - usize::from(expired_before);
+    }
+
+    /// The value of the entry at a location, for writing in place.
+    pub(crate) fn value_mut(&mut self, location: Location) -> &mut [u8] {
+        self.log.value_mut(location)
+    }
+
+    /// Removes the entry at a location.
+    pub(crate) fn remove(&mut self, location: Location, hash: u64) {
+        let view = self.log.view(location);
+        let count = &mut self.counts[usize::from(view.db().0)];
+        count.entries -= 1;
+        count.with_ttl -= usize::from(view.expire_at_ms().is_some());
+        let (log, state) = (&self.log, &self.hash);
+        self.index.remove(hash, location, |location| hash_at(log, state, location));
+        self.log.remove(location);
     }
 
     /// Removes an entry whose time is up, and counts it.
-    pub(crate) fn expire(&mut self, place: Place) {
+    pub(crate) fn expire(&mut self, location: Location, hash: u64) {
         self.stats.expired += 1;
-        drop(self.remove(place));
+        self.remove(location, hash);
     }
 
-    /// Takes the entries of `db` out of one table, for the caller to drop when no lock is held.
-    pub(crate) fn take_entries(&mut self, table: usize, db: Db) -> Vec<Block> {
-        let blocks = self.entries.extract(table, |block| block.db() == db);
-        for block in &blocks {
-            self.forget(block);
+    /// The hash of the key of the entry at a location.
+    pub(crate) fn hash_of(&self, location: Location) -> u64 {
+        hash_at(&self.log, &self.hash, location)
+    }
+
+    /// Changes what is evicted.
+    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy) {
+        let (queues, log) = (&mut self.queues, &mut self.log);
+        queues.set_policy(policy, log, self.index.len());
+    }
+
+    /// Whether dead bytes are worth cleaning up.
+    #[inline]
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.log.dead_bytes() > DEAD_SEGMENTS * self.log.segment_bytes() + self.log.bytes() / DEAD_PARTS
+    }
+
+    /// Cleans up the segment with the most dead bytes. Entries keep their order and what is known of their use; where order
+    /// says nothing they fill up other segments. Whether there was something to gain.
+    pub(crate) fn clean_up(&mut self, now_ms: u64) -> bool {
+        let Some((number, _)) = self.log.sparsest() else { return false };
+        let (_, list) = self.log.count_in_segment(number);
+        let (log, index, state) = (&mut self.log, &mut self.index, &self.hash);
+        if list != crate::queues::KEPT {
+            log.compact(number, |from, to, entry| {
+                index.relocate(hash_key(state, entry.db(), entry.key()), from, to);
+            });
+            return true;
         }
-        blocks
+        let mut found = Vec::new();
+        log.live_in(number, |location, entry| {
+            found.push((location, entry.control(), hash_key(state, entry.db(), entry.key())));
+        });
+        log.retire(number);
+        for (location, control, hash) in found {
+            let to = log.relocate(location, list, control, now_ms);
+            index.relocate(hash, location, to);
+        }
+        true
+    }
+
+    /// Takes all entries and absences out, for the caller to drop when no lock is held.
+    pub(crate) fn take_all(&mut self) -> (Log, Index, Tables) {
+        self.absence_bytes = 0;
+        self.counts = [Count::default(); DATABASES_MAX];
+        (self.log.take(), std::mem::replace(&mut self.index, Index::new()), self.absences.take())
+    }
+
+    /// Takes what is to be freed when no lock is held.
+    #[inline]
+    pub(crate) fn take_garbage(&mut self) -> Option<Garbage> {
+        self.log.take_garbage()
     }
 
     /// Takes the absences of `db` out of one table.
@@ -332,12 +536,31 @@ impl Shard {
         blocks
     }
 
-    /// Takes all entries and absences out, for the caller to drop when no lock is held.
-    pub(crate) fn take_all(&mut self) -> [Tables; 2] {
-        self.entry_bytes = 0;
-        self.absence_bytes = 0;
-        self.counts = [Count::default(); DATABASES_MAX];
-        [self.entries.take(), self.absences.take()]
+    /// Checks all counts against what is there; for tests.
+    pub(crate) fn check(&self) {
+        self.log.check();
+        let mut counts = [Count::default(); DATABASES_MAX];
+        let mut position = 0;
+        let mut found = 0;
+        loop {
+            position = self.index.step(position, |location| {
+                let view = self.log.view(location);
+                assert!(!view.is_dead());
+                assert!(self.index.has(self.hash_of(location), location));
+                let count = &mut counts[usize::from(view.db().0)];
+                count.entries += 1;
+                count.with_ttl += usize::from(view.expire_at_ms().is_some());
+                found += self.log.weight(&view);
+            });
+            if position == 0 {
+                break;
+            }
+        }
+        for (count, expected) in counts.iter().zip(&self.counts) {
+            assert_eq!((count.entries, count.with_ttl), (expected.entries, expected.with_ttl));
+        }
+        assert_eq!(counts.iter().map(|count| count.entries).sum::<usize>(), self.index.len());
+        assert_eq!(found, self.log.live_bytes(), "every live entry is in the index");
     }
 
     /// What is remembered of a key that has no entry; an absence whose time is up is removed.
@@ -377,7 +600,7 @@ impl Shard {
             negative: absence.kind == AbsenceKind::Negative,
             ..Fields::default()
         };
-        let mut block = Block::new(key.db, key.bytes, &[], &fields);
+        let mut block = Block::new(key.db, key.bytes, &fields);
         block.set_version(absence.version);
         if !self.make_absence_room(block.capacity(), key.hash) {
             return;
@@ -414,10 +637,10 @@ impl Shard {
         Some(block)
     }
 
-    /// Bytes of all blocks, tables and leases of the shard.
+    /// Bytes of all segments, runs, tables, absences and leases of the shard.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.entry_bytes + self.entries.bytes() + self.absence_bytes() + self.leases.memory_bytes()
+        self.log.bytes() + self.index.bytes() + self.queues.bytes() + self.absence_bytes() + self.leases.memory_bytes()
     }
 
     /// Bytes of absences and their tables.
@@ -426,9 +649,9 @@ impl Shard {
         self.absence_bytes + self.absences.bytes()
     }
 
-    /// Bytes of tables.
+    /// Bytes of what is not entries: index, tables, sketch.
     pub(crate) fn table_bytes(&self) -> usize {
-        self.entries.bytes() + self.absences.bytes()
+        self.index.bytes() + self.queues.bytes() + self.log.table_bytes() + self.absences.bytes()
     }
 
     pub(crate) fn count(&self, db: Db) -> Count {
@@ -489,13 +712,12 @@ impl Shard {
     fn absence_budget_bytes(&self) -> usize {
         self.absence_bytes + self.absences.len() * PLACE_BYTES
     }
+}
 
-    fn forget(&mut self, block: &Block) {
-        self.entry_bytes -= block.capacity();
-        let count = &mut self.counts[usize::from(block.db().0)];
-        count.entries -= 1;
-        count.with_ttl -= usize::from(block.expire_at_ms().is_some());
-    }
+/// The hash of the key of the entry at a location.
+fn hash_at(log: &Log, state: &RandomState, location: Location) -> u64 {
+    let view = log.view(location);
+    hash_key(state, view.db(), view.key())
 }
 
 /// What a block in the table of absences says; `None` if its time is up. As an entry is stale after its fresh life, a negative

@@ -3,10 +3,10 @@
 //! Here is what a write means: it gives a new version, revokes the key's leases, absent keys' too, and ends what was
 //! remembered of its absence.
 
-use crate::entry::{Block, Fields, Key};
+use crate::entry::{Fields, Key};
 use crate::keyspace::{Attributes, Entry, Expiry, Locks};
+use crate::log::{EntryView, Location};
 use crate::shard::Shard;
-use crate::table::Place;
 use crate::turn::Turn;
 
 /// One key under its shard's lock, for reading and writing in one step. Keep what runs under it short.
@@ -14,7 +14,7 @@ pub struct Slot<'s> {
     shard: &'s mut Shard,
     key: Key<'s>,
     /// Of the entry, fresh or stale; one that was gone by time is removed when the slot is made.
-    place: Option<Place>,
+    location: Option<Location>,
     now_ms: u64,
     /// Whether the leases' waiters must be told.
     is_written: &'s mut bool,
@@ -32,14 +32,23 @@ pub struct Slots<'s> {
 impl<'s> Slot<'s> {
     #[inline]
     pub(crate) fn new(shard: &'s mut Shard, key: Key<'s>, now_ms: u64, is_written: &'s mut bool) -> Self {
-        let place = shard.find_live(&key, now_ms);
-        Self { shard, key, place, now_ms, is_written }
+        let location = shard.find_live(&key, now_ms);
+        Self { shard, key, location, now_ms, is_written }
     }
 
     /// The fresh entry, if there is one.
     #[must_use]
     pub fn entry(&self) -> Option<Entry<'_>> {
-        self.fresh_block().map(|block| block.view(self.now_ms))
+        self.fresh().map(|location| self.shard.view(location, self.now_ms))
+    }
+
+    /// The internal version of the fresh entry: unique on the node, and larger than all that the key had before. An entry has
+    /// one from when it is first asked for until it is written.
+    pub fn version(&mut self) -> Option<u64> {
+        let location = self.fresh()?;
+        let (location, version) = self.shard.observe_version(location, &self.key, self.now_ms);
+        self.location = Some(location);
+        Some(version)
     }
 
     /// The external version that a `VER` write must exceed: of the entry, fresh or stale, or of a tombstone.
@@ -50,19 +59,19 @@ impl<'s> Slot<'s> {
 
     /// Counts as use of the entry, and as hit or miss.
     pub fn touch(&mut self) {
-        let is_hit = self.fresh_block().is_some();
-        if let Some(place) = self.place {
-            self.shard.touch(place, self.now_ms);
+        let is_hit = self.fresh().is_some();
+        if let Some(location) = self.location {
+            self.shard.touch(location, self.now_ms);
         }
         self.shard.count_lookup(is_hit);
     }
 
-    /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone. Returns the internal version.
-    pub fn set(&mut self, value: &[u8], attributes: Attributes) -> u64 {
+    /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone.
+    pub fn set(&mut self, value: &[u8], attributes: Attributes) {
         let expire_at_ms = match attributes.expiry {
             Expiry::Never => None,
             Expiry::At(expire_at_ms) => Some(expire_at_ms),
-            Expiry::Keep => self.fresh_block().and_then(Block::expire_at_ms),
+            Expiry::Keep => self.fresh_entry().and_then(|entry| entry.expire_at_ms()),
         };
         let fields = Fields {
             expire_at_ms,
@@ -73,58 +82,42 @@ impl<'s> Slot<'s> {
         };
         self.revoke_leases();
         self.shard.remove_absence(&self.key);
-        let place = self.shard.store(self.place, &self.key, value, &fields, self.now_ms);
-        self.place = Some(place);
-        self.shard.block(place).version()
+        self.location = Some(self.shard.store(self.location, &self.key, value, &fields, self.now_ms));
     }
 
     /// The value for writing in place, lengthened with zero bytes to at least `len`; made empty first if there is no fresh
-    /// entry. Keeps the TTL and the client flags, drops the external version, revokes leases, gives a new version.
+    /// entry. Keeps the TTL and the client flags, drops the versions, revokes leases.
     pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
         self.revoke_leases();
         self.shard.remove_absence(&self.key);
-        let place = match self.place {
-            Some(place) if self.fresh_block().is_some() => {
-                let version = self.shard.next_version();
-                let now_ms = self.now_ms;
-                self.shard.change(place, |block| {
-                    if block.external_version().is_some() {
-                        block.set_fields(&Fields { external_version: None, ..block.fields() });
-                    }
-                    block.lengthen(len);
-                    block.set_version(version);
-                    block.touch(now_ms);
-                });
-                place
-            }
-            stale => {
-                let place = self.shard.store(stale, &self.key, &[], &Fields::default(), self.now_ms);
-                self.shard.change(place, |block| block.lengthen(len));
-                place
-            }
+        let location = match self.fresh() {
+            Some(location) => location,
+            None => self.shard.store(self.location, &self.key, &[], &Fields::default(), self.now_ms),
         };
-        self.place = Some(place);
-        self.shard.value_mut(place)
+        let location = self.shard.lengthen(location, &self.key, len, self.now_ms);
+        self.location = Some(location);
+        self.shard.value_mut(location)
     }
 
     /// Sets or removes the TTL of the fresh entry. No write: leases stay. A time that has passed deletes (and revokes).
     /// Whether there was an entry.
     pub fn set_expiry(&mut self, expire_at_ms: Option<u64>) -> bool {
-        let Some(place) = self.place.filter(|_| self.fresh_block().is_some()) else { return false };
+        let Some(location) = self.fresh() else { return false };
         if expire_at_ms.is_some_and(|expire_at_ms| expire_at_ms <= self.now_ms) {
             return self.remove();
         }
-        self.shard.change(place, |block| block.set_fields(&Fields { expire_at_ms, ..block.fields() }));
+        let change = |before| Fields { expire_at_ms, ..before };
+        self.location = Some(self.shard.set_fields(location, &self.key, change, self.now_ms));
         true
     }
 
     /// Deletes; revokes leases, also of an absent key, and ends a negative entry: the caller may just have made the row. A
     /// tombstone stays. Whether there was a fresh entry.
     pub fn remove(&mut self) -> bool {
-        let was_fresh = self.fresh_block().is_some();
+        let was_fresh = self.fresh().is_some();
         self.revoke_leases();
-        if let Some(place) = self.place.take() {
-            drop(self.shard.remove(place));
+        if let Some(location) = self.location.take() {
+            self.shard.remove(location, self.key.hash);
         }
         self.shard.end_negative(&self.key, self.now_ms);
         was_fresh
@@ -137,12 +130,12 @@ impl<'s> Slot<'s> {
         }
     }
 
-    fn block(&self) -> Option<&Block> {
-        self.place.map(|place| self.shard.block(place))
+    fn fresh_entry(&self) -> Option<EntryView<'_>> {
+        self.location.map(|location| self.shard.entry(location)).filter(|entry| entry.is_fresh(self.now_ms))
     }
 
-    fn fresh_block(&self) -> Option<&Block> {
-        self.block().filter(|block| block.is_fresh(self.now_ms))
+    fn fresh(&self) -> Option<Location> {
+        self.location.filter(|&location| self.shard.entry(location).is_fresh(self.now_ms))
     }
 }
 

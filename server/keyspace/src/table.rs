@@ -122,39 +122,10 @@ impl Tables {
         Some(Place { table, bucket })
     }
 
-    #[inline]
-    pub(crate) fn find_mut(&mut self, key: &Key<'_>) -> Option<&mut Block> {
-        let table = self.table_of(key.hash);
-        self.tables[table].blocks.find_mut(key.hash, |block| block.is(key))
-    }
-
-    /// Fetches what [`Tables::find`] will need, without waiting for the block itself.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        let table = self.table_of(hash);
-        if let Some(block) = self.tables[table].blocks.iter_hash(hash).next() {
-            block.prefetch();
-        }
-    }
-
-    /// The place of the block with this hash that `wanted` accepts.
-    pub(crate) fn find_by_hash(&self, hash: u64, wanted: impl Fn(&Block) -> bool) -> Option<Place> {
-        let table = self.table_of(hash);
-        let same = |block: &Block| hash_block(&self.hash, block) == hash && wanted(block);
-        let bucket = self.tables[table].blocks.find_bucket_index(hash, same)?;
-        Some(Place { table, bucket })
-    }
-
     /// The block at a place, if there is one.
     #[inline]
     pub(crate) fn at(&self, place: Place) -> Option<&Block> {
         self.tables.get(place.table)?.blocks.get_bucket(place.bucket)
-    }
-
-    /// As [`Tables::at`]. The key must stay as it is.
-    #[inline]
-    pub(crate) fn at_mut(&mut self, place: Place) -> Option<&mut Block> {
-        self.tables.get_mut(place.table)?.blocks.get_bucket_mut(place.bucket)
     }
 
     /// Adds the block of a key that is not in the tables.
@@ -187,16 +158,6 @@ impl Tables {
         self.len -= taken.len();
         self.shrink_if_sparse(number);
         taken
-    }
-
-    /// The hash of a key.
-    pub(crate) fn hash(&self, db: Db, key: &[u8]) -> u64 {
-        hash_key(&self.hash, db, key)
-    }
-
-    /// The hash of a block's key.
-    pub(crate) fn hash_of(&self, block: &Block) -> u64 {
-        hash_block(&self.hash, block)
     }
 
     /// Number of tables.

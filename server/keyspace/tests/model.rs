@@ -14,7 +14,8 @@ struct ModelEntry {
     stale_for_ms: u64,
     external_version: Option<u64>,
     client_flags: u32,
-    version: u64,
+    /// If somebody asked for it.
+    version: Option<u64>,
 }
 
 impl ModelEntry {
@@ -33,6 +34,7 @@ enum Step {
     Read { key: usize },
     Lookup { key: usize },
     Remove { key: usize },
+    Version { key: usize },
     SetExpiry { key: usize, after_ms: Option<u64> },
     Lengthen { key: usize, len: usize },
     Rename { from: usize, to: usize },
@@ -58,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => key.clone().prop_map(|key| Step::Read { key }),
         3 => key.clone().prop_map(|key| Step::Lookup { key }),
         2 => key.clone().prop_map(|key| Step::Remove { key }),
+        2 => key.clone().prop_map(|key| Step::Version { key }),
         2 => (key.clone(), prop::option::of(0..200_u64)).prop_map(|(key, after_ms)| Step::SetExpiry { key, after_ms }),
         3 => (key.clone(), len).prop_map(|(key, len)| Step::Lengthen { key, len }),
         1 => (key.clone(), key.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
@@ -96,9 +99,14 @@ fn run(shards: usize, steps: &[Step]) {
                 };
                 let attributes = Attributes { expiry, stale_for_ms, external_version: version, client_flags: flags };
                 let before = model.get(&(db, key.clone())).cloned();
-                let version_new = keyspace.update(&mut turn, db, &key, |slot| slot.set(&value, attributes));
-                assert!(versions.insert(version_new), "version {version_new} was given twice");
-                assert!(before.as_ref().is_none_or(|before| before.version < version_new));
+                let version_new = keyspace.update(&mut turn, db, &key, |slot| {
+                    slot.set(&value, attributes);
+                    if number % 2 == 0 { slot.version() } else { None }
+                });
+                if let Some(version) = version_new {
+                    assert!(versions.insert(version), "version {version} was given twice");
+                    assert!(before.as_ref().is_none_or(|before| before.version < Some(version)));
+                }
                 let expire_at_ms = match expiry {
                     Expiry::Never => None,
                     Expiry::At(at) => Some(at),
@@ -120,10 +128,10 @@ fn run(shards: usize, steps: &[Step]) {
                 let (db, key) = name(key);
                 let found = keyspace.read(&mut turn, db, &key, Access::Touch, |entry| {
                     assert_eq!((entry.db, entry.key), (db, &key[..]));
-                    (entry.value.to_vec(), entry.expire_at_ms, entry.version, entry.client_flags)
+                    (entry.value.to_vec(), entry.expire_at_ms, entry.client_flags)
                 });
                 let expected = model.get(&(db, key)).filter(|entry| entry.is_fresh(now));
-                let expected = expected.map(|e| (e.value.clone(), e.expire_at_ms, e.version, e.client_flags));
+                let expected = expected.map(|e| (e.value.clone(), e.expire_at_ms, e.client_flags));
                 assert_eq!(found, expected);
             }
             Step::Lookup { key } => {
@@ -142,6 +150,19 @@ fn run(shards: usize, steps: &[Step]) {
                 let (db, key) = name(key);
                 let removed = keyspace.update(&mut turn, db, &key, |slot| slot.remove());
                 assert_eq!(removed, model.remove(&(db, key)).is_some_and(|entry| entry.is_fresh(now)));
+            }
+            Step::Version { key } => {
+                let (db, key) = name(key);
+                let version = keyspace.update(&mut turn, db, &key, |slot| slot.version());
+                let entry = model.get_mut(&(db, key)).filter(|entry| entry.is_fresh(now));
+                assert_eq!(version.is_some(), entry.is_some());
+                if let Some(entry) = entry {
+                    match entry.version {
+                        Some(before) => assert_eq!(version, Some(before), "a version stays until the next write"),
+                        None => assert!(version.is_some_and(|version| versions.insert(version))),
+                    }
+                    entry.version = version;
+                }
             }
             Step::SetExpiry { key, after_ms } => {
                 let (db, key) = name(key);
@@ -175,7 +196,7 @@ fn run(shards: usize, steps: &[Step]) {
                     stale_for_ms: 0,
                     external_version: None,
                     client_flags: 0,
-                    version: 0,
+                    version: None,
                 });
                 entry.value.resize(entry.value.len().max(len), 0);
                 if let Some(first) = entry.value.first_mut() {
@@ -183,9 +204,9 @@ fn run(shards: usize, steps: &[Step]) {
                 }
                 assert_eq!(value, entry.value);
                 entry.external_version = None;
-                entry.version =
-                    keyspace.read(&mut turn, db, &key, Access::Quiet, |entry| entry.version).expect("just written");
-                assert!(versions.insert(entry.version));
+                let before = entry.version;
+                entry.version = keyspace.update(&mut turn, db, &key, |slot| slot.version());
+                assert!(entry.version.is_some_and(|version| versions.insert(version)) && before < entry.version);
                 model.insert((db, key), entry);
             }
             Step::Rename { from, to } => {
@@ -194,7 +215,8 @@ fn run(shards: usize, steps: &[Step]) {
                 let moved = keyspace.update_many(&mut turn, &keys, |slots| {
                     let value = slots.slot(0).entry().map(|entry| entry.value.to_vec())?;
                     slots.slot(0).remove();
-                    Some(slots.slot(1).set(&value, Attributes::PLAIN))
+                    slots.slot(1).set(&value, Attributes::PLAIN);
+                    slots.slot(1).version()
                 });
                 let expected = model.get(&from).filter(|entry| entry.is_fresh(now)).map(|entry| entry.value.clone());
                 assert_eq!(moved.is_some(), expected.is_some());
@@ -207,7 +229,7 @@ fn run(shards: usize, steps: &[Step]) {
                         stale_for_ms: 0,
                         external_version: None,
                         client_flags: 0,
-                        version,
+                        version: Some(version),
                     };
                     model.insert(to, entry);
                 }
@@ -266,6 +288,7 @@ fn run(shards: usize, steps: &[Step]) {
             }
             Step::Pass { ms } => turn.now_ms += ms,
         }
+        keyspace.check();
     }
     check_cleanup(&keyspace, &mut turn, settings);
 }
@@ -281,7 +304,8 @@ fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
             assert!(keyspace.update(turn, db, key, |slot| slot.remove()));
         }
     }
-    assert_eq!(keyspace.stats().used_bytes, keyspace.stats().table_bytes);
+    assert_eq!((keyspace.stats().entry_bytes, keyspace.stats().entries), (0, 0));
+    keyspace.check();
     keyspace.flush(turn, None);
     assert_eq!(keyspace.stats().used_bytes, common::keyspace(settings).stats().used_bytes);
 }

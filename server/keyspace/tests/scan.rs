@@ -89,7 +89,7 @@ fn scan_ends_in_a_quiet_keyspace_having_seen_each_entry_once() {
     loop {
         let seen_before = seen;
         cursor = keyspace.scan(&mut turn, Db(0), cursor, 50, |_| seen += 1);
-        assert!(seen - seen_before <= 51);
+        assert!(seen - seen_before <= 50 + 40, "a call may finish a bucket and those it is split into");
         calls += 1;
         if cursor == 0 {
             break;

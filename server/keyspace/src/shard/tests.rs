@@ -15,7 +15,8 @@ const SETTINGS: LeaseSettings = LeaseSettings {
 
 fn shard() -> Shard {
     let hash = RandomState::with_seeds(1, 2, 3, 4);
-    Shard::new(ShardNumber { index: 3, count: 8 }, 1_700_000_000_000, SETTINGS, &hash)
+    let pool = Pool::new(1 << 16);
+    Shard::new(ShardNumber { index: 3, count: 8 }, 1_700_000_000_000, SETTINGS, &hash, &pool, EvictionPolicy::NoEviction)
 }
 
 /// A name for key `number`, kept by the caller.
@@ -24,7 +25,7 @@ fn name(number: u32) -> Vec<u8> {
 }
 
 fn key<'k>(shard: &Shard, bytes: &'k [u8]) -> Key<'k> {
-    Key { db: Db(0), bytes, hash: shard.entries.hash(Db(0), bytes) }
+    Key { db: Db(0), bytes, hash: shard.hash(Db(0), bytes) }
 }
 
 fn remember(shard: &mut Shard, number: u32, kind: AbsenceKind, until_ms: u64) {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 /// When the tests' servers boot, in ms since 1970.
 pub(crate) const BOOT_MS: u64 = 1_700_000_000_000;
 
-/// Bytes of an entry's place in a table: part of what it says it costs, but counted with the tables.
-pub(crate) const PLACE_BYTES: usize = 9;
+/// Bytes of an entry's place in the index: part of what it says it costs, but counted with the tables.
+pub(crate) const INDEX_BYTES_EACH: usize = 8;
 
 /// No limit, nothing special.
 pub(crate) const SETTINGS: Settings = Settings {
@@ -37,7 +37,7 @@ pub(crate) fn keyspace(settings: Settings) -> Keyspace {
 }
 
 pub(crate) fn set(keyspace: &Keyspace, turn: &mut Turn, key: &[u8], value: &[u8]) -> u64 {
-    keyspace.update(turn, Db(0), key, |slot| slot.set(value, Attributes::PLAIN))
+    set_with(keyspace, turn, Db(0), key, value, Attributes::PLAIN)
 }
 
 /// As a server does it: room first.
@@ -47,9 +47,25 @@ pub(crate) fn try_set(
     key: &[u8],
     value: &[u8],
     attributes: Attributes,
-) -> Result<u64, OutOfMemory> {
+) -> Result<(), OutOfMemory> {
     keyspace.make_room(turn, key.len() + value.len())?;
-    Ok(keyspace.update(turn, Db(0), key, |slot| slot.set(value, attributes)))
+    keyspace.update(turn, Db(0), key, |slot| slot.set(value, attributes));
+    Ok(())
+}
+
+/// Stores a value and asks for its version.
+pub(crate) fn set_with(
+    keyspace: &Keyspace,
+    turn: &mut Turn,
+    db: Db,
+    key: &[u8],
+    value: &[u8],
+    attributes: Attributes,
+) -> u64 {
+    keyspace.update(turn, db, key, |slot| {
+        slot.set(value, attributes);
+        slot.version().expect("just stored, and fresh")
+    })
 }
 
 pub(crate) fn has(keyspace: &Keyspace, turn: &mut Turn, key: &[u8]) -> bool {
@@ -71,15 +87,17 @@ pub(crate) fn scan_all(keyspace: &Keyspace, turn: &mut Turn, db: Db, count: usiz
     }
 }
 
-/// Checks that the counted bytes are those of blocks and tables. All entries must be fresh, in databases 0 and 1.
+/// Checks that the counted bytes are those of entries and tables, and all else that shards count. All entries must be fresh,
+/// in databases 0 and 1.
 pub(crate) fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
-    let mut block_bytes = 0;
+    keyspace.check();
+    let mut entry_bytes = 0;
     let mut entries = 0;
     for db in [Db(0), Db(1)] {
         let mut cursor = 0;
         loop {
             cursor = keyspace.scan(turn, db, cursor, 1000, |entry| {
-                block_bytes += entry.memory_bytes - PLACE_BYTES;
+                entry_bytes += (entry.memory_bytes - INDEX_BYTES_EACH) as u64;
                 entries += 1;
             });
             if cursor == 0 {
@@ -90,5 +108,7 @@ pub(crate) fn check_memory(keyspace: &Keyspace, turn: &mut Turn) {
     let stats = keyspace.stats();
     assert_eq!(stats.entries, entries);
     assert_eq!(stats.absences, 0);
-    assert_eq!(stats.used_bytes, block_bytes as u64 + stats.table_bytes);
+    assert_eq!(stats.entry_bytes, entry_bytes);
+    let rest = stats.used_bytes - stats.table_bytes;
+    assert!(entry_bytes + stats.dead_bytes <= rest, "{rest} bytes of segments for {entry_bytes} of entries");
 }

@@ -1,0 +1,792 @@
+//! The log of a shard: entries one after the other in segments, segments in lists, each list in order of arrival.
+//!
+//! ```text
+//!     list:     oldest segment ──► … ──► newest segment
+//!     segment:  │ walked │ entries, dead ones among them           │ free │
+//!                        ▲ eviction looks here                    ▲ entries are added here
+//! ```
+//!
+//! Nothing links entries: a list is the order in which its segments and what is in them lie. To move an entry is to copy it to
+//! the newest segment of a list; the old copy is dead. A segment without live entries gives its memory back at once, any
+//! other a part of it when [`Log::compact`] moves the live ones together. Key and value that would be a large part of a segment
+//! lie in [`runs`] of their own.
+//!
+//! The log knows bytes and lists, not hashes, policies or leases.
+
+pub(crate) mod layout;
+pub(crate) mod pool;
+mod runs;
+
+pub(crate) use layout::{EntryView, Layout, Stored};
+pub(crate) use pool::{KEPT_MAX, PAGE_BYTES, Pool, prefetch};
+pub(crate) use runs::Run;
+
+use layout::{WORD, mark_dead};
+use pool::SegmentMemory;
+use runs::Runs;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// An entry larger than a segment divided by this keeps key and value in a run.
+const ENTRY_PARTS: usize = 4;
+
+/// Lists of a log.
+pub(crate) const LISTS: usize = 13;
+
+/// Segments have numbers from 1.
+const NONE: u32 = 0;
+
+/// Where an entry lies: the number of its segment and its word there. Valid until the entry is moved or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Location(NonZeroU32);
+
+impl Location {
+    #[inline]
+    pub(crate) fn decode(code: u32) -> Option<Self> {
+        NonZeroU32::new(code).map(Self)
+    }
+
+    #[inline]
+    pub(crate) fn encode(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// Which list. What each is for is the policy's affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListNumber(pub(crate) u8);
+
+/// The log of a shard.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pool: Arc<Pool>,
+    /// Bits of a location that are the word in the segment.
+    word_bits: u32,
+    /// By number; the first is never used.
+    segments: Vec<Segment>,
+    /// Numbers of segments that are not in use.
+    vacant: Vec<u32>,
+    lists: [List; LISTS],
+    runs: Runs,
+    live_bytes: usize,
+    dead_bytes: usize,
+    resident_bytes: usize,
+    garbage: Garbage,
+}
+
+/// What is to be freed when no lock is held.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    segments: Vec<SegmentMemory>,
+    runs: Vec<Run>,
+}
+
+impl Garbage {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.runs.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Segment {
+    memory: Option<SegmentMemory>,
+    /// Bytes up to the end of its last entry.
+    used: u32,
+    /// Bytes from the start that hold no live entry.
+    walked: u32,
+    live_bytes: u32,
+    live_count: u32,
+    older: u32,
+    newer: u32,
+    list: u8,
+    /// No live entry of it is gone before.
+    gone_at_ms_min: u64,
+    /// When it was last searched for entries that are gone.
+    searched_at_ms: u64,
+    opened_at_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    oldest: u32,
+    newest: u32,
+    /// Whether entries may be added to the newest.
+    is_open: bool,
+    /// Of live entries, with their runs.
+    weight: usize,
+}
+
+impl Log {
+    pub(crate) fn new(pool: Arc<Pool>) -> Self {
+        let words = pool.segment_bytes() / WORD;
+        Self {
+            pool,
+            word_bits: words.ilog2(),
+            segments: vec![Segment::vacant()],
+            vacant: Vec::new(),
+            lists: [List::default(); LISTS],
+            runs: Runs::default(),
+            live_bytes: 0,
+            dead_bytes: 0,
+            resident_bytes: 0,
+            garbage: Garbage::default(),
+        }
+    }
+
+    /// Bytes of memory that the log holds.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.resident_bytes + self.runs.bytes() + self.segments.capacity() * size_of::<Segment>()
+    }
+
+    /// Bytes of live entries, with their runs.
+    #[inline]
+    pub(crate) fn live_bytes(&self) -> usize {
+        self.live_bytes + self.runs.bytes()
+    }
+
+    /// Bytes of dead entries and gaps in segments.
+    #[inline]
+    pub(crate) fn dead_bytes(&self) -> usize {
+        self.dead_bytes
+    }
+
+    /// Bytes of the table of segments.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.segments.capacity() * size_of::<Segment>()
+    }
+
+    pub(crate) fn segment_bytes(&self) -> usize {
+        self.pool.segment_bytes()
+    }
+
+    /// Takes what is to be freed.
+    #[inline]
+    pub(crate) fn take_garbage(&mut self) -> Option<Garbage> {
+        if self.garbage.is_empty() { None } else { Some(std::mem::take(&mut self.garbage)) }
+    }
+
+    /// The entry at a location.
+    #[inline]
+    pub(crate) fn view(&self, location: Location) -> EntryView<'_> {
+        self.with_run(EntryView::new(self.bytes_at(location)))
+    }
+
+    #[inline]
+    fn with_run<'l>(&'l self, view: EntryView<'l>) -> EntryView<'l> {
+        match view.stored() {
+            Stored::Here => view,
+            Stored::Run(number) => view.with_run(self.runs.at(number)),
+        }
+    }
+
+    /// The value of the entry at a location, for writing in place.
+    pub(crate) fn value_mut(&mut self, location: Location) -> &mut [u8] {
+        let view = self.view(location);
+        let (key_at, key_len, len, stored) = (view.key_at(), view.key_len(), view.value_len(), view.stored());
+        match stored {
+            Stored::Here => &mut self.bytes_at_mut(location)[key_at + key_len..][..len],
+            Stored::Run(number) => &mut self.runs.at_mut(number)[key_len..][..len],
+        }
+    }
+
+    /// Fetches the first line of an entry.
+    #[inline]
+    pub(crate) fn prefetch(&self, location: Location) {
+        let bytes = self.bytes_at(location);
+        prefetch(&bytes[0]);
+        if let Some(second) = bytes.get(64) {
+            prefetch(second);
+        }
+    }
+
+    /// Bytes that an entry takes in all, with its run.
+    #[inline]
+    pub(crate) fn weight(&self, view: &EntryView<'_>) -> usize {
+        view.bytes() + self.run_bytes(view.stored())
+    }
+
+    #[inline]
+    pub(crate) fn set_control(&mut self, location: Location, control: u8) {
+        self.bytes_at_mut(location)[0] = control;
+    }
+
+    #[inline]
+    pub(crate) fn list_of(&self, location: Location) -> ListNumber {
+        ListNumber(self.segments[self.segment_of(location)].list)
+    }
+
+    /// When the segment of an entry was opened: the entry came there later.
+    pub(crate) fn opened_at_ms(&self, location: Location) -> u64 {
+        self.segments[self.segment_of(location)].opened_at_ms
+    }
+
+    /// Bytes of the live entries of a list, with their runs.
+    #[inline]
+    pub(crate) fn list_weight(&self, list: ListNumber) -> usize {
+        self.lists[usize::from(list.0)].weight
+    }
+
+    /// Whether key and value with this layout have to lie in a run.
+    pub(crate) fn wants_run(&self, layout: &Layout) -> bool {
+        layout.stored == Stored::Here && layout.bytes() > self.pool.segment_bytes() / ENTRY_PARTS
+    }
+
+    /// A new run with this key and value, zeros after them, and at least `value_room` bytes for the value.
+    pub(crate) fn new_run(&mut self, key: &[u8], value: &[u8], value_room: usize) -> u32 {
+        self.runs.add(key, value, key.len() + value_room)
+    }
+
+    /// Makes the run of an entry at least `len` bytes long, with zeros from `len_before` on.
+    pub(crate) fn lengthen_run(&mut self, location: Location, number: u32, len_before: usize, len: usize) {
+        let list = usize::from(self.list_of(location).0);
+        self.lists[list].weight -= self.runs.at(number).len();
+        self.runs.lengthen(number, len_before, len);
+        self.lists[list].weight += self.runs.at(number).len();
+    }
+
+    /// Adds an entry at the newest end of a list. Key and value are written unless the layout has a run.
+    pub(crate) fn add(
+        &mut self,
+        list: ListNumber,
+        control: u8,
+        layout: &Layout,
+        key: &[u8],
+        value: &[u8],
+        now_ms: u64,
+    ) -> Location {
+        let len = layout.bytes();
+        let location = self.reserve(list, len, now_ms);
+        let bytes = &mut self.bytes_at_mut(location)[..len];
+        write(bytes, control, layout, key, value);
+        self.count_in(location, layout);
+        location
+    }
+
+    /// Writes an entry over the one at `location`, if it takes as many bytes there. The run before, if any, is freed unless
+    /// the new layout has it.
+    pub(crate) fn try_overwrite(
+        &mut self,
+        location: Location,
+        control: u8,
+        layout: &Layout,
+        key: &[u8],
+        value: &[u8],
+    ) -> bool {
+        let view = self.view(location);
+        if view.bytes() != layout.bytes() {
+            return false;
+        }
+        let stored_before = view.stored();
+        self.count_out(location);
+        if stored_before != layout.stored
+            && let Stored::Run(number) = stored_before
+        {
+            self.free_run(number);
+        }
+        let len = layout.bytes();
+        write(&mut self.bytes_at_mut(location)[..len], control, layout, key, value);
+        self.count_in(location, layout);
+        true
+    }
+
+    /// Writes the header of the entry at `location` anew, if key and value stay where they are.
+    pub(crate) fn try_rewrite_header(&mut self, location: Location, layout: &Layout) -> bool {
+        let view = self.view(location);
+        let control = view.control();
+        if view.key_at() != layout.key_at() || view.bytes() != layout.bytes() {
+            return false;
+        }
+        self.count_out(location);
+        layout.write(control, self.bytes_at_mut(location));
+        self.count_in(location, layout);
+        true
+    }
+
+    /// Copies an entry as it is, but for its control byte, to the newest end of a list; it is not at `location` any more.
+    pub(crate) fn relocate(&mut self, location: Location, list: ListNumber, control: u8, now_ms: u64) -> Location {
+        let layout = self.view(location).layout();
+        let len = layout.bytes();
+        let to = self.reserve(list, len, now_ms);
+        let (from_segment, from) = self.place(location);
+        let (to_segment, at) = self.place(to);
+        if from_segment == to_segment {
+            let memory = self.segments[from_segment].bytes_mut();
+            memory.copy_within(from..from + len, at);
+        } else {
+            let [source, target] = self
+                .segments
+                .get_disjoint_mut([from_segment, to_segment])
+                .expect("two segments that are in use and not the same");
+            target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
+        }
+        self.set_control(to, control);
+        self.count_in(to, &layout);
+        self.count_out(location);
+        self.bury(location);
+        to
+    }
+
+    /// Removes an entry, and its run.
+    pub(crate) fn remove(&mut self, location: Location) {
+        self.count_out(location);
+        if let Stored::Run(number) = self.view(location).stored() {
+            self.free_run(number);
+        }
+        self.bury(location);
+    }
+
+    /// As [`Log::remove`] for an entry whose run, if it has one, belongs to another location now.
+    pub(crate) fn remove_without_run(&mut self, location: Location) {
+        self.count_out(location);
+        self.bury(location);
+    }
+
+    /// The oldest entry of a list. Whoever asks must move or remove it before asking again, or gets it again. Nothing is added
+    /// to the segment that it is in any more.
+    pub(crate) fn oldest(&mut self, list: ListNumber) -> Option<Location> {
+        loop {
+            let number = self.lists[usize::from(list.0)].oldest;
+            if number == NONE {
+                return None;
+            }
+            self.close(list, number);
+            let segment = &mut self.segments[number as usize];
+            if segment.live_count == 0 {
+                self.free(number);
+                continue;
+            }
+            while let Some(at) = segment.next_live(segment.walked as usize, segment.used as usize) {
+                segment.walked = at as u32;
+                return Some(self.location(number, at));
+            }
+            unreachable!("a segment with live entries has one after what was walked");
+        }
+    }
+
+    /// When the first entry of the oldest segment of a list is gone, if any has a time.
+    pub(crate) fn oldest_gone_at_ms(&self, list: ListNumber) -> Option<u64> {
+        let number = self.lists[usize::from(list.0)].oldest;
+        (number != NONE).then(|| self.segments[number as usize].gone_at_ms_min)
+    }
+
+    /// Makes a segment of the list, chosen by a random number, its oldest.
+    pub(crate) fn draw(&mut self, list: ListNumber, random: u64) {
+        const TRIES: u64 = 16;
+
+        // The walk of the one before is to be finished first.
+        let oldest = self.lists[usize::from(list.0)].oldest;
+        if oldest == NONE || self.segments[oldest as usize].walked > 0 {
+            return;
+        }
+        for attempt in 0..TRIES {
+            let number = (random.rotate_left(attempt as u32 * 4) >> 16) as usize % self.segments.len();
+            let segment = &self.segments[number];
+            if segment.memory.is_some() && segment.list == list.0 && number as u32 != oldest {
+                let number = number as u32;
+                self.close(list, number);
+                self.unlink(number);
+                self.link_oldest(list, number);
+                return;
+            }
+        }
+    }
+
+    /// Puts all segments of a list before the oldest of another.
+    pub(crate) fn merge(&mut self, from: ListNumber, into: ListNumber) {
+        let source = std::mem::take(&mut self.lists[usize::from(from.0)]);
+        if source.newest == NONE || from == into {
+            self.lists[usize::from(from.0)] = source;
+            return;
+        }
+        let mut number = source.oldest;
+        while number != NONE {
+            self.segments[number as usize].list = into.0;
+            number = self.segments[number as usize].newer;
+        }
+        let oldest_before = self.lists[usize::from(into.0)].oldest;
+        self.segments[source.newest as usize].newer = oldest_before;
+        let target = &mut self.lists[usize::from(into.0)];
+        target.weight += source.weight;
+        target.oldest = source.oldest;
+        if oldest_before == NONE {
+            target.newest = source.newest;
+            target.is_open = source.is_open;
+        } else {
+            self.segments[oldest_before as usize].older = source.newest;
+        }
+    }
+
+    /// The segment with the most dead bytes for its size, and how many; `None` if there are none worth it.
+    pub(crate) fn sparsest(&self) -> Option<(u32, usize)> {
+        let dead = |segment: &Segment| (segment.used - segment.live_bytes) as usize;
+        let numbered = self.segments.iter().enumerate().filter(|(_, segment)| segment.memory.is_some());
+        let (number, segment) = numbered.max_by_key(|(_, segment)| dead(segment))?;
+        (dead(segment) > 0).then_some((number as u32, dead(segment)))
+    }
+
+    /// Locations of the live entries of a segment, oldest first.
+    pub(crate) fn live_in(&self, number: u32, mut visit: impl FnMut(Location, EntryView<'_>)) {
+        let Some(segment) = self.segments.get(number as usize).filter(|segment| segment.memory.is_some()) else { return };
+        let mut at = segment.walked as usize;
+        while let Some(found) = segment.next_live(at, segment.used as usize) {
+            let view = EntryView::new(&segment.bytes()[found..]);
+            at = found + view.bytes();
+            visit(self.location(number, found), self.with_run(view));
+        }
+    }
+
+    /// Moves the entries of a segment together, in their order, and gives the pages behind them back. `moved` is told of each
+    /// entry with the place it was at and where it is now.
+    pub(crate) fn compact(&mut self, number: u32, mut moved: impl FnMut(Location, Location, EntryView<'_>)) {
+        let (shift, segment) = (self.word_bits, &mut self.segments[number as usize]);
+        if segment.memory.is_none() {
+            return;
+        }
+        let location = |at: usize| location(shift, number, at);
+        let (mut at, mut end) = (segment.walked as usize, 0);
+        while let Some(found) = segment.next_live(at, segment.used as usize) {
+            let len = EntryView::new(&segment.bytes()[found..]).bytes();
+            if found != end {
+                segment.bytes_mut().copy_within(found..found + len, end);
+                let view = EntryView::new(&segment.bytes()[end..]);
+                let view = match view.stored() {
+                    Stored::Here => view,
+                    Stored::Run(number) => view.with_run(self.runs.at(number)),
+                };
+                moved(location(found), location(end), view);
+            }
+            at = found + len;
+            end += len;
+        }
+        self.dead_bytes -= segment.used as usize - end;
+        segment.used = end as u32;
+        segment.walked = 0;
+        debug_assert_eq!(segment.used, segment.live_bytes);
+        if let Some(memory) = &mut segment.memory {
+            self.resident_bytes -= memory.release_from(end);
+        }
+    }
+
+    /// Adds nothing to a segment any more.
+    pub(crate) fn retire(&mut self, number: u32) {
+        let list = ListNumber(self.segments[number as usize].list);
+        self.close(list, number);
+    }
+
+    /// A segment with entries that may be gone by now, searched long enough ago: its number.
+    pub(crate) fn due(&self, from: u32, now_ms: u64, again_after_ms: u64) -> Option<u32> {
+        let count = self.segments.len();
+        (from as usize..count).find_map(|number| {
+            let segment = &self.segments[number];
+            let is_due = segment.memory.is_some()
+                && segment.gone_at_ms_min <= now_ms
+                && segment.searched_at_ms.saturating_add(again_after_ms) <= now_ms;
+            is_due.then_some(number as u32)
+        })
+    }
+
+    /// Notes what a search of a segment has found: when the next of its entries is gone.
+    pub(crate) fn note_searched(&mut self, number: u32, gone_at_ms_min: u64, now_ms: u64) {
+        let segment = &mut self.segments[number as usize];
+        segment.gone_at_ms_min = gone_at_ms_min;
+        segment.searched_at_ms = now_ms;
+    }
+
+    /// Entries of a segment, and its list.
+    pub(crate) fn count_in_segment(&self, number: u32) -> (usize, ListNumber) {
+        let segment = &self.segments[number as usize];
+        (segment.live_count as usize, ListNumber(segment.list))
+    }
+
+    /// Notes that an entry is gone by then.
+    pub(crate) fn note_gone_at(&mut self, location: Location, gone_at_ms: Option<u64>) {
+        if let Some(gone_at_ms) = gone_at_ms {
+            let number = self.segment_of(location);
+            let segment = &mut self.segments[number];
+            segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms);
+        }
+    }
+
+    /// Takes everything out.
+    pub(crate) fn take(&mut self) -> Self {
+        let empty = Self::new(Arc::clone(&self.pool));
+        std::mem::replace(self, empty)
+    }
+
+    /// Checks all counts against what is there; for tests.
+    pub(crate) fn check(&self) {
+        let (mut live, mut dead, mut resident, mut run_bytes) = (0, 0, 0, 0);
+        let mut weights = [0; LISTS];
+        for (index, list) in self.lists.iter().enumerate() {
+            let mut older = NONE;
+            let mut number = list.oldest;
+            while number != NONE {
+                let segment = &self.segments[number as usize];
+                assert_eq!((usize::from(segment.list), segment.older), (index, older), "segment {number}");
+                let (mut count, mut bytes) = (0, 0);
+                self.live_in(number, |_, view| {
+                    count += 1;
+                    bytes += view.bytes();
+                    weights[index] += self.weight(&view);
+                    run_bytes += self.run_bytes(view.stored());
+                    assert!(view.gone_at_ms().is_none_or(|at| segment.gone_at_ms_min <= at));
+                });
+                assert_eq!((segment.live_count as usize, segment.live_bytes as usize), (count, bytes), "segment {number}");
+                live += bytes;
+                dead += segment.used as usize - bytes;
+                let memory = segment.memory.as_ref().expect("a segment in a list has memory");
+                assert!(segment.used as usize <= memory.resident_bytes());
+                resident += memory.resident_bytes();
+                older = number;
+                number = segment.newer;
+            }
+            assert_eq!(list.newest, older, "list {index}");
+        }
+        assert_eq!((self.live_bytes, self.dead_bytes, self.resident_bytes), (live, dead, resident));
+        assert_eq!(self.runs.bytes(), run_bytes);
+        for (list, weight) in self.lists.iter().zip(weights) {
+            assert_eq!(list.weight, weight);
+        }
+    }
+
+    fn free_run(&mut self, number: u32) {
+        let run = self.runs.remove(number);
+        self.garbage.runs.push(run);
+    }
+
+    fn run_bytes(&self, stored: Stored) -> usize {
+        match stored {
+            Stored::Here => 0,
+            Stored::Run(number) => self.runs.at(number).len(),
+        }
+    }
+
+    fn count_in(&mut self, location: Location, layout: &Layout) {
+        let (len, run_bytes) = (layout.bytes(), self.run_bytes(layout.stored));
+        let number = self.segment_of(location);
+        let segment = &mut self.segments[number];
+        segment.live_bytes += len as u32;
+        segment.live_count += 1;
+        self.lists[usize::from(segment.list)].weight += len + run_bytes;
+        self.live_bytes += len;
+        self.dead_bytes -= len;
+        let fields = &layout.fields;
+        self.note_gone_at(location, fields.expire_at_ms.map(|at| at.saturating_add(fields.stale_for_ms)));
+    }
+
+    fn count_out(&mut self, location: Location) {
+        let view = self.view(location);
+        let (len, run_bytes) = (view.bytes(), self.run_bytes(view.stored()));
+        let number = self.segment_of(location);
+        let segment = &mut self.segments[number];
+        segment.live_bytes -= len as u32;
+        segment.live_count -= 1;
+        self.lists[usize::from(segment.list)].weight -= len + run_bytes;
+        self.live_bytes -= len;
+        self.dead_bytes += len;
+    }
+
+    /// Marks an entry that is counted out as dead. A segment that has no other is freed.
+    fn bury(&mut self, location: Location) {
+        mark_dead(self.bytes_at_mut(location));
+        let number = self.segment_of(location);
+        let segment = &self.segments[number];
+        if segment.live_count == 0 {
+            let list = &self.lists[usize::from(segment.list)];
+            if list.is_open && list.newest as usize == number {
+                self.dead_bytes -= segment.used as usize;
+                let segment = &mut self.segments[number];
+                (segment.used, segment.walked, segment.gone_at_ms_min) = (0, 0, u64::MAX);
+            } else {
+                self.free(number as u32);
+            }
+        }
+    }
+
+    /// Room for `len` bytes at the newest end of a list, counted as dead until [`Log::count_in`].
+    fn reserve(&mut self, list: ListNumber, len: usize, now_ms: u64) -> Location {
+        let state = &self.lists[usize::from(list.0)];
+        let has_room = state.is_open
+            && self.segments[state.newest as usize].used as usize + len <= self.pool.segment_bytes();
+        if !has_room {
+            self.open(list, now_ms);
+        }
+        let number = self.lists[usize::from(list.0)].newest;
+        let segment = &mut self.segments[number as usize];
+        let at = segment.used as usize;
+        segment.used += len as u32;
+        self.dead_bytes += len;
+        let memory = segment.memory.as_mut().expect("a segment in a list has memory");
+        self.resident_bytes += memory.touch_up_to(at + len);
+        self.location(number, at)
+    }
+
+    /// A new segment at the newest end of a list.
+    fn open(&mut self, list: ListNumber, now_ms: u64) {
+        let newest = self.lists[usize::from(list.0)].newest;
+        if newest != NONE && self.segments[newest as usize].live_count == 0 {
+            self.free(newest);
+        }
+        let memory = self.pool.take();
+        self.resident_bytes += memory.resident_bytes();
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.segments.push(Segment::vacant());
+            (self.segments.len() - 1) as u32
+        });
+        let newest = self.lists[usize::from(list.0)].newest;
+        self.segments[number as usize] = Segment {
+            memory: Some(memory),
+            older: newest,
+            list: list.0,
+            opened_at_ms: now_ms,
+            ..Segment::vacant()
+        };
+        if newest != NONE {
+            self.segments[newest as usize].newer = number;
+        }
+        let state = &mut self.lists[usize::from(list.0)];
+        state.newest = number;
+        state.is_open = true;
+        if state.oldest == NONE {
+            state.oldest = number;
+        }
+    }
+
+    /// Nothing is added to the segment any more.
+    fn close(&mut self, list: ListNumber, number: u32) {
+        let state = &mut self.lists[usize::from(list.0)];
+        if state.newest == number {
+            state.is_open = false;
+        }
+    }
+
+    fn free(&mut self, number: u32) {
+        self.unlink(number);
+        let segment = std::mem::replace(&mut self.segments[number as usize], Segment::vacant());
+        debug_assert_eq!(segment.live_count, 0);
+        let memory = segment.memory.expect("a segment in a list has memory");
+        self.dead_bytes -= segment.used as usize;
+        self.resident_bytes -= memory.resident_bytes();
+        self.garbage.segments.push(memory);
+        self.vacant.push(number);
+    }
+
+    fn unlink(&mut self, number: u32) {
+        let segment = &self.segments[number as usize];
+        let (older, newer, list) = (segment.older, segment.newer, usize::from(segment.list));
+        match older {
+            NONE => self.lists[list].oldest = newer,
+            older => self.segments[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => {
+                self.lists[list].newest = older;
+                self.lists[list].is_open = false;
+            }
+            newer => self.segments[newer as usize].older = older,
+        }
+    }
+
+    fn link_oldest(&mut self, list: ListNumber, number: u32) {
+        let oldest = std::mem::replace(&mut self.lists[usize::from(list.0)].oldest, number);
+        let segment = &mut self.segments[number as usize];
+        (segment.older, segment.newer) = (NONE, oldest);
+        match oldest {
+            NONE => self.lists[usize::from(list.0)].newest = number,
+            oldest => self.segments[oldest as usize].older = number,
+        }
+    }
+
+    #[inline]
+    fn location(&self, number: u32, at: usize) -> Location {
+        location(self.word_bits, number, at)
+    }
+
+    #[inline]
+    fn segment_of(&self, location: Location) -> usize {
+        (location.encode() >> self.word_bits) as usize
+    }
+
+    #[inline]
+    fn place(&self, location: Location) -> (usize, usize) {
+        let word = location.encode() & ((1 << self.word_bits) - 1);
+        (self.segment_of(location), word as usize * WORD)
+    }
+
+    #[inline]
+    fn bytes_at(&self, location: Location) -> &[u8] {
+        let (segment, at) = self.place(location);
+        &self.segments[segment].bytes()[at..]
+    }
+
+    #[inline]
+    fn bytes_at_mut(&mut self, location: Location) -> &mut [u8] {
+        let (segment, at) = self.place(location);
+        &mut self.segments[segment].bytes_mut()[at..]
+    }
+}
+
+impl Segment {
+    fn vacant() -> Self {
+        Self {
+            memory: None,
+            used: 0,
+            walked: 0,
+            live_bytes: 0,
+            live_count: 0,
+            older: NONE,
+            newer: NONE,
+            list: 0,
+            gone_at_ms_min: u64::MAX,
+            searched_at_ms: 0,
+            opened_at_ms: 0,
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |memory| memory.bytes())
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.as_mut().map_or(&mut [], |memory| memory.bytes_mut())
+    }
+
+    /// Where the first live entry from `at` on starts.
+    fn next_live(&self, mut at: usize, end: usize) -> Option<usize> {
+        let bytes = self.bytes();
+        while at < end {
+            let view = EntryView::new(&bytes[at..]);
+            if !view.is_dead() {
+                return Some(at);
+            }
+            at += view.bytes();
+        }
+        None
+    }
+}
+
+/// Writes an entry over all of `bytes`.
+fn write(bytes: &mut [u8], control: u8, layout: &Layout, key: &[u8], value: &[u8]) {
+    layout.write(control, bytes);
+    let at = layout.key_at();
+    match layout.stored {
+        Stored::Run(number) => bytes[at..at + size_of::<u32>()].copy_from_slice(&number.to_le_bytes()),
+        Stored::Here => {
+            bytes[at..at + key.len()].copy_from_slice(key);
+            let at = at + key.len();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            // The value may be longer than what is given of it: zeros.
+            bytes[at + value.len()..at + layout.value_len].fill(0);
+        }
+    }
+}
+
+#[inline]
+fn location(word_bits: u32, number: u32, at: usize) -> Location {
+    let code = number << word_bits | (at / WORD) as u32;
+    Location::decode(code).expect("segments have numbers from 1")
+}

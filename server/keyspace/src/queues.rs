@@ -1,0 +1,257 @@
+//! Which list an entry is in, and which goes next: the policies of [`crate::policy`] over the lists of a [`Log`].
+//!
+//! ```text
+//!     tinylfu, lfu:  candidates, window, probation, protected
+//!     lru:           a list for each generation of use
+//!     ttl:           a list for each order of magnitude of the time to live
+//!     random:        one list, of which any segment may be drawn
+//!     all:           one list of what must not be evicted
+//! ```
+//!
+//! A change of policy puts the lists together in order and goes on with what they hold.
+
+use crate::log::{ListNumber, Location, Log};
+use crate::policy::ageing::Ageing;
+use crate::policy::duel::{Control, Epoch, Objective};
+use crate::policy::miniature::{Share, WINDOW_PARTS};
+use crate::policy::recency::{Begun, Generations};
+use crate::policy::sketch::Sketch;
+use crate::settings::{Engine, EvictionPolicy};
+
+/// New entries, in order of arrival.
+pub(crate) const WINDOW: ListNumber = ListNumber(0);
+/// Of the main part: those not used since they came there.
+pub(crate) const PROBATION: ListNumber = ListNumber(1);
+/// Of the main part: those used.
+pub(crate) const PROTECTED: ListNumber = ListNumber(2);
+/// What must not be evicted.
+pub(crate) const KEPT: ListNumber = ListNumber(3);
+/// Large new entries, which do not pass through the window.
+pub(crate) const CANDIDATES: ListNumber = ListNumber(4);
+/// The first of eight lists, of generations or of times to live.
+const FIRST_OF_EIGHT: u8 = 5;
+
+/// All lists, from the one that most deserves to stay to the one that least does.
+const BEST_FIRST: [ListNumber; crate::log::LISTS] = {
+    let mut lists = [ListNumber(0); crate::log::LISTS];
+    let first = [PROTECTED, WINDOW, CANDIDATES, PROBATION];
+    let mut index = 0;
+    while index < 4 {
+        lists[index] = first[index];
+        index += 1;
+    }
+    while index < 12 {
+        lists[index] = ListNumber(FIRST_OF_EIGHT + 11 - index as u8);
+        index += 1;
+    }
+    lists[12] = KEPT;
+    lists
+};
+
+/// The lists of generations or times to live.
+#[inline]
+pub(crate) fn nth_of_eight(index: usize) -> ListNumber {
+    ListNumber(FIRST_OF_EIGHT + (index & 7) as u8)
+}
+
+/// What decides about the entries of a shard.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) policy: EvictionPolicy,
+    pub(crate) ageing: Ageing,
+    pub(crate) generations: Generations,
+    pub(crate) sketch: Sketch,
+    pub(crate) share: Share,
+    pub(crate) objective: Objective,
+    /// What the shard may hold; traffic of this makes some generations.
+    pub(crate) capacity_bytes: u64,
+    /// When each epoch or generation began.
+    epoch_starts_ms: [u64; 8],
+}
+
+/// What decides where a new entry goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) hash: u64,
+    pub(crate) weight: usize,
+    pub(crate) expire_at_ms: Option<u64>,
+    pub(crate) entries: usize,
+    pub(crate) now_ms: u64,
+}
+
+impl Queues {
+    pub(crate) fn new(policy: EvictionPolicy, capacity_bytes: u64, now_ms: u64) -> Self {
+        Self {
+            policy,
+            ageing: Ageing::default(),
+            generations: Generations::default(),
+            sketch: Sketch::new(0),
+            share: policy.share(),
+            objective: policy.objective(),
+            capacity_bytes,
+            epoch_starts_ms: [now_ms; 8],
+        }
+    }
+
+    /// Bytes that the policy itself holds.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        match self.policy.engine() {
+            Engine::Frequency => self.sketch.memory_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Changes the policy: what is in the lists stays, in order, and goes through the new ones.
+    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, log: &mut Log, entries: usize) {
+        if policy == self.policy {
+            return;
+        }
+        let target = match policy.engine() {
+            Engine::None => KEPT,
+            Engine::Frequency => PROBATION,
+            Engine::Random => WINDOW,
+            Engine::Recency | Engine::Ttl => nth_of_eight(0),
+        };
+        let began_ms = self.epoch_starts_ms.into_iter().min().unwrap_or(0);
+        *self = Self::new(policy, self.capacity_bytes, began_ms);
+        if policy.engine() == Engine::Frequency {
+            self.sketch.grow_to(entries);
+        }
+        for list in BEST_FIRST {
+            log.merge(list, target);
+        }
+    }
+
+    fn epoch(&self) -> Epoch {
+        match self.policy.engine() {
+            Engine::Recency => self.generations.now(),
+            _ => self.ageing.epoch(),
+        }
+    }
+
+    /// At the latest when this control byte was written; 0 if it says nothing.
+    pub(crate) fn used_at_ms(&self, control: u8) -> u64 {
+        self.epoch_starts_ms[Control(control).epoch().index()]
+    }
+
+    /// How often an entry with this control byte was used, as it counts now.
+    pub(crate) fn frequency(&self, control: u8) -> u8 {
+        Control(control).frequency(self.epoch())
+    }
+
+    /// The control byte and the list of an entry that is stored for a key without one.
+    pub(crate) fn store(&mut self, newcomer: &Newcomer, log: &mut Log) -> (u8, ListNumber) {
+        let control = match self.policy.engine() {
+            Engine::Frequency => {
+                self.sketch.grow_to(newcomer.entries + 1);
+                self.count_request(newcomer.entries, newcomer.now_ms);
+                Control::stored(self.sketch.estimate(newcomer.hash), self.ageing.epoch())
+            }
+            Engine::Recency => {
+                self.generations.store(u32::try_from(newcomer.weight).unwrap_or(u32::MAX));
+                self.begin_generation_if_full(log, newcomer.now_ms);
+                Control::stored(0, self.generations.now())
+            }
+            Engine::None | Engine::Random | Engine::Ttl => Control::stored(0, self.ageing.epoch()),
+        };
+        (control.0, self.list_of_new(newcomer, log))
+    }
+
+    /// The list of an entry that is written anew while it is in a list.
+    pub(crate) fn list_again(&self, before: ListNumber, newcomer: &Newcomer, log: &Log) -> ListNumber {
+        let is_kept = self.is_kept(newcomer.expire_at_ms);
+        match self.policy.engine() {
+            Engine::None => KEPT,
+            _ if is_kept => KEPT,
+            Engine::Frequency | Engine::Random | Engine::Recency if before != KEPT => before,
+            _ => self.list_of_new(newcomer, log),
+        }
+    }
+
+    /// The control byte after a use of an entry.
+    #[inline]
+    pub(crate) fn touch(&mut self, control: u8, weight: usize, entries: usize, now_ms: u64) -> u8 {
+        match self.policy.engine() {
+            Engine::Frequency => {
+                self.count_request(entries, now_ms);
+                Control(control).touched(self.ageing.epoch()).0
+            }
+            Engine::Recency => {
+                self.generations.touch(Control(control), u32::try_from(weight).unwrap_or(u32::MAX)).0
+            }
+            Engine::None | Engine::Random | Engine::Ttl => Control(control).touched(self.ageing.epoch()).0,
+        }
+    }
+
+    /// Begins a generation if the present one is full.
+    #[inline]
+    pub(crate) fn begin_generation_if_full(&mut self, log: &mut Log, now_ms: u64) {
+        if self.generations.is_full(self.capacity_bytes) {
+            self.begin_generation(log, now_ms);
+        }
+    }
+
+    #[cold]
+    fn begin_generation(&mut self, log: &mut Log, now_ms: u64) {
+        if let Begun::Merge { from, into } = self.generations.begin() {
+            log.merge(nth_of_eight(from.index()), nth_of_eight(into.index()));
+        }
+        self.epoch_starts_ms[self.generations.now().index()] = now_ms;
+    }
+
+    #[inline]
+    fn count_request(&mut self, entries: usize, now_ms: u64) {
+        let before = self.ageing.epoch();
+        self.ageing.count(entries, &mut self.sketch);
+        if self.ageing.epoch() != before {
+            self.epoch_starts_ms[self.ageing.epoch().index()] = now_ms;
+        }
+    }
+
+    /// Whether the policy never evicts an entry with this time of expiry.
+    pub(crate) fn is_kept(&self, expire_at_ms: Option<u64>) -> bool {
+        self.policy.engine() == Engine::None || self.policy.is_volatile() && expire_at_ms.is_none()
+    }
+
+    fn list_of_new(&self, newcomer: &Newcomer, log: &Log) -> ListNumber {
+        if self.is_kept(newcomer.expire_at_ms) {
+            return KEPT;
+        }
+        match self.policy.engine() {
+            Engine::None => KEPT,
+            Engine::Random => WINDOW,
+            Engine::Recency => nth_of_eight(self.generations.now().index()),
+            Engine::Ttl => {
+                // Eight times as long from class to class: below 1 s, 8 s, 64 s, 9 min, 68 min, 9 h, 3 days, and longer.
+                let left_s = newcomer.expire_at_ms.unwrap_or(u64::MAX).saturating_sub(newcomer.now_ms) / 1000;
+                let class = if left_s == 0 { 0 } else { left_s.ilog2() as usize / 3 + 1 };
+                nth_of_eight(class.min(7))
+            }
+            Engine::Frequency => {
+                let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
+                let all = lists.iter().map(|&list| log.list_weight(list)).sum::<usize>() + newcomer.weight;
+                let is_large = newcomer.weight as u64 > self.window_bytes_max(all) / WINDOW_PARTS;
+                // In a window for a few entries, every entry is a large part of it.
+                let is_mean_sized = newcomer.weight as u64 * newcomer.entries as u64 <= all as u64;
+                if is_large && !is_mean_sized { CANDIDATES } else { WINDOW }
+            }
+        }
+    }
+
+    /// The part of all evictable bytes that the window may have. At least one: a window of nothing would let no new key in.
+    pub(crate) fn window_bytes_max(&self, all: usize) -> u64 {
+        (all as u64 * u64::from(self.share.window_per_mille) / 1000).max(1)
+    }
+}
+
+/// What a walk over the oldest entries found in place of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oldest {
+    /// This one may go.
+    Entry(Location),
+    /// One that was gone by time was removed.
+    Expired,
+    /// The list is empty.
+    None,
+}
