@@ -395,6 +395,10 @@ fn policy_name(policy: EvictionPolicy) -> &'static str {
         EvictionPolicy::AllKeysRandom => "allkeys-random",
         EvictionPolicy::VolatileRandom => "volatile-random",
         EvictionPolicy::VolatileTtl => "volatile-ttl",
+        EvictionPolicy::AllKeysTinyLfu => "allkeys-tinylfu",
+        EvictionPolicy::VolatileTinyLfu => "volatile-tinylfu",
+        EvictionPolicy::AllKeysLfu => "allkeys-lfu",
+        EvictionPolicy::VolatileLfu => "volatile-lfu",
     }
 }
 

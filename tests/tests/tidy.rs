@@ -67,7 +67,8 @@ const IO_CRATES: &[&str] =
 
 /// Files with `unsafe`, and what for.
 const UNSAFE_FILES: &[(&str, &str)] = &[
-    ("server/keyspace/src/entry.rs", "one entry is one block of memory"),
+    ("server/keyspace/src/entry.rs", "one absence is one block of memory"),
+    ("server/keyspace/src/log/pool.rs", "memory of segments, from the system and back"),
     ("server/src/main.rs", "settings of the allocator"),
     ("server/tests/size_class.rs", "asks the allocator what a block costs"),
     ("benches/src/system.rs", "epoll for the floor that servers are measured against"),

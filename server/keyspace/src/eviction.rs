@@ -47,6 +47,16 @@ enum Step {
     Nothing,
 }
 
+/// What some steps came to.
+#[derive(Clone, Copy, Debug)]
+struct Evicted {
+    /// Of the entries that went.
+    bytes: u64,
+    entries: usize,
+    /// Whether memory came back.
+    has_freed: bool,
+}
+
 impl Keyspace {
     /// Evicts until `bytes_wanted` more fit. Called before a command that may grow the keyspace, with no lock held. If the
     /// limit was passed by far already, frees what is wanted and a bounded number of entries more.
@@ -72,7 +82,10 @@ impl Keyspace {
         }
         if self.fits(bytes_wanted) {
             if self.policy() != EvictionPolicy::NoEviction {
-                self.evict_from(self.victim_shard(), turn, 2 * bytes_wanted);
+                let evicted = self.evict_steps(self.victim_shard(), turn, 2 * bytes_wanted, STEPS_PER_LOCK);
+                if evicted.entries == 0 && !evicted.has_freed {
+                    self.next_victim.fetch_add(1, Relaxed);
+                }
             }
             return Ok(());
         }
@@ -106,18 +119,19 @@ impl Keyspace {
             if barren == self.shards() * BARREN_ROUNDS_MAX {
                 return Err(OutOfMemory);
             }
-            let index = self.victim_shard();
-            let (bytes, removed) = if evicts {
-                let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
-                self.evict_steps(index, turn, u64::MAX, steps.clamp(1, STEPS_PER_LOCK))
-            } else {
-                (0, 0)
+            let index = match barren {
+                0 => self.victim_shard(),
+                _ => self.next_victim.fetch_add(1, Relaxed) % self.shards(),
             };
-            freed_bytes += bytes;
-            evictions_extra += removed;
-            if removed > 0 {
-                barren = 0;
-                continue;
+            if evicts {
+                let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
+                let evicted = self.evict_steps(index, turn, u64::MAX, steps.clamp(1, STEPS_PER_LOCK));
+                freed_bytes += evicted.bytes;
+                evictions_extra += evicted.entries;
+                if evicted.entries > 0 || evicted.has_freed {
+                    barren = 0;
+                    continue;
+                }
             }
             // Absences have their own budget and go only when no entry can.
             let mut shard = self.lock(index);
@@ -150,37 +164,37 @@ impl Keyspace {
         index % self.shards()
     }
 
-    fn evict_from(&self, index: usize, turn: &mut Turn, bytes: u64) {
-        self.evict_steps(index, turn, bytes, STEPS_PER_LOCK);
-    }
-
-    /// Evicts from a shard until entries of so many bytes are gone or a segment is free; returns how many bytes entries had
-    /// that went, and how many went. Goes on to the next shard once memory has come back.
-    fn evict_steps(&self, index: usize, turn: &mut Turn, bytes_max: u64, steps_max: usize) -> (u64, usize) {
+    /// Evicts from a shard until entries of so many bytes are gone or a segment is free. Goes on to the next shard once memory
+    /// has come back.
+    fn evict_steps(&self, index: usize, turn: &mut Turn, bytes_max: u64, steps_max: usize) -> Evicted {
         let mut shard = self.lock(index);
         let held_before = shard.bytes();
         let live_before = shard.log.live_bytes() as u64;
-        let mut removed = 0;
+        // What is over goes before what is not.
+        let mut removed = shard.expire_entries(turn.now_ms, &mut usize::from(u16::MAX));
+        if removed > 0 || shard.is_untidy() {
+            while shard.bytes() >= held_before && shard.clean_up(turn.now_ms) {}
+        }
         for _ in 0..steps_max {
-            match shard.evict_step(turn.now_ms, turn.random()) {
-                Step::Removed => removed += 1,
-                Step::Moved => {}
-                Step::Nothing => {
-                    self.next_victim.fetch_add(1, Relaxed);
-                    break;
-                }
-            }
             if shard.bytes() < held_before {
                 self.next_victim.fetch_add(1, Relaxed);
                 break;
+            }
+            match shard.evict_step(turn.now_ms, turn.random()) {
+                Step::Removed => removed += 1,
+                Step::Moved => {}
+                Step::Nothing => break,
             }
             if live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max {
                 break;
             }
         }
-        let freed = live_before.saturating_sub(shard.log.live_bytes() as u64);
         shard.publish();
-        (freed, removed)
+        Evicted {
+            bytes: live_before.saturating_sub(shard.log.live_bytes() as u64),
+            entries: removed,
+            has_freed: shard.bytes() < held_before,
+        }
     }
 
     pub(crate) fn policy(&self) -> EvictionPolicy {

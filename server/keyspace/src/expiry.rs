@@ -132,7 +132,7 @@ impl Shard {
     }
 
     /// Searches the next segment that may have entries that are gone by time and removes them; returns how many.
-    fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
+    pub(crate) fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
         *steps_left = steps_left.saturating_sub(1);
         let found = match self.count_with_ttl() {
             0 => None,

@@ -84,7 +84,7 @@ pub struct Entry<'a> {
     pub stale_for_ms: u64,
     /// memcached's client flags; RESP writes reset them to 0.
     pub client_flags: u32,
-    /// Milliseconds since the last access that counted as one, at most: it is known by epochs of use only.
+    /// Milliseconds since the last access that counted as one, roughly: a byte is kept for it, or the epoch of use.
     pub idle_ms: u64,
     /// How often it was used, from 0 to 15, older use counting less.
     pub frequency: u8,

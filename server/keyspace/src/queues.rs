@@ -12,7 +12,7 @@
 
 use crate::log::{ListNumber, Location, Log};
 use crate::policy::ageing::Ageing;
-use crate::policy::duel::{Control, Epoch, Objective};
+use crate::policy::duel::{Control, Objective};
 use crate::policy::miniature::{Share, WINDOW_PARTS};
 use crate::policy::recency::{Begun, Generations};
 use crate::policy::sketch::Sketch;
@@ -52,6 +52,15 @@ const BEST_FIRST: [ListNumber; crate::log::LISTS] = {
 #[inline]
 pub(crate) fn nth_of_eight(index: usize) -> ListNumber {
     ListNumber(FIRST_OF_EIGHT + (index & 7) as u8)
+}
+
+/// Under policies that do not look at use, the control byte is the time of the last use in units of 2^12 ms, modulo 256: 4
+/// seconds and 17 minutes. Of an entry not used for longer, idle time is told modulo that.
+const USE_CLOCK_SHIFT: u32 = 12;
+
+#[inline]
+fn use_clock(now_ms: u64) -> u8 {
+    (now_ms >> USE_CLOCK_SHIFT) as u8
 }
 
 /// What decides about the entries of a shard.
@@ -123,21 +132,27 @@ impl Queues {
         }
     }
 
-    fn epoch(&self) -> Epoch {
+    /// How long ago an entry with this control byte, that has been in its segment since `opened_at_ms`, was used: at most so
+    /// long, known by epochs or generations; under policies that do not look at use, by the clock of [`USE_CLOCK_SHIFT`].
+    pub(crate) fn idle_ms(&self, control: u8, opened_at_ms: u64, now_ms: u64) -> u64 {
+        let idle_ms_max = now_ms.saturating_sub(opened_at_ms);
         match self.policy.engine() {
-            Engine::Recency => self.generations.now(),
-            _ => self.ageing.epoch(),
+            Engine::Frequency | Engine::Recency => {
+                let began_ms = self.epoch_starts_ms[Control(control).epoch().index()];
+                idle_ms_max.min(now_ms.saturating_sub(began_ms))
+            }
+            Engine::None | Engine::Random | Engine::Ttl => {
+                idle_ms_max.min(u64::from(use_clock(now_ms).wrapping_sub(control)) << USE_CLOCK_SHIFT)
+            }
         }
-    }
-
-    /// At the latest when this control byte was written; 0 if it says nothing.
-    pub(crate) fn used_at_ms(&self, control: u8) -> u64 {
-        self.epoch_starts_ms[Control(control).epoch().index()]
     }
 
     /// How often an entry with this control byte was used, as it counts now.
     pub(crate) fn frequency(&self, control: u8) -> u8 {
-        Control(control).frequency(self.epoch())
+        match self.policy.engine() {
+            Engine::Frequency => Control(control).frequency(self.ageing.epoch()),
+            _ => 0,
+        }
     }
 
     /// The control byte and the list of an entry that is stored for a key without one.
@@ -153,7 +168,7 @@ impl Queues {
                 self.begin_generation_if_full(log, newcomer.now_ms);
                 Control::stored(0, self.generations.now())
             }
-            Engine::None | Engine::Random | Engine::Ttl => Control::stored(0, self.ageing.epoch()),
+            Engine::None | Engine::Random | Engine::Ttl => Control(use_clock(newcomer.now_ms)),
         };
         (control.0, self.list_of_new(newcomer, log))
     }
@@ -180,7 +195,7 @@ impl Queues {
             Engine::Recency => {
                 self.generations.touch(Control(control), u32::try_from(weight).unwrap_or(u32::MAX)).0
             }
-            Engine::None | Engine::Random | Engine::Ttl => Control(control).touched(self.ageing.epoch()).0,
+            Engine::None | Engine::Random | Engine::Ttl => use_clock(now_ms),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
 use crate::log::{EntryView, Garbage, Layout, Location, Log, Pool, Stored};
-use crate::queues::{Newcomer, Queues};
+use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
 use crate::table::{Place, Tables, hash_key};
 use ahash::RandomState;
@@ -182,9 +182,7 @@ impl Shard {
     pub(crate) fn view(&self, location: Location, now_ms: u64) -> Entry<'_> {
         let view = self.log.view(location);
         let mut entry = view.entry();
-        // The entry was used after its segment was opened, and after the epoch that it was last used in began.
-        let used_at_ms = self.log.opened_at_ms(location).max(self.queues.used_at_ms(view.control()));
-        entry.idle_ms = now_ms.saturating_sub(used_at_ms);
+        entry.idle_ms = self.queues.idle_ms(view.control(), self.log.opened_at_ms(location), now_ms);
         entry.memory_bytes = self.log.weight(&view) + INDEX_BYTES_EACH;
         entry.frequency = self.queues.frequency(view.control());
         entry
@@ -464,8 +462,7 @@ impl Shard {
         let count = &mut self.counts[usize::from(view.db().0)];
         count.entries -= 1;
         count.with_ttl -= usize::from(view.expire_at_ms().is_some());
-        let (log, state) = (&self.log, &self.hash);
-        self.index.remove(hash, location, |location| hash_at(log, state, location));
+        self.index.remove(hash, location);
         self.log.remove(location);
     }
 
@@ -495,14 +492,19 @@ impl Shard {
     /// Cleans up the segment with the most dead bytes. Entries keep their order and what is known of their use; where order
     /// says nothing they fill up other segments. Whether there was something to gain.
     pub(crate) fn clean_up(&mut self, now_ms: u64) -> bool {
-        let Some((number, _)) = self.log.sparsest() else { return false };
+        let Some((number, dead_bytes)) = self.log.sparsest(KEPT) else { return false };
         let (_, list) = self.log.count_in_segment(number);
         let (log, index, state) = (&mut self.log, &mut self.index, &self.hash);
-        if list != crate::queues::KEPT {
-            log.compact(number, |from, to, entry| {
+        if list != KEPT {
+            let bytes_before = log.bytes();
+            let mut relocate = |from, to, entry: EntryView<'_>| {
                 index.relocate(hash_key(state, entry.db(), entry.key()), from, to);
-            });
-            return true;
+            };
+            log.absorb_newer(number, &mut relocate);
+            return log.bytes() < bytes_before;
+        }
+        if dead_bytes < log.segment_bytes() / 8 {
+            return false;
         }
         let mut found = Vec::new();
         log.live_in(number, |location, entry| {

@@ -38,8 +38,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let (db, key, now_ms) = (context.client.db, request.arg(1), context.turn.now_ms);
     let access = context.client.access();
     let (turn, reply) = (&mut *context.turn, &mut *context.reply);
-    let lookup = context.keyspace.lookup(turn, db, key, access, |entry| {
-        let version = entry.external_version.unwrap_or(entry.version);
+    let lookup = context.keyspace.lookup_with_version(turn, db, key, access, |entry, version| {
         let is_new_enough = wish.version_min.is_none_or(|minimum| minimum <= version);
         if is_new_enough && entry.expire_at_ms.is_none_or(|at| now_ms < at) {
             write(reply, "HIT", Some(entry.value), 0, left_ms(entry.expire_at_ms, now_ms), version);

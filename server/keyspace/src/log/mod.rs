@@ -8,7 +8,7 @@
 //!
 //! Nothing links entries: a list is the order in which its segments and what is in them lie. To move an entry is to copy it to
 //! the newest segment of a list; the old copy is dead. A segment without live entries gives its memory back at once, any
-//! other a part of it when [`Log::compact`] moves the live ones together. Key and value that would be a large part of a segment
+//! other a part of it when [`Log::absorb_newer`] moves the live ones together. Key and value that would be a large part of a segment
 //! lie in [`runs`] of their own.
 //!
 //! The log knows bytes and lists, not hashes, policies or leases.
@@ -418,12 +418,21 @@ impl Log {
         }
     }
 
-    /// The segment with the most dead bytes for its size, and how many; `None` if there are none worth it.
-    pub(crate) fn sparsest(&self) -> Option<(u32, usize)> {
+    /// The segment with the most dead bytes, and how many, among those that give memory back when they are cleaned up: because
+    /// a page of them is dead, or the next newer segment fits in, or they are in `refilled`, whose entries may go anywhere.
+    pub(crate) fn sparsest(&self, refilled: ListNumber) -> Option<(u32, usize)> {
+        let pages = |bytes: u32| (bytes as usize).div_ceil(PAGE_BYTES);
         let dead = |segment: &Segment| (segment.used - segment.live_bytes) as usize;
-        let numbered = self.segments.iter().enumerate().filter(|(_, segment)| segment.memory.is_some());
-        let (number, segment) = numbered.max_by_key(|(_, segment)| dead(segment))?;
-        (dead(segment) > 0).then_some((number as u32, dead(segment)))
+        let gives = |segment: &Segment| {
+            let newer = self.segments.get(segment.newer as usize).filter(|newer| newer.memory.is_some());
+            let fits = |newer: &Segment| (newer.live_bytes + segment.live_bytes) as usize <= self.segment_bytes();
+            pages(segment.live_bytes) < pages(segment.used) || newer.is_some_and(fits) || segment.list == refilled.0
+        };
+        let numbered = self.segments.iter().enumerate();
+        let (number, segment) = numbered
+            .filter(|(_, segment)| segment.memory.is_some() && dead(segment) > 0 && gives(segment))
+            .max_by_key(|(_, segment)| dead(segment))?;
+        Some((number as u32, dead(segment)))
     }
 
     /// Locations of the live entries of a segment, oldest first.
@@ -439,7 +448,7 @@ impl Log {
 
     /// Moves the entries of a segment together, in their order, and gives the pages behind them back. `moved` is told of each
     /// entry with the place it was at and where it is now.
-    pub(crate) fn compact(&mut self, number: u32, mut moved: impl FnMut(Location, Location, EntryView<'_>)) {
+    fn compact(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
         let (shift, segment) = (self.word_bits, &mut self.segments[number as usize]);
         if segment.memory.is_none() {
             return;
@@ -466,6 +475,48 @@ impl Log {
         debug_assert_eq!(segment.used, segment.live_bytes);
         if let Some(memory) = &mut segment.memory {
             self.resident_bytes -= memory.release_from(end);
+        }
+    }
+
+    /// Moves the entries of a segment together, and those of the next newer segments behind them as long as all of one fit, so
+    /// that all stay in order. `moved` is told of each entry with the place it was at and where it is now.
+    pub(crate) fn absorb_newer(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
+        self.compact(number, moved);
+        loop {
+            let segment = &self.segments[number as usize];
+            let next = segment.newer;
+            let end = segment.used as usize;
+            if next == NONE || end + self.segments[next as usize].live_bytes as usize > self.pool.segment_bytes() {
+                return;
+            }
+            let mut found = Vec::new();
+            self.live_in(next, |location, view| found.push((location, view.layout())));
+            let gone_at_ms_min = self.segments[next as usize].gone_at_ms_min;
+            for (location, layout) in found {
+                let len = layout.bytes();
+                let (from_segment, from) = self.place(location);
+                let [source, target] = self
+                    .segments
+                    .get_disjoint_mut([from_segment, number as usize])
+                    .expect("two segments that are in use and not the same");
+                let at = target.used as usize;
+                target.used += len as u32;
+                let memory = target.memory.as_mut().expect("a segment in a list has memory");
+                self.resident_bytes += memory.touch_up_to(at + len);
+                target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
+                self.dead_bytes += len;
+                let to = self.location(number, at);
+                self.count_in(to, &layout);
+                self.count_out(location);
+                moved(location, to, self.view(to));
+                self.bury(location);
+            }
+            let segment = &mut self.segments[number as usize];
+            segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms_min);
+            if self.segments[number as usize].newer == next {
+                // It was open and is empty now.
+                return;
+            }
         }
     }
 
@@ -631,10 +682,7 @@ impl Log {
         }
         let memory = self.pool.take();
         self.resident_bytes += memory.resident_bytes();
-        let number = self.vacant.pop().unwrap_or_else(|| {
-            self.segments.push(Segment::vacant());
-            (self.segments.len() - 1) as u32
-        });
+        let number = self.vacant_number();
         let newest = self.lists[usize::from(list.0)].newest;
         self.segments[number as usize] = Segment {
             memory: Some(memory),
@@ -671,6 +719,30 @@ impl Log {
         self.resident_bytes -= memory.resident_bytes();
         self.garbage.segments.push(memory);
         self.vacant.push(number);
+        self.trim();
+    }
+
+    /// The number of a segment that is not in use.
+    fn vacant_number(&mut self) -> u32 {
+        while let Some(number) = self.vacant.pop() {
+            // Numbers at the end may have been cut off, and be in use again.
+            if self.segments.get(number as usize).is_some_and(|segment| segment.memory.is_none()) {
+                return number;
+            }
+        }
+        self.segments.push(Segment::vacant());
+        (self.segments.len() - 1) as u32
+    }
+
+    /// Makes the table of segments shorter if its end is not in use.
+    fn trim(&mut self) {
+        while self.segments.len() > 1 && self.segments.last().is_some_and(|segment| segment.memory.is_none()) {
+            self.segments.pop();
+        }
+        if self.segments.len() * 4 < self.segments.capacity() {
+            self.segments.shrink_to(self.segments.len() * 2);
+            self.vacant.retain(|&number| (number as usize) < self.segments.len());
+        }
     }
 
     fn unlink(&mut self, number: u32) {

@@ -168,16 +168,19 @@ const THREADS: &[Spec<Config>] = &[
     },
 ];
 
-const POLICY_NAMES: &[&str] =
-    &["noeviction", "allkeys-lru", "volatile-lru", "allkeys-random", "volatile-random", "volatile-ttl"];
-const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = [
-    EvictionPolicy::NoEviction,
-    EvictionPolicy::AllKeysLru,
-    EvictionPolicy::VolatileLru,
-    EvictionPolicy::AllKeysRandom,
-    EvictionPolicy::VolatileRandom,
-    EvictionPolicy::VolatileTtl,
+const POLICY_NAMES: &[&str] = &[
+    "noeviction",
+    "allkeys-lru",
+    "volatile-lru",
+    "allkeys-random",
+    "volatile-random",
+    "volatile-ttl",
+    "allkeys-tinylfu",
+    "volatile-tinylfu",
+    "allkeys-lfu",
+    "volatile-lfu",
 ];
+const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = EvictionPolicy::ALL;
 
 const MEMORY: &[Spec<Config>] = &[
     Spec {
