@@ -28,9 +28,6 @@ pub const ROTATIONS_MAX: usize = 2;
 /// Used entries passed over in search of one victim; then an entry goes although it was used. Bounds the work of an eviction.
 pub const PASSES_MAX: usize = 8;
 
-/// An entry larger than the window divided by this goes to the duel at once: it would push everything out of the window.
-pub const WINDOW_PARTS: u64 = 8;
-
 /// Which share of the capacity the window has, and how hard the duel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -38,6 +35,48 @@ pub struct Share {
     pub window_per_mille: u16,
     /// See [`candidate_wins`].
     pub margin: u8,
+}
+
+impl Share {
+    /// Bytes of the window in a cache of this capacity; not none, because a window of nothing would let no new key in.
+    #[inline]
+    #[must_use]
+    pub fn window_bytes_max(self, capacity_bytes: u64) -> u64 {
+        (u128::from(capacity_bytes) * u128::from(self.window_per_mille) / 1000).max(1) as u64
+    }
+}
+
+/// A request for a key of this hash, which costs so many bytes if it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Keys are told apart by these bits of their hash alone.
+    key: u32,
+    bytes: u32,
+    /// Zero bits the hash starts with: keys of rank r and above are one in 2^r.
+    rank: u8,
+}
+
+impl Request {
+    /// Of a keyed hash.
+    #[inline]
+    #[must_use]
+    pub fn new(hash: u64, bytes: u32) -> Self {
+        Self { key: hash as u32, bytes, rank: hash.leading_zeros() as u8 }
+    }
+
+    /// Bytes of the entry.
+    #[inline]
+    #[must_use]
+    pub fn bytes(self) -> u32 {
+        self.bytes
+    }
+
+    /// Zero bits the hash starts with.
+    #[inline]
+    #[must_use]
+    pub fn rank(self) -> u8 {
+        self.rank
+    }
 }
 
 /// A cache of sizes.
@@ -64,6 +103,7 @@ struct Entry {
     next: u32,
     control: Control,
     queue: QueueName,
+    rank: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() == 16);
@@ -106,18 +146,33 @@ impl Miniature {
         }
     }
 
-    /// A request for a key, which stores it if it is not there. Whether it was there. Keys are told apart by these 32 bits
-    /// of their hash alone.
-    pub fn request(&mut self, key: u32, bytes: u32) -> bool {
+    /// Looks the key up and stores it if it is not there. Whether it was there.
+    pub fn request(&mut self, request: Request) -> bool {
         self.ageing.count(self.index.len(), &mut self.sketch);
-        if let Some(at) = self.find(key) {
-            self.touch(at, bytes);
+        if let Some(at) = self.find(request.key) {
+            self.touch(at, request.bytes);
             return true;
         }
-        if u64::from(bytes) <= self.capacity_bytes {
-            self.store(key, bytes);
+        if u64::from(request.bytes) <= self.capacity_bytes {
+            self.store(request);
         }
         false
+    }
+
+    /// Drops the keys below this rank and forgets them.
+    pub fn retain_rank(&mut self, rank: u8) {
+        for name in [Window, Probation, Protected] {
+            let mut next = std::mem::replace(&mut self.queues[name as usize], EMPTY).oldest;
+            while let Some(&entry) = self.entries.get(next as usize) {
+                if entry.rank >= rank {
+                    self.push(name, next);
+                } else {
+                    self.remove(next);
+                }
+                next = entry.next;
+            }
+        }
+        self.sketch.shrink_to(self.index.len());
     }
 
     /// Changes window and margin; what does not fit the new share goes.
@@ -174,23 +229,19 @@ impl Miniature {
         }
     }
 
-    fn store(&mut self, key: u32, bytes: u32) {
+    fn store(&mut self, request: Request) {
+        let Request { key, bytes, rank } = request;
         let control = Control::stored(self.sketch.estimate(key.into()), self.ageing.epoch());
-        let at = self.place(Entry { key, bytes, next: NONE, control, queue: Window });
+        let at = self.place(Entry { key, bytes, next: NONE, control, queue: Window, rank });
         self.index.insert_unique(hash_of(key), at, |&at| hash_of(self.entries[at as usize].key));
         self.sketch.grow_to(self.index.len());
-        let is_large = u64::from(bytes) > self.window_bytes_max() / WINDOW_PARTS;
-        if is_large && !self.is_mean_sized(bytes) {
+        // An entry that is larger than the window would push everything out of it and then go itself.
+        if u64::from(bytes) > self.window_bytes_max() {
             self.admit(at);
         } else {
             self.push(Window, at);
         }
         self.make_room();
-    }
-
-    /// In a window for a few entries, every entry is a large part of it.
-    fn is_mean_sized(&self, bytes: u32) -> bool {
-        u64::from(bytes) * self.index.len() as u64 <= self.bytes() + u64::from(bytes)
     }
 
     /// Until the window holds no more than its share, and all no more than the capacity.
@@ -277,6 +328,12 @@ impl Miniature {
         let Rated { frequency, .. } = self.rated(at);
         let Entry { key, .. } = self.entries[at as usize];
         self.sketch.raise_to(key.into(), frequency);
+        self.remove(at);
+    }
+
+    /// Forgets an entry that is in no queue.
+    fn remove(&mut self, at: u32) {
+        let Entry { key, .. } = self.entries[at as usize];
         if let Ok(found) = self.index.find_entry(hash_of(key), |&other| other == at) {
             found.remove();
         }
@@ -289,9 +346,8 @@ impl Miniature {
         Rated { frequency: entry.control.frequency(self.ageing.epoch()), bytes: entry.bytes }
     }
 
-    /// At least one entry: a window of nothing would let no new key in.
     fn window_bytes_max(&self) -> u64 {
-        (self.capacity_bytes * u64::from(self.share.window_per_mille) / 1000).max(1)
+        self.share.window_bytes_max(self.capacity_bytes)
     }
 
     fn main_bytes_max(&self) -> u64 {
@@ -346,4 +402,77 @@ impl Miniature {
 /// Keys are parts of a keyed hash already; the table wants their entropy in its high bits too.
 fn hash_of(key: u32) -> u64 {
     u64::from(key).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    impl Miniature {
+        fn check(&self) {
+            let mut keys = HashSet::new();
+            for name in [Window, Probation, Protected] {
+                let mut at = self.queue(name).oldest;
+                let mut bytes = 0;
+                let mut youngest = NONE;
+                while at != NONE {
+                    let entry = &self.entries[at as usize];
+                    assert_eq!(entry.queue, name);
+                    assert!(keys.insert(entry.key), "{} is in two places", entry.key);
+                    assert_eq!(self.find(entry.key), Some(at));
+                    bytes += u64::from(entry.bytes);
+                    youngest = at;
+                    at = entry.next;
+                }
+                assert_eq!((bytes, youngest), (self.queue(name).bytes, self.queue(name).youngest));
+            }
+            assert_eq!(keys.len(), self.len());
+            assert!(self.bytes() <= self.capacity_bytes, "{} of {}", self.bytes(), self.capacity_bytes);
+            assert!(self.queue(Window).bytes <= self.window_bytes_max(), "the window keeps its share");
+            assert!(self.sketch.blocks() * crate::policy::sketch::ENTRIES_PER_BLOCK >= self.len());
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Request(u64, u32),
+        Share(Share),
+        Capacity(u64),
+        Retain(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            40 => (0..200_u64, 1..300_u32).prop_map(|(key, bytes)| Step::Request(key, bytes)),
+            1 => (0..=1000_u16, 0..2_u8)
+                .prop_map(|(window_per_mille, margin)| Step::Share(Share { window_per_mille, margin })),
+            1 => (0..5000_u64).prop_map(Step::Capacity),
+            1 => (0..4_u8).prop_map(Step::Retain),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn queues_index_and_bytes_agree_whatever_happens(steps in prop::collection::vec(step(), 0..600)) {
+            let share = Share { window_per_mille: 100, margin: 0 };
+            let mut cache = Miniature::new(3000, share, Objective::Objects);
+            for step in steps {
+                match step {
+                    // The rank of a key is that of its two highest bits.
+                    Step::Request(key, bytes) => {
+                        cache.request(Request::new(key << 62 | key, bytes));
+                    }
+                    Step::Share(share) => cache.set_share(share),
+                    Step::Capacity(bytes) => cache.set_capacity(bytes),
+                    Step::Retain(rank) => {
+                        cache.retain_rank(rank);
+                        prop_assert!(cache.index.iter().all(|&at| cache.entries[at as usize].rank >= rank));
+                    }
+                }
+                cache.check();
+            }
+        }
+    }
 }

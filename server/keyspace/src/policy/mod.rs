@@ -12,3 +12,4 @@ pub mod duel;
 pub mod miniature;
 pub mod recency;
 pub mod sketch;
+pub mod window;
