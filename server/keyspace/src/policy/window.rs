@@ -55,7 +55,7 @@ const PERIOD_REQUESTS_MIN: u64 = 32;
 const DECAY: f64 = 0.7;
 
 /// By what share of the requests an arm must lead to be chosen.
-const LEAD: f64 = 0.001;
+const LEAD: f64 = 0.003;
 
 /// Periods without a dropped sample until a rate that was halved for that is tried again.
 const PERIODS_UNTIL_RECOVERY: u32 = 64;
