@@ -68,7 +68,10 @@ impl Keyspace {
         if self.memory.bytes_allowed() == 0 {
             return Ok(());
         }
-        let bytes_wanted = (size_class(bytes_wanted) + ENTRY_OVERHEAD) as u64;
+        let bytes_wanted = match self.memory.counts_values_only() {
+            true => bytes_wanted as u64,
+            false => (size_class(bytes_wanted) + ENTRY_OVERHEAD) as u64,
+        };
         if self.memory.used_bytes() + bytes_wanted <= self.memory.bytes_wished() {
             return Ok(());
         }
@@ -89,7 +92,8 @@ impl Keyspace {
             }
             return Ok(());
         }
-        self.evict(turn, bytes_wanted, EVICTIONS_EXTRA_MAX)
+        let evictions_extra_max = if self.memory.counts_values_only() { usize::MAX } else { EVICTIONS_EXTRA_MAX };
+        self.evict(turn, bytes_wanted, evictions_extra_max)
     }
 
     /// Evicts up to `evictions_max` entries while the limit is passed.
@@ -168,6 +172,7 @@ impl Keyspace {
     /// has come back.
     fn evict_steps(&self, index: usize, turn: &mut Turn, bytes_max: u64, steps_max: usize) -> Evicted {
         let mut shard = self.lock(index);
+        shard.queues.follow_window();
         let held_before = shard.bytes();
         let live_before = shard.log.live_bytes() as u64;
         // What is over goes before what is not.

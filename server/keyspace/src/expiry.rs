@@ -45,6 +45,7 @@ impl Keyspace {
             done = if shard.is_expiry_at_start() { done + 1 } else { 0 };
         }
         self.evict_slice(turn, EVICTIONS_PER_CYCLE.min(steps_max));
+        self.adapt_window(turn);
         removed
     }
 

@@ -7,8 +7,10 @@
 
 use crate::entry::Key;
 use crate::lease_table::WAIT_BUCKETS;
+use crate::log::Charge;
 use crate::log::{Garbage, PAGE_BYTES, Pool};
 use crate::memory::Memory;
+use crate::policy::window::{Cache, WindowControl};
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 use crate::shard::{Shard, ShardNumber};
 use crate::slot::{Slot, Slots};
@@ -19,7 +21,7 @@ use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All data of a node: shards behind short locks. Shared by all threads.
 ///
@@ -28,6 +30,7 @@ pub struct Keyspace {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     hash: RandomState,
     pub(crate) memory: Memory,
+    window: Arc<WindowControl>,
     pub(crate) policy: AtomicU8,
     eviction_samples: AtomicU8,
     /// The shard to evict from, modulo their number.
@@ -36,6 +39,9 @@ pub struct Keyspace {
 
 /// Most shards: the hash has 12 bits for their number.
 const SHARDS_MAX: usize = 4096;
+
+/// Memory counts as full, so that what entries weigh now is what they may, when less than this part is free.
+const FULL_PARTS: u64 = 32;
 
 /// Lease records take this share of the memory limit, and a shard at most twice its part of that.
 const LEASES_SHARE: u64 = 8;
@@ -262,11 +268,13 @@ impl Keyspace {
         let HashSeed([a, b, c, d]) = seed;
         let hash = RandomState::with_seeds(a, b, c, d);
         let waiters = WaiterCount::default();
+        let window = Arc::new(WindowControl::default());
         let pool = Pool::new(segment_bytes(settings.memory_bytes_max, count));
         let shards = (0..count)
             .map(|index| {
                 let number = ShardNumber { index, count };
-                let mut shard = Shard::new(number, settings.boot_unix_ms, settings.lease, &hash, &pool, settings.policy);
+                let mut shard =
+                    Shard::new(number, settings.boot_unix_ms, settings.lease, &hash, &pool, settings.policy, &window);
                 shard.leases.count_waiters_with(waiters.share());
                 CachePadded::new(Mutex::new(shard))
             })
@@ -275,6 +283,7 @@ impl Keyspace {
             shards,
             hash,
             memory: Memory::new(settings.memory_bytes_max, count, pool.segment_bytes()),
+            window,
             policy: AtomicU8::new(0),
             eviction_samples: AtomicU8::new(0),
             next_victim: AtomicUsize::new(0),
@@ -507,6 +516,42 @@ impl Keyspace {
             shard.leases.set_bytes_max(part);
             shard.queues.capacity_bytes = capacity_bytes;
         }
+    }
+
+    /// Lets the lengths of values alone count against the limit, not keys, headers and tables, and limits these bytes to
+    /// `bytes`: what simulations of caches usually do, so that their figures can be compared.
+    ///
+    /// # Panics
+    /// If something is stored already.
+    pub fn limit_values_only(&self, bytes: u64) {
+        self.memory.count_values_only();
+        for index in 0..self.shards() {
+            let mut shard = self.lock(index);
+            shard.log.set_charge(Charge::Value);
+            shard.note_published();
+        }
+        self.set_memory_bytes_max(bytes);
+    }
+
+    /// Works off a bounded part of what the shards have told of some keys, and chooses the window of the policies that have
+    /// an adaptive one. To be called from a tick of each thread, the more often the better.
+    pub fn adapt_window(&self, turn: &mut Turn) {
+        if !self.policy().has_adaptive_window() {
+            let objective = self.policy().objective();
+            return self.window.adapt(Cache { capacity_bytes: 0, entries: 0, objective });
+        }
+        let allowed = self.memory.bytes_allowed();
+        // One shard stands for all, which are alike.
+        let shard = self.lock(turn.random() as usize % self.shards());
+        let entries = (shard.index.len() * self.shards()) as u64;
+        let weight = (shard.log.weight_of_all() * self.shards()) as u64;
+        drop(shard);
+        let is_full = self.memory.used_bytes() + allowed / FULL_PARTS >= allowed;
+        let capacity_bytes = match self.memory.counts_values_only() {
+            false if is_full => weight,
+            _ => allowed,
+        };
+        self.window.adapt(Cache { capacity_bytes, entries, objective: self.policy().objective() });
     }
 
     /// Changes what is evicted. Entries stay, and go by the new policy from now on.

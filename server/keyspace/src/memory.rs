@@ -5,7 +5,7 @@
 
 use crate::log::KEPT_MAX;
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Longest key in bytes: an entry keeps the length in 16 bits. Commands refuse longer keys.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -54,6 +54,8 @@ pub(crate) struct Memory {
     publish_bytes: AtomicU64,
     /// From what use on room is made ahead.
     bytes_wished: AtomicU64,
+    /// Whether only values count, and every byte is told at once.
+    counts_values_only: AtomicBool,
     shards: u64,
     segment_bytes: u64,
 }
@@ -66,6 +68,7 @@ impl Memory {
             bytes_allowed: AtomicU64::new(0),
             publish_bytes: AtomicU64::new(PUBLISH_BYTES_MAX),
             bytes_wished: AtomicU64::new(0),
+            counts_values_only: AtomicBool::new(false),
             shards: shards as u64,
             segment_bytes: segment_bytes as u64,
         };
@@ -96,7 +99,24 @@ impl Memory {
         self.bytes_wished.load(Relaxed)
     }
 
+    #[inline]
+    pub(crate) fn counts_values_only(&self) -> bool {
+        self.counts_values_only.load(Relaxed)
+    }
+
+    /// From now on only values count.
+    pub(crate) fn count_values_only(&self) {
+        self.counts_values_only.store(true, Relaxed);
+        self.used_bytes.store(0, Relaxed);
+    }
+
     pub(crate) fn set_bytes_max(&self, bytes: u64) {
+        if self.counts_values_only() {
+            self.bytes_allowed.store(bytes, Relaxed);
+            self.bytes_wished.store(bytes, Relaxed);
+            self.publish_bytes.store(0, Relaxed);
+            return;
+        }
         let publish_bytes = match bytes {
             0 => PUBLISH_BYTES_MAX,
             _ => PUBLISH_BYTES_MAX.min(bytes / (self.shards * UNTOLD_SHARE)),

@@ -13,10 +13,12 @@
 use crate::log::{ListNumber, Location, Log};
 use crate::policy::ageing::Ageing;
 use crate::policy::duel::{Control, Objective};
-use crate::policy::miniature::{Share, WINDOW_PARTS};
+use crate::policy::miniature::Share;
 use crate::policy::recency::{Begun, Generations};
 use crate::policy::sketch::Sketch;
+use crate::policy::window::WindowControl;
 use crate::settings::{Engine, EvictionPolicy};
+use std::sync::Arc;
 
 /// New entries, in order of arrival.
 pub(crate) const WINDOW: ListNumber = ListNumber(0);
@@ -74,6 +76,8 @@ pub(crate) struct Queues {
     pub(crate) objective: Objective,
     /// What the shard may hold; traffic of this makes some generations.
     pub(crate) capacity_bytes: u64,
+    /// Chooses the window for all shards, from what they tell it of some keys.
+    window: Arc<WindowControl>,
     /// When each epoch or generation began.
     epoch_starts_ms: [u64; 8],
 }
@@ -89,7 +93,7 @@ pub(crate) struct Newcomer {
 }
 
 impl Queues {
-    pub(crate) fn new(policy: EvictionPolicy, capacity_bytes: u64, now_ms: u64) -> Self {
+    pub(crate) fn new(policy: EvictionPolicy, capacity_bytes: u64, now_ms: u64, window: Arc<WindowControl>) -> Self {
         Self {
             policy,
             ageing: Ageing::default(),
@@ -98,6 +102,7 @@ impl Queues {
             share: policy.share(),
             objective: policy.objective(),
             capacity_bytes,
+            window,
             epoch_starts_ms: [now_ms; 8],
         }
     }
@@ -123,7 +128,7 @@ impl Queues {
             Engine::Recency | Engine::Ttl => nth_of_eight(0),
         };
         let began_ms = self.epoch_starts_ms.into_iter().min().unwrap_or(0);
-        *self = Self::new(policy, self.capacity_bytes, began_ms);
+        *self = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
         if policy.engine() == Engine::Frequency {
             self.sketch.grow_to(entries);
         }
@@ -161,6 +166,7 @@ impl Queues {
             Engine::Frequency => {
                 self.sketch.grow_to(newcomer.entries + 1);
                 self.count_request(newcomer.entries, newcomer.now_ms);
+                self.sample(newcomer.hash, newcomer.weight);
                 Control::stored(self.sketch.estimate(newcomer.hash), self.ageing.epoch())
             }
             Engine::Recency => {
@@ -186,10 +192,11 @@ impl Queues {
 
     /// The control byte after a use of an entry.
     #[inline]
-    pub(crate) fn touch(&mut self, control: u8, weight: usize, entries: usize, now_ms: u64) -> u8 {
+    pub(crate) fn touch(&mut self, control: u8, hash: u64, weight: usize, entries: usize, now_ms: u64) -> u8 {
         match self.policy.engine() {
             Engine::Frequency => {
                 self.count_request(entries, now_ms);
+                self.sample(hash, weight);
                 Control(control).touched(self.ageing.epoch()).0
             }
             Engine::Recency => {
@@ -213,6 +220,18 @@ impl Queues {
             log.merge(nth_of_eight(from.index()), nth_of_eight(into.index()));
         }
         self.epoch_starts_ms[self.generations.now().index()] = now_ms;
+    }
+
+    #[inline]
+    fn sample(&self, hash: u64, weight: usize) {
+        self.window.sample(hash, u32::try_from(weight).unwrap_or(u32::MAX));
+    }
+
+    /// Takes the share that is in force for all shards.
+    pub(crate) fn follow_window(&mut self) {
+        if self.policy.has_adaptive_window() {
+            self.share = self.window.share();
+        }
     }
 
     #[inline]
@@ -246,7 +265,7 @@ impl Queues {
             Engine::Frequency => {
                 let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
                 let all = lists.iter().map(|&list| log.list_weight(list)).sum::<usize>() + newcomer.weight;
-                let is_large = newcomer.weight as u64 > self.window_bytes_max(all) / WINDOW_PARTS;
+                let is_large = newcomer.weight as u64 > self.window_bytes_max(all);
                 // In a window for a few entries, every entry is a large part of it.
                 let is_mean_sized = newcomer.weight as u64 * newcomer.entries as u64 <= all as u64;
                 if is_large && !is_mean_sized { CANDIDATES } else { WINDOW }

@@ -79,8 +79,15 @@ impl EvictionPolicy {
             | Self::VolatileTtl
             | Self::VolatileTinyLfu
             | Self::VolatileLfu => true,
-            Self::NoEviction | Self::AllKeysLru | Self::AllKeysRandom | Self::AllKeysTinyLfu | Self::AllKeysLfu => false,
+            Self::NoEviction | Self::AllKeysLru | Self::AllKeysRandom | Self::AllKeysTinyLfu | Self::AllKeysLfu => {
+                false
+            }
         }
+    }
+
+    /// Whether the window follows what the traffic is.
+    pub(crate) fn has_adaptive_window(self) -> bool {
+        matches!(self, Self::AllKeysTinyLfu | Self::VolatileTinyLfu)
     }
 
     #[inline]

@@ -7,7 +7,8 @@ use crate::entry::{Block, Fields, Key, PLACE_BYTES};
 use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
-use crate::log::{EntryView, Garbage, Layout, Location, Log, Pool, Stored};
+use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, Pool, Stored};
+use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
 use crate::table::{Place, Tables, hash_key};
@@ -125,11 +126,12 @@ impl Shard {
         hash: &RandomState,
         pool: &Arc<Pool>,
         policy: EvictionPolicy,
+        window: &Arc<WindowControl>,
     ) -> Self {
         Self {
             index: Index::new(),
             log: Log::new(Arc::clone(pool)),
-            queues: Queues::new(policy, u64::MAX, boot_unix_ms),
+            queues: Queues::new(policy, u64::MAX, boot_unix_ms, Arc::clone(window)),
             hash: hash.clone(),
             absences: Tables::new(hash.clone()),
             leases: LeaseTable::new(lease_settings, number.count, hash.clone()),
@@ -217,7 +219,7 @@ impl Shard {
             self.stats.hits += u64::from(counts);
             let result = read(self.view(location, now_ms));
             if counts {
-                self.touch(location, now_ms);
+                self.touch(location, key.hash, now_ms);
             }
             return Some(result);
         }
@@ -242,7 +244,7 @@ impl Shard {
             let is_fresh = self.entry(location).is_fresh(now_ms);
             let result = read(self.view(location, now_ms));
             if counts {
-                self.touch(location, now_ms);
+                self.touch(location, key.hash, now_ms);
                 self.count_lookup(is_fresh);
             }
             return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
@@ -267,10 +269,10 @@ impl Shard {
 
     /// Counts as use of the entry.
     #[inline]
-    pub(crate) fn touch(&mut self, location: Location, now_ms: u64) {
+    pub(crate) fn touch(&mut self, location: Location, hash: u64, now_ms: u64) {
         let view = self.log.view(location);
         let (before, weight) = (view.control(), self.log.weight(&view));
-        let control = self.queues.touch(before, weight, self.index.len(), now_ms);
+        let control = self.queues.touch(before, hash, weight, self.index.len(), now_ms);
         // Written only if it changes, so that hot entries stay shared between the cores' caches.
         if control != before {
             self.log.set_control(location, control);
@@ -303,7 +305,7 @@ impl Shard {
             room: 0,
         };
         if let Some(location) = location {
-            self.touch(location, now_ms);
+            self.touch(location, key.hash, now_ms);
         }
         self.put(location, key, layout, value, now_ms)
     }
@@ -340,7 +342,7 @@ impl Shard {
 
     /// Lengthens a value with zero bytes to at least `len`, for a write in place: the entry has neither of its versions after.
     pub(crate) fn lengthen(&mut self, location: Location, key: &Key<'_>, len: usize, now_ms: u64) -> Location {
-        self.touch(location, now_ms);
+        self.touch(location, key.hash, now_ms);
         let before = self.entry(location).layout();
         let fields = Fields { external_version: None, ..before.fields };
         let layout = Layout { version: None, fields, value_len: len.max(before.value_len), ..before };
@@ -433,13 +435,9 @@ impl Shard {
     }
 
     fn newcomer(&self, key: &Key<'_>, layout: &Layout, now_ms: u64) -> Newcomer {
-        let run_bytes = match layout.stored {
-            Stored::Here => 0,
-            Stored::Run(_) => layout.key_len + layout.value_len,
-        };
         Newcomer {
             hash: key.hash,
-            weight: layout.bytes() + run_bytes,
+            weight: self.log.weight_of(layout),
             expire_at_ms: layout.fields.expire_at_ms,
             entries: self.index.len(),
             now_ms,
@@ -642,6 +640,9 @@ impl Shard {
     /// Bytes of all segments, runs, tables, absences and leases of the shard.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
+        if self.log.charge() == Charge::Value {
+            return self.log.weight_of_all();
+        }
         self.log.bytes() + self.index.bytes() + self.queues.bytes() + self.absence_bytes() + self.leases.memory_bytes()
     }
 

@@ -61,7 +61,7 @@ impl<'s> Slot<'s> {
     pub fn touch(&mut self) {
         let is_hit = self.fresh().is_some();
         if let Some(location) = self.location {
-            self.shard.touch(location, self.now_ms);
+            self.shard.touch(location, self.key.hash, self.now_ms);
         }
         self.shard.count_lookup(is_hit);
     }

@@ -319,7 +319,8 @@ impl<'s> EntryView<'s> {
 
     /// The internal version, if somebody has asked for it.
     pub(crate) fn version(&self) -> Option<u64> {
-        (self.flags & VERSION != 0).then(|| self.u64_at(self.fields_at as usize + fields_len(self.flags & (VERSION - 1) | self.flags & DB, 0)))
+        (self.flags & VERSION != 0)
+            .then(|| self.u64_at(self.fields_at as usize + fields_len(self.flags & (VERSION - 1) | self.flags & DB, 0)))
     }
 
     pub(crate) fn stale_for_ms(&self) -> u64 {
@@ -362,7 +363,8 @@ impl<'s> EntryView<'s> {
     /// Bytes of the entry in its segment.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        let body_len = if self.flags & RUN == 0 { self.key_len() + self.value_len() + self.room() } else { size_of::<u32>() };
+        let body_len =
+            if self.flags & RUN == 0 { self.key_len() + self.value_len() + self.room() } else { size_of::<u32>() };
         (self.key_at() + body_len).next_multiple_of(WORD)
     }
 

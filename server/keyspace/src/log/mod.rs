@@ -68,6 +68,7 @@ pub(crate) struct Log {
     vacant: Vec<u32>,
     lists: [List; LISTS],
     runs: Runs,
+    charge: Charge,
     live_bytes: usize,
     dead_bytes: usize,
     resident_bytes: usize,
@@ -117,6 +118,15 @@ struct List {
     weight: usize,
 }
 
+/// What of an entry weighs, in lists, duels and simulations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Charge {
+    /// All its bytes in the log.
+    Memory,
+    /// Its value alone, as simulations have it.
+    Value,
+}
+
 impl Log {
     pub(crate) fn new(pool: Arc<Pool>) -> Self {
         let words = pool.segment_bytes() / WORD;
@@ -127,6 +137,7 @@ impl Log {
             vacant: Vec::new(),
             lists: [List::default(); LISTS],
             runs: Runs::default(),
+            charge: Charge::Memory,
             live_bytes: 0,
             dead_bytes: 0,
             resident_bytes: 0,
@@ -204,7 +215,36 @@ impl Log {
     /// Bytes that an entry takes in all, with its run.
     #[inline]
     pub(crate) fn weight(&self, view: &EntryView<'_>) -> usize {
-        view.bytes() + self.run_bytes(view.stored())
+        match self.charge {
+            Charge::Memory => view.bytes() + self.run_bytes(view.stored()),
+            Charge::Value => view.value_len(),
+        }
+    }
+
+    /// As [`Log::weight`], of an entry to come.
+    #[inline]
+    pub(crate) fn weight_of(&self, layout: &Layout) -> usize {
+        match self.charge {
+            Charge::Memory => layout.bytes() + self.run_bytes(layout.stored),
+            Charge::Value => layout.value_len,
+        }
+    }
+
+    /// What weighs of an entry.
+    #[inline]
+    pub(crate) fn charge(&self) -> Charge {
+        self.charge
+    }
+
+    /// Changes what weighs of the entries to come; there are none yet.
+    pub(crate) fn set_charge(&mut self, charge: Charge) {
+        assert_eq!(self.live_bytes, 0, "entries are weighed alike");
+        self.charge = charge;
+    }
+
+    /// The weight of all lists.
+    pub(crate) fn weight_of_all(&self) -> usize {
+        self.lists.iter().map(|list| list.weight).sum()
     }
 
     #[inline]
@@ -437,7 +477,9 @@ impl Log {
 
     /// Locations of the live entries of a segment, oldest first.
     pub(crate) fn live_in(&self, number: u32, mut visit: impl FnMut(Location, EntryView<'_>)) {
-        let Some(segment) = self.segments.get(number as usize).filter(|segment| segment.memory.is_some()) else { return };
+        let Some(segment) = self.segments.get(number as usize).filter(|segment| segment.memory.is_some()) else {
+            return;
+        };
         let mut at = segment.walked as usize;
         while let Some(found) = segment.next_live(at, segment.used as usize) {
             let view = EntryView::new(&segment.bytes()[found..]);
@@ -584,7 +626,11 @@ impl Log {
                     run_bytes += self.run_bytes(view.stored());
                     assert!(view.gone_at_ms().is_none_or(|at| segment.gone_at_ms_min <= at));
                 });
-                assert_eq!((segment.live_count as usize, segment.live_bytes as usize), (count, bytes), "segment {number}");
+                assert_eq!(
+                    (segment.live_count as usize, segment.live_bytes as usize),
+                    (count, bytes),
+                    "segment {number}"
+                );
                 live += bytes;
                 dead += segment.used as usize - bytes;
                 let memory = segment.memory.as_ref().expect("a segment in a list has memory");
@@ -615,12 +661,12 @@ impl Log {
     }
 
     fn count_in(&mut self, location: Location, layout: &Layout) {
-        let (len, run_bytes) = (layout.bytes(), self.run_bytes(layout.stored));
+        let (len, weight) = (layout.bytes(), self.weight_of(layout));
         let number = self.segment_of(location);
         let segment = &mut self.segments[number];
         segment.live_bytes += len as u32;
         segment.live_count += 1;
-        self.lists[usize::from(segment.list)].weight += len + run_bytes;
+        self.lists[usize::from(segment.list)].weight += weight;
         self.live_bytes += len;
         self.dead_bytes -= len;
         let fields = &layout.fields;
@@ -629,12 +675,12 @@ impl Log {
 
     fn count_out(&mut self, location: Location) {
         let view = self.view(location);
-        let (len, run_bytes) = (view.bytes(), self.run_bytes(view.stored()));
+        let (len, weight) = (view.bytes(), self.weight(&view));
         let number = self.segment_of(location);
         let segment = &mut self.segments[number];
         segment.live_bytes -= len as u32;
         segment.live_count -= 1;
-        self.lists[usize::from(segment.list)].weight -= len + run_bytes;
+        self.lists[usize::from(segment.list)].weight -= weight;
         self.live_bytes -= len;
         self.dead_bytes += len;
     }
@@ -659,8 +705,8 @@ impl Log {
     /// Room for `len` bytes at the newest end of a list, counted as dead until [`Log::count_in`].
     fn reserve(&mut self, list: ListNumber, len: usize, now_ms: u64) -> Location {
         let state = &self.lists[usize::from(list.0)];
-        let has_room = state.is_open
-            && self.segments[state.newest as usize].used as usize + len <= self.pool.segment_bytes();
+        let has_room =
+            state.is_open && self.segments[state.newest as usize].used as usize + len <= self.pool.segment_bytes();
         if !has_room {
             self.open(list, now_ms);
         }
@@ -684,13 +730,8 @@ impl Log {
         self.resident_bytes += memory.resident_bytes();
         let number = self.vacant_number();
         let newest = self.lists[usize::from(list.0)].newest;
-        self.segments[number as usize] = Segment {
-            memory: Some(memory),
-            older: newest,
-            list: list.0,
-            opened_at_ms: now_ms,
-            ..Segment::vacant()
-        };
+        self.segments[number as usize] =
+            Segment { memory: Some(memory), older: newest, list: list.0, opened_at_ms: now_ms, ..Segment::vacant() };
         if newest != NONE {
             self.segments[newest as usize].newer = number;
         }
