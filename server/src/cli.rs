@@ -1,15 +1,19 @@
 //! The command line.
 
 use crate::config::parse::{Argument, Given};
-use clap::Parser;
+use crate::simulate::Simulation;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// A cache server for Redis clients that loads what it does not hold from SQL databases.
 ///
 /// Without arguments it listens on 127.0.0.1:6379 and loads nothing. A value on the command line wins over the file.
 #[derive(Debug, Parser)]
-#[command(name = "leasehold", version)]
+#[command(name = "leasehold", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) task: Option<Task>,
+
     /// Configuration file, in TOML.
     #[arg(long, value_name = "FILE")]
     conf: Option<PathBuf>,
@@ -42,6 +46,12 @@ pub(crate) struct Arguments {
     /// Asks the server with this configuration (or --port) whether it answers: 0 = it does, 1 = not.
     #[arg(long)]
     pub(crate) ping: bool,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    Simulate(Simulation),
 }
 
 impl Arguments {

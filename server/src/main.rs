@@ -20,6 +20,7 @@ mod mailbox;
 mod node;
 mod ping;
 mod reactor;
+mod simulate;
 mod stage;
 mod stats;
 mod thread;
@@ -46,6 +47,12 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    if let Some(cli::Task::Simulate(simulation)) = &arguments.task {
+        return match simulate::run(simulation, &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, FAILED),
+        };
+    }
     if arguments.print_config {
         return say(render::conf().trim_end());
     }

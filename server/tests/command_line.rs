@@ -131,3 +131,58 @@ fn the_version_is_told() {
     let output = leasehold(&["--version"]);
     assert_eq!(text(&output.stdout), format!("leasehold {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+/// What `leasehold simulate` says of a trace of this text: how it ends, what it prints, what it complains about.
+fn simulated(name: &str, trace: &[u8], arguments: &[&str]) -> (Option<i32>, String, String) {
+    let path = std::env::temp_dir().join(format!("leasehold-trace-{}-{name}", std::process::id()));
+    std::fs::write(&path, trace).expect("a file for the test");
+    let given = ["simulate", "--trace", path.to_str().expect("a plain path")];
+    let output = leasehold(&[&given, arguments].concat());
+    std::fs::remove_file(&path).expect("it was written above");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_simulation_of_lru_misses_what_a_list_of_that_length_misses() {
+    // Two keys in turn, then two others: room for two misses each key once, room for one misses all.
+    let trace = b"a 10\nb 10\na 10\nb 10\nc 30\nd 10\n";
+    let csv = ["--policy", "allkeys-lru", "--overhead", "none", "--format", "csv", "--memory"];
+    let (code, rows, _) = simulated("lru", trace, &[&csv[..], &["20,10,100%"]].concat());
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        rows,
+        "policy,memory,requests,object_miss_ratio,byte_miss_ratio\n\
+         allkeys-lru,20,6,0.666667,0.750000\n\
+         allkeys-lru,10,6,1.000000,1.000000\n\
+         allkeys-lru,60,6,0.666667,0.750000\n"
+    );
+}
+
+#[test]
+fn a_simulation_reads_compressed_traces_and_charges_what_entries_cost() {
+    // "a 1" and "b 1" in turn, 50 times each, compressed by zstd 1.5.
+    let compressed = include_bytes!("data/two-keys.txt.zst");
+    let (code, table, errors) = simulated("zstd", compressed, &["--memory", "1mb,150", "--policy", "allkeys-lru"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(table.starts_with("100 requests, 2 keys of 2 bytes in all\n"), "{table}");
+    let misses: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("allkeys-lru"))
+        .map(|line| line.split_whitespace().nth(3).expect("a column of object misses"))
+        .collect();
+    // An entry of one byte costs far more than a byte, so 150 bytes hold none or one.
+    assert_eq!(misses, ["0.0200", "1.0000"], "{table}");
+}
+
+#[test]
+fn a_simulation_names_what_it_cannot_use() {
+    let (code, _, errors) = simulated("wrong", b"a 1\nb\n", &["--memory", "1kb"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.ends_with("cannot be used: line 2 should be \"key size\", size in bytes\n"), "{errors}");
+    let (code, _, errors) = simulated("policy", b"a 1\n", &["--memory", "1kb", "--policy", "best"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("there is no policy \"best\""), "{errors}");
+    let (code, _, errors) = simulated("zero", b"a 1\n", &["--memory", "0%"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("write a size"), "{errors}");
+}

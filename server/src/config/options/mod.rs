@@ -8,7 +8,7 @@ mod loading;
 mod server;
 
 pub(crate) use loading::{LOADER, SOURCE};
-pub(crate) use server::GROUPS;
+pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
 use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, Secret};

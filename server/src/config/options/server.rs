@@ -182,6 +182,11 @@ const POLICY_NAMES: &[&str] = &[
 ];
 const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = EvictionPolicy::ALL;
 
+/// The values of `maxmemory-policy` with their names.
+pub(crate) fn eviction_policies() -> impl Iterator<Item = (&'static str, EvictionPolicy)> {
+    POLICY_NAMES.iter().copied().zip(POLICIES)
+}
+
 const MEMORY: &[Spec<Config>] = &[
     Spec {
         name: "maxmemory",
