@@ -452,7 +452,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
         }
     };
     match node.keyspace.fill(turn, *db, key, *token, fill) {
-        Filled::Stored { .. } | Filled::Stale => {
+        Filled::Stored | Filled::Stale => {
             if timed_out {
                 counters.late_fills.fetch_add(1, Ordering::Relaxed);
             }

@@ -3,6 +3,8 @@
 //! Without a limit it fills the keyspace and prints bytes of resident memory an entry beyond key and value. With one it stores
 //! three times what fits, and prints how many entries it holds. Then it times reads and writes of one thread.
 
+#![allow(clippy::print_stdout, reason = "its output")]
+
 use leasehold_keyspace::{
     Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, PREFETCH_KEYS_MAX, Settings, Turn,
 };

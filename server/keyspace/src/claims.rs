@@ -431,7 +431,7 @@ impl Shard {
     fn count_fill(&mut self, filled: Filled) {
         let stats = &mut self.stats;
         *match filled {
-            Filled::Stored { .. } => &mut stats.fills_stored,
+            Filled::Stored => &mut stats.fills_stored,
             Filled::Stale => &mut stats.fills_stale,
             Filled::Lost(LostReason::Revoked) => &mut stats.fills_lost_revoked,
             Filled::Lost(LostReason::Superseded) => &mut stats.fills_lost_superseded,

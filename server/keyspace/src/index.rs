@@ -183,7 +183,7 @@ impl Index {
 
     /// Locations in a bucket chosen at random.
     pub(crate) fn by_chance(&self, random: u64, mut visit: impl FnMut(Location)) {
-        let number = ((random >> 32) * self.buckets.len as u64 >> 32) as usize;
+        let number = (((random >> 32) * self.buckets.len as u64) >> 32) as usize;
         self.each_in(number, &mut visit);
     }
 

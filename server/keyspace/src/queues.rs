@@ -199,9 +199,7 @@ impl Queues {
                 self.sample(hash, weight);
                 Control(control).touched(self.ageing.epoch()).0
             }
-            Engine::Recency => {
-                self.generations.touch(Control(control), u32::try_from(weight).unwrap_or(u32::MAX)).0
-            }
+            Engine::Recency => self.generations.touch(Control(control), u32::try_from(weight).unwrap_or(u32::MAX)).0,
             Engine::None | Engine::Random | Engine::Ttl => use_clock(now_ms),
         }
     }

@@ -17,7 +17,7 @@ fn the_first_who_misses_leads_and_the_next_waits() {
     let token = node.lead();
     assert!(token > 1 && token <= i64::MAX as u64);
     assert!(matches!(node.claim(CLIENT), Claimed::Wait { retry_after_ms: 10_000, stale: None, version: 0 }));
-    assert!(matches!(node.fill(token, b"v"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(token, b"v"), Filled::Stored));
     assert_eq!(node.value().unwrap(), b"v");
     assert!(matches!(node.claim(CLIENT), Claimed::Hit { .. }));
 }
@@ -67,7 +67,7 @@ fn expiry_and_a_new_ttl_do_not_revoke() {
     node.pass_ms(100);
     let second = node.lead();
     node.keyspace.update(&mut node.turn, DB, KEY, |slot| slot.set_expiry(Some(START_MS + 5_000)));
-    assert!(matches!(node.fill(second, b"w"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(second, b"w"), Filled::Stored));
 }
 
 #[test]
@@ -102,14 +102,14 @@ fn a_slow_holder_fills_an_empty_key_but_never_over_a_newer_fill() {
     assert!(matches!(node.claim(CLIENT), Claimed::Wait { retry_after_ms: 1, .. }));
     node.pass_ms(1);
     let quick = node.lead();
-    assert!(matches!(node.fill(quick, b"quick"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(quick, b"quick"), Filled::Stored));
     assert_eq!(node.fill(slow, b"slow"), Filled::Lost(LostReason::Superseded));
 
     node.delete();
     let slow = node.lead();
     node.pass_ms(50);
     let _quick = node.lead();
-    assert!(matches!(node.fill(slow, b"slow"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(slow, b"slow"), Filled::Stored));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_key_slower_than_the_others_is_not_loaded_over_and_over_and_its_first_load_f
         let token = token(node.keyspace.claim(&mut node.turn, DB, &key, CLIENT));
         node.pass_ms(1);
         let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
-        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, token, fill), Filled::Stored { .. }));
+        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, token, fill), Filled::Stored));
     }
     let first = node.lead();
     let mut leases = 1;
@@ -144,7 +144,7 @@ fn a_key_slower_than_the_others_is_not_loaded_over_and_over_and_its_first_load_f
     }
     // After 50, 100, 200, 400, 800 and 1600 ms; every 50 ms would be 60.
     assert!((2..=6).contains(&leases), "{leases} leases");
-    assert!(matches!(node.fill(first, b"slow"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(first, b"slow"), Filled::Stored));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn when_the_key_is_deleted_one_waiter_leads_and_the_rest_stay() {
     let [(1, WakeEvent::Lead { token, .. })] = wakes[..] else { panic!("{wakes:?}") };
     assert_eq!(node.fill(first, b"old"), LOST_REVOKED);
     assert!(node.wakes().is_empty());
-    assert!(matches!(node.fill(token, b"new"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(token, b"new"), Filled::Stored));
     assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "new"));
 }
 
@@ -285,7 +285,7 @@ fn records_are_bounded_and_a_lost_record_fails_closed() {
     let second = token(keyspace.claim(&mut turn, DB, b"b", CLIENT));
     let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
     assert_eq!(keyspace.fill(&mut turn, DB, b"a", first, fill), LOST_UNKNOWN);
-    assert!(matches!(keyspace.fill(&mut turn, DB, b"b", second, fill), Filled::Stored { .. }));
+    assert!(matches!(keyspace.fill(&mut turn, DB, b"b", second, fill), Filled::Stored));
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn an_older_version_cannot_come_back() {
     assert_eq!(node.fill_with(token, b"v6", Expiry::Never, 0, Some(6)), Filled::Lost(LostReason::OlderVersion));
     node.pass_ms(50);
     let token = node.lead();
-    assert!(matches!(node.fill_with(token, b"v8", Expiry::Never, 0, Some(8)), Filled::Stored { .. }));
+    assert!(matches!(node.fill_with(token, b"v8", Expiry::Never, 0, Some(8)), Filled::Stored));
     assert!(!node.invalidate(Invalidation::Hard, Some(8)), "not newer than what is there");
     assert_eq!(node.value().unwrap(), b"v8");
 }
@@ -405,7 +405,7 @@ fn the_row_that_an_invalidation_told_of_may_be_filled_with_its_version() {
         node.fill_with(first, b"v5", Expiry::Never, 0, Some(5));
         node.invalidate(invalidation, Some(7));
         let token = node.lead();
-        assert!(matches!(node.fill_with(token, b"v7", Expiry::Never, 0, Some(7)), Filled::Stored { .. }));
+        assert!(matches!(node.fill_with(token, b"v7", Expiry::Never, 0, Some(7)), Filled::Stored));
         let newer = Claim { version_min: Some(8), ..CLIENT };
         let token = match node.claim(newer) {
             Claimed::Lead { token, .. } => token,
@@ -437,7 +437,7 @@ fn a_rush_of_leases_leaves_the_memory_to_the_entries() {
         assert!(used_bytes > most / 4 && used_bytes <= most + entry_bytes, "{used_bytes} bytes of leases");
         let key = [&19_999u32.to_le_bytes()[..], &[round; 1_000]].concat();
         let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
-        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, last, fill), Filled::Stored { .. }));
+        assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, last, fill), Filled::Stored));
         // A limit set later holds too.
         node.keyspace.set_memory_bytes_max(0);
         node.keyspace.set_memory_bytes_max(8 << 20);

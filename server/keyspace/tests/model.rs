@@ -314,7 +314,7 @@ fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn keyspace_behaves_as_a_map_with_a_clock(steps in prop::collection::vec(step(), 1..300)) {

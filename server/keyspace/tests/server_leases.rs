@@ -47,7 +47,7 @@ fn a_row_loaded_before_an_invalidation_is_loaded_again_for_those_who_wait() {
         assert_eq!(node.fill(first, b"old row"), LOST_REVOKED);
         assert_eq!(node.value(), None);
         let load = node.turn.effects.loads.pop().unwrap();
-        assert!(matches!(node.fill(load.token, b"new row"), Filled::Stored { .. }));
+        assert!(matches!(node.fill(load.token, b"new row"), Filled::Stored));
         assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Value { value, .. })] if value == "new row"));
     }
 }
@@ -70,7 +70,7 @@ fn a_late_load_still_fills_and_no_other_is_started_beside_it() {
     node.keyspace.overdue(&mut node.turn, DB, KEY, late, &"LOADFAIL users late".into(), 0);
     assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
     assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
-    assert!(matches!(node.fill(late, b"row"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(late, b"row"), Filled::Stored));
     assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "row"));
 }
 
@@ -100,7 +100,7 @@ fn the_same_row_read_again_refreshes_an_entry_with_its_version() {
     node.fill_with(first, b"row", Expiry::At(START_MS + 100), 10_000, Some(5));
     node.pass_ms(100);
     let again = token(node.claim(SERVER));
-    assert!(matches!(node.fill_with(again, b"row", Expiry::Never, 0, Some(5)), Filled::Stored { .. }));
+    assert!(matches!(node.fill_with(again, b"row", Expiry::Never, 0, Some(5)), Filled::Stored));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn over_the_bound_a_running_load_keeps_its_record_before_a_lease_that_is_done_wi
         let done = token(node.keyspace.claim(&mut node.turn, DB, key, CLIENT));
         node.keyspace.release(&mut node.turn, DB, key, done, Release::default());
     }
-    assert!(matches!(node.fill(running, b"v"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(running, b"v"), Filled::Stored));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn readers_of_a_key_that_changes_faster_than_it_loads_are_not_kept_for_ever() {
     assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "three"));
     assert_eq!(node.value(), None, "nothing of this is stored");
     let fourth = node.turn.effects.loads.pop().unwrap().token;
-    assert!(matches!(node.fill(fourth, b"four"), Filled::Stored { .. }));
+    assert!(matches!(node.fill(fourth, b"four"), Filled::Stored));
     assert!(matches!(&node.wakes()[..], [(3, WakeEvent::Value { value, .. })] if value == "four"));
     assert_eq!(node.keyspace.stats().waiters, 0);
 }

@@ -13,7 +13,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Err(error) => return context.conclude(Err(error)),
     };
     match context.keyspace.fill(context.turn, context.client.db, request.arg(1), token, fill) {
-        Filled::Stored { .. } => context.reply.simple("STORED"),
+        Filled::Stored => context.reply.simple("STORED"),
         Filled::Stale => context.reply.simple("STALE"),
         Filled::Lost(reason) => context.reply.simple(reason.reply()),
     }

@@ -14,8 +14,11 @@
 //! The log knows bytes and lists, not hashes, policies or leases.
 
 pub(crate) mod layout;
+mod lists;
 pub(crate) mod pool;
 mod runs;
+mod segment;
+mod upkeep;
 
 pub(crate) use layout::{EntryView, Layout, Stored};
 pub(crate) use pool::{KEPT_MAX, PAGE_BYTES, Pool, prefetch};
@@ -24,6 +27,7 @@ pub(crate) use runs::Run;
 use layout::{WORD, mark_dead};
 use pool::SegmentMemory;
 use runs::Runs;
+use segment::Segment;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -87,25 +91,6 @@ impl Garbage {
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.runs.is_empty()
     }
-}
-
-#[derive(Debug)]
-struct Segment {
-    memory: Option<SegmentMemory>,
-    /// Bytes up to the end of its last entry.
-    used: u32,
-    /// Bytes from the start that hold no live entry.
-    walked: u32,
-    live_bytes: u32,
-    live_count: u32,
-    older: u32,
-    newer: u32,
-    list: u8,
-    /// No live entry of it is gone before.
-    gone_at_ms_min: u64,
-    /// When it was last searched for entries that are gone.
-    searched_at_ms: u64,
-    opened_at_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -383,216 +368,6 @@ impl Log {
         self.bury(location);
     }
 
-    /// The oldest entry of a list. Whoever asks must move or remove it before asking again, or gets it again. Nothing is added
-    /// to the segment that it is in any more.
-    pub(crate) fn oldest(&mut self, list: ListNumber) -> Option<Location> {
-        loop {
-            let number = self.lists[usize::from(list.0)].oldest;
-            if number == NONE {
-                return None;
-            }
-            self.close(list, number);
-            let segment = &mut self.segments[number as usize];
-            if segment.live_count == 0 {
-                self.free(number);
-                continue;
-            }
-            while let Some(at) = segment.next_live(segment.walked as usize, segment.used as usize) {
-                segment.walked = at as u32;
-                return Some(self.location(number, at));
-            }
-            unreachable!("a segment with live entries has one after what was walked");
-        }
-    }
-
-    /// When the first entry of the oldest segment of a list is gone, if any has a time.
-    pub(crate) fn oldest_gone_at_ms(&self, list: ListNumber) -> Option<u64> {
-        let number = self.lists[usize::from(list.0)].oldest;
-        (number != NONE).then(|| self.segments[number as usize].gone_at_ms_min)
-    }
-
-    /// Makes a segment of the list, chosen by a random number, its oldest.
-    pub(crate) fn draw(&mut self, list: ListNumber, random: u64) {
-        const TRIES: u64 = 16;
-
-        // The walk of the one before is to be finished first.
-        let oldest = self.lists[usize::from(list.0)].oldest;
-        if oldest == NONE || self.segments[oldest as usize].walked > 0 {
-            return;
-        }
-        for attempt in 0..TRIES {
-            let number = (random.rotate_left(attempt as u32 * 4) >> 16) as usize % self.segments.len();
-            let segment = &self.segments[number];
-            if segment.memory.is_some() && segment.list == list.0 && number as u32 != oldest {
-                let number = number as u32;
-                self.close(list, number);
-                self.unlink(number);
-                self.link_oldest(list, number);
-                return;
-            }
-        }
-    }
-
-    /// Puts all segments of a list before the oldest of another.
-    pub(crate) fn merge(&mut self, from: ListNumber, into: ListNumber) {
-        let source = std::mem::take(&mut self.lists[usize::from(from.0)]);
-        if source.newest == NONE || from == into {
-            self.lists[usize::from(from.0)] = source;
-            return;
-        }
-        let mut number = source.oldest;
-        while number != NONE {
-            self.segments[number as usize].list = into.0;
-            number = self.segments[number as usize].newer;
-        }
-        let oldest_before = self.lists[usize::from(into.0)].oldest;
-        self.segments[source.newest as usize].newer = oldest_before;
-        let target = &mut self.lists[usize::from(into.0)];
-        target.weight += source.weight;
-        target.oldest = source.oldest;
-        if oldest_before == NONE {
-            target.newest = source.newest;
-            target.is_open = source.is_open;
-        } else {
-            self.segments[oldest_before as usize].older = source.newest;
-        }
-    }
-
-    /// The segment with the most dead bytes, and how many, among those that give memory back when they are cleaned up: because
-    /// a page of them is dead, or the next newer segment fits in, or they are in `refilled`, whose entries may go anywhere.
-    pub(crate) fn sparsest(&self, refilled: ListNumber) -> Option<(u32, usize)> {
-        let pages = |bytes: u32| (bytes as usize).div_ceil(PAGE_BYTES);
-        let dead = |segment: &Segment| (segment.used - segment.live_bytes) as usize;
-        let gives = |segment: &Segment| {
-            let newer = self.segments.get(segment.newer as usize).filter(|newer| newer.memory.is_some());
-            let fits = |newer: &Segment| (newer.live_bytes + segment.live_bytes) as usize <= self.segment_bytes();
-            pages(segment.live_bytes) < pages(segment.used) || newer.is_some_and(fits) || segment.list == refilled.0
-        };
-        let numbered = self.segments.iter().enumerate();
-        let (number, segment) = numbered
-            .filter(|(_, segment)| segment.memory.is_some() && dead(segment) > 0 && gives(segment))
-            .max_by_key(|(_, segment)| dead(segment))?;
-        Some((number as u32, dead(segment)))
-    }
-
-    /// Locations of the live entries of a segment, oldest first.
-    pub(crate) fn live_in(&self, number: u32, mut visit: impl FnMut(Location, EntryView<'_>)) {
-        let Some(segment) = self.segments.get(number as usize).filter(|segment| segment.memory.is_some()) else {
-            return;
-        };
-        let mut at = segment.walked as usize;
-        while let Some(found) = segment.next_live(at, segment.used as usize) {
-            let view = EntryView::new(&segment.bytes()[found..]);
-            at = found + view.bytes();
-            visit(self.location(number, found), self.with_run(view));
-        }
-    }
-
-    /// Moves the entries of a segment together, in their order, and gives the pages behind them back. `moved` is told of each
-    /// entry with the place it was at and where it is now.
-    fn compact(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
-        let (shift, segment) = (self.word_bits, &mut self.segments[number as usize]);
-        if segment.memory.is_none() {
-            return;
-        }
-        let location = |at: usize| location(shift, number, at);
-        let (mut at, mut end) = (segment.walked as usize, 0);
-        while let Some(found) = segment.next_live(at, segment.used as usize) {
-            let len = EntryView::new(&segment.bytes()[found..]).bytes();
-            if found != end {
-                segment.bytes_mut().copy_within(found..found + len, end);
-                let view = EntryView::new(&segment.bytes()[end..]);
-                let view = match view.stored() {
-                    Stored::Here => view,
-                    Stored::Run(number) => view.with_run(self.runs.at(number)),
-                };
-                moved(location(found), location(end), view);
-            }
-            at = found + len;
-            end += len;
-        }
-        self.dead_bytes -= segment.used as usize - end;
-        segment.used = end as u32;
-        segment.walked = 0;
-        debug_assert_eq!(segment.used, segment.live_bytes);
-        if let Some(memory) = &mut segment.memory {
-            self.resident_bytes -= memory.release_from(end);
-        }
-    }
-
-    /// Moves the entries of a segment together, and those of the next newer segments behind them as long as all of one fit, so
-    /// that all stay in order. `moved` is told of each entry with the place it was at and where it is now.
-    pub(crate) fn absorb_newer(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
-        self.compact(number, moved);
-        loop {
-            let segment = &self.segments[number as usize];
-            let next = segment.newer;
-            let end = segment.used as usize;
-            if next == NONE || end + self.segments[next as usize].live_bytes as usize > self.pool.segment_bytes() {
-                return;
-            }
-            let mut found = Vec::new();
-            self.live_in(next, |location, view| found.push((location, view.layout())));
-            let gone_at_ms_min = self.segments[next as usize].gone_at_ms_min;
-            for (location, layout) in found {
-                let len = layout.bytes();
-                let (from_segment, from) = self.place(location);
-                let [source, target] = self
-                    .segments
-                    .get_disjoint_mut([from_segment, number as usize])
-                    .expect("two segments that are in use and not the same");
-                let at = target.used as usize;
-                target.used += len as u32;
-                let memory = target.memory.as_mut().expect("a segment in a list has memory");
-                self.resident_bytes += memory.touch_up_to(at + len);
-                target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
-                self.dead_bytes += len;
-                let to = self.location(number, at);
-                self.count_in(to, &layout);
-                self.count_out(location);
-                moved(location, to, self.view(to));
-                self.bury(location);
-            }
-            let segment = &mut self.segments[number as usize];
-            segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms_min);
-            if self.segments[number as usize].newer == next {
-                // It was open and is empty now.
-                return;
-            }
-        }
-    }
-
-    /// Adds nothing to a segment any more.
-    pub(crate) fn retire(&mut self, number: u32) {
-        let list = ListNumber(self.segments[number as usize].list);
-        self.close(list, number);
-    }
-
-    /// A segment with entries that may be gone by now, searched long enough ago: its number.
-    pub(crate) fn due(&self, from: u32, now_ms: u64, again_after_ms: u64) -> Option<u32> {
-        let count = self.segments.len();
-        (from as usize..count).find_map(|number| {
-            let segment = &self.segments[number];
-            let is_due = segment.memory.is_some()
-                && segment.gone_at_ms_min <= now_ms
-                && segment.searched_at_ms.saturating_add(again_after_ms) <= now_ms;
-            is_due.then_some(number as u32)
-        })
-    }
-
-    /// Notes what a search of a segment has found: when the next of its entries is gone.
-    pub(crate) fn note_searched(&mut self, number: u32, gone_at_ms_min: u64, now_ms: u64) {
-        let segment = &mut self.segments[number as usize];
-        segment.gone_at_ms_min = gone_at_ms_min;
-        segment.searched_at_ms = now_ms;
-    }
-
-    /// Entries of a segment, and its list.
-    pub(crate) fn count_in_segment(&self, number: u32) -> (usize, ListNumber) {
-        let segment = &self.segments[number as usize];
-        (segment.live_count as usize, ListNumber(segment.list))
-    }
-
     /// Notes that an entry is gone by then.
     pub(crate) fn note_gone_at(&mut self, location: Location, gone_at_ms: Option<u64>) {
         if let Some(gone_at_ms) = gone_at_ms {
@@ -606,46 +381,6 @@ impl Log {
     pub(crate) fn take(&mut self) -> Self {
         let empty = Self::new(Arc::clone(&self.pool));
         std::mem::replace(self, empty)
-    }
-
-    /// Checks all counts against what is there; for tests.
-    pub(crate) fn check(&self) {
-        let (mut live, mut dead, mut resident, mut run_bytes) = (0, 0, 0, 0);
-        let mut weights = [0; LISTS];
-        for (index, list) in self.lists.iter().enumerate() {
-            let mut older = NONE;
-            let mut number = list.oldest;
-            while number != NONE {
-                let segment = &self.segments[number as usize];
-                assert_eq!((usize::from(segment.list), segment.older), (index, older), "segment {number}");
-                let (mut count, mut bytes) = (0, 0);
-                self.live_in(number, |_, view| {
-                    count += 1;
-                    bytes += view.bytes();
-                    weights[index] += self.weight(&view);
-                    run_bytes += self.run_bytes(view.stored());
-                    assert!(view.gone_at_ms().is_none_or(|at| segment.gone_at_ms_min <= at));
-                });
-                assert_eq!(
-                    (segment.live_count as usize, segment.live_bytes as usize),
-                    (count, bytes),
-                    "segment {number}"
-                );
-                live += bytes;
-                dead += segment.used as usize - bytes;
-                let memory = segment.memory.as_ref().expect("a segment in a list has memory");
-                assert!(segment.used as usize <= memory.resident_bytes());
-                resident += memory.resident_bytes();
-                older = number;
-                number = segment.newer;
-            }
-            assert_eq!(list.newest, older, "list {index}");
-        }
-        assert_eq!((self.live_bytes, self.dead_bytes, self.resident_bytes), (live, dead, resident));
-        assert_eq!(self.runs.bytes(), run_bytes);
-        for (list, weight) in self.lists.iter().zip(weights) {
-            assert_eq!(list.weight, weight);
-        }
     }
 
     fn free_run(&mut self, number: u32) {
@@ -702,116 +437,6 @@ impl Log {
         }
     }
 
-    /// Room for `len` bytes at the newest end of a list, counted as dead until [`Log::count_in`].
-    fn reserve(&mut self, list: ListNumber, len: usize, now_ms: u64) -> Location {
-        let state = &self.lists[usize::from(list.0)];
-        let has_room =
-            state.is_open && self.segments[state.newest as usize].used as usize + len <= self.pool.segment_bytes();
-        if !has_room {
-            self.open(list, now_ms);
-        }
-        let number = self.lists[usize::from(list.0)].newest;
-        let segment = &mut self.segments[number as usize];
-        let at = segment.used as usize;
-        segment.used += len as u32;
-        self.dead_bytes += len;
-        let memory = segment.memory.as_mut().expect("a segment in a list has memory");
-        self.resident_bytes += memory.touch_up_to(at + len);
-        self.location(number, at)
-    }
-
-    /// A new segment at the newest end of a list.
-    fn open(&mut self, list: ListNumber, now_ms: u64) {
-        let newest = self.lists[usize::from(list.0)].newest;
-        if newest != NONE && self.segments[newest as usize].live_count == 0 {
-            self.free(newest);
-        }
-        let memory = self.pool.take();
-        self.resident_bytes += memory.resident_bytes();
-        let number = self.vacant_number();
-        let newest = self.lists[usize::from(list.0)].newest;
-        self.segments[number as usize] =
-            Segment { memory: Some(memory), older: newest, list: list.0, opened_at_ms: now_ms, ..Segment::vacant() };
-        if newest != NONE {
-            self.segments[newest as usize].newer = number;
-        }
-        let state = &mut self.lists[usize::from(list.0)];
-        state.newest = number;
-        state.is_open = true;
-        if state.oldest == NONE {
-            state.oldest = number;
-        }
-    }
-
-    /// Nothing is added to the segment any more.
-    fn close(&mut self, list: ListNumber, number: u32) {
-        let state = &mut self.lists[usize::from(list.0)];
-        if state.newest == number {
-            state.is_open = false;
-        }
-    }
-
-    fn free(&mut self, number: u32) {
-        self.unlink(number);
-        let segment = std::mem::replace(&mut self.segments[number as usize], Segment::vacant());
-        debug_assert_eq!(segment.live_count, 0);
-        let memory = segment.memory.expect("a segment in a list has memory");
-        self.dead_bytes -= segment.used as usize;
-        self.resident_bytes -= memory.resident_bytes();
-        self.garbage.segments.push(memory);
-        self.vacant.push(number);
-        self.trim();
-    }
-
-    /// The number of a segment that is not in use.
-    fn vacant_number(&mut self) -> u32 {
-        while let Some(number) = self.vacant.pop() {
-            // Numbers at the end may have been cut off, and be in use again.
-            if self.segments.get(number as usize).is_some_and(|segment| segment.memory.is_none()) {
-                return number;
-            }
-        }
-        self.segments.push(Segment::vacant());
-        (self.segments.len() - 1) as u32
-    }
-
-    /// Makes the table of segments shorter if its end is not in use.
-    fn trim(&mut self) {
-        while self.segments.len() > 1 && self.segments.last().is_some_and(|segment| segment.memory.is_none()) {
-            self.segments.pop();
-        }
-        if self.segments.len() * 4 < self.segments.capacity() {
-            self.segments.shrink_to(self.segments.len() * 2);
-            self.vacant.retain(|&number| (number as usize) < self.segments.len());
-        }
-    }
-
-    fn unlink(&mut self, number: u32) {
-        let segment = &self.segments[number as usize];
-        let (older, newer, list) = (segment.older, segment.newer, usize::from(segment.list));
-        match older {
-            NONE => self.lists[list].oldest = newer,
-            older => self.segments[older as usize].newer = newer,
-        }
-        match newer {
-            NONE => {
-                self.lists[list].newest = older;
-                self.lists[list].is_open = false;
-            }
-            newer => self.segments[newer as usize].older = older,
-        }
-    }
-
-    fn link_oldest(&mut self, list: ListNumber, number: u32) {
-        let oldest = std::mem::replace(&mut self.lists[usize::from(list.0)].oldest, number);
-        let segment = &mut self.segments[number as usize];
-        (segment.older, segment.newer) = (NONE, oldest);
-        match oldest {
-            NONE => self.lists[usize::from(list.0)].newest = number,
-            oldest => self.segments[oldest as usize].older = number,
-        }
-    }
-
     #[inline]
     fn location(&self, number: u32, at: usize) -> Location {
         location(self.word_bits, number, at)
@@ -838,47 +463,6 @@ impl Log {
     fn bytes_at_mut(&mut self, location: Location) -> &mut [u8] {
         let (segment, at) = self.place(location);
         &mut self.segments[segment].bytes_mut()[at..]
-    }
-}
-
-impl Segment {
-    fn vacant() -> Self {
-        Self {
-            memory: None,
-            used: 0,
-            walked: 0,
-            live_bytes: 0,
-            live_count: 0,
-            older: NONE,
-            newer: NONE,
-            list: 0,
-            gone_at_ms_min: u64::MAX,
-            searched_at_ms: 0,
-            opened_at_ms: 0,
-        }
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |memory| memory.bytes())
-    }
-
-    #[inline]
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().map_or(&mut [], |memory| memory.bytes_mut())
-    }
-
-    /// Where the first live entry from `at` on starts.
-    fn next_live(&self, mut at: usize, end: usize) -> Option<usize> {
-        let bytes = self.bytes();
-        while at < end {
-            let view = EntryView::new(&bytes[at..]);
-            if !view.is_dead() {
-                return Some(at);
-            }
-            at += view.bytes();
-        }
-        None
     }
 }
 

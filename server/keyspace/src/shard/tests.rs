@@ -23,6 +23,7 @@ fn shard() -> Shard {
         &hash,
         &pool,
         EvictionPolicy::NoEviction,
+        &Arc::default(),
     )
 }
 
