@@ -137,7 +137,10 @@ impl Shard {
         *steps_left = steps_left.saturating_sub(1);
         let found = match self.count_with_ttl() {
             0 => None,
-            _ => self.log.due(self.expiry_segment, now_ms, SEARCH_AGAIN_MS),
+            _ => {
+                let due = |from| self.log.due(from, now_ms, SEARCH_AGAIN_MS);
+                due(self.expiry_segment).or_else(|| due(0))
+            }
         };
         let Some(number) = found else {
             self.expiry_segment = 0;

@@ -343,9 +343,15 @@ impl Shard {
             return location;
         }
         let value = self.entry(location).value().to_vec();
-        // So that many small appends copy the value a few times only.
-        let roomy = Layout { room: if len_before == 0 { 0 } else { len / 4 }, ..layout };
-        let layout = if self.log.wants_run(&roomy) { Layout { room: 0, ..layout } } else { roomy };
+        // Room to grow, so that many small appends copy the value a few times only.
+        let room = if len_before == 0 { 0 } else { (len / 4).min(self.log.room_max(&layout)) };
+        let layout = match room < len / 16 && len_before > 0 {
+            true => {
+                let run = self.log.new_run(key.bytes, &value, len);
+                Layout { room: 0, stored: Stored::Run(run), ..layout }
+            }
+            false => Layout { room, ..layout },
+        };
         self.put(Some(location), key, layout, &value, now_ms)
     }
 

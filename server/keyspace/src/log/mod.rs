@@ -258,6 +258,15 @@ impl Log {
         layout.stored == Stored::Here && layout.bytes() > self.pool.segment_bytes() / ENTRY_PARTS
     }
 
+    /// The most room that an entry with this layout may have in a segment, or 0 if it needs a run.
+    pub(crate) fn room_max(&self, layout: &Layout) -> usize {
+        // The fields that say how much room there is.
+        const ROOM_FIELDS: usize = 8;
+
+        let bare = Layout { room: 0, ..*layout };
+        (self.pool.segment_bytes() / ENTRY_PARTS).saturating_sub(bare.bytes() + ROOM_FIELDS)
+    }
+
     /// A new run with this key and value, zeros after them, and at least `value_room` bytes for the value.
     pub(crate) fn new_run(&mut self, key: &[u8], value: &[u8], value_room: usize) -> u32 {
         self.runs.add(key, value, key.len() + value_room)

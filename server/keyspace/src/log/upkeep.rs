@@ -79,7 +79,10 @@ impl Log {
             }
             let mut found = Vec::new();
             self.live_in(next, |location, view| found.push((location, view.layout())));
-            let gone_at_ms_min = self.segments[next as usize].gone_at_ms_min;
+            let (gone_at_ms_min, searched_at_ms) = {
+                let next = &self.segments[next as usize];
+                (next.gone_at_ms_min, next.searched_at_ms)
+            };
             for (location, layout) in found {
                 let len = layout.bytes();
                 let (from_segment, from) = self.place(location);
@@ -101,6 +104,7 @@ impl Log {
             }
             let segment = &mut self.segments[number as usize];
             segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms_min);
+            segment.searched_at_ms = segment.searched_at_ms.min(searched_at_ms);
             if self.segments[number as usize].newer == next {
                 // It was open and is empty now.
                 return;
