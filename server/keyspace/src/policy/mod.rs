@@ -5,7 +5,7 @@
 //! leave the main part, by its frequency per byte. Frequencies of entries stand in their control byte; those of keys that are
 //! gone in a [`sketch::Sketch`], which only evictions write to.
 //!
-//! Nothing here holds an entry, takes a lock, reads a clock or draws a random number.
+//! Nothing here holds an entry, reads a clock or draws a random number.
 
 pub mod ageing;
 pub mod duel;

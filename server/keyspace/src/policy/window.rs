@@ -52,7 +52,7 @@ const PERIOD_REQUESTS_PER_ENTRY: u64 = 2;
 const PERIOD_REQUESTS_MIN: u64 = 32;
 
 /// What was seen counts so much less with each period.
-const DECAY: f64 = 0.7;
+const DECAY: f64 = 0.85;
 
 /// By what share of the requests an arm must lead to be chosen.
 const LEAD: f64 = 0.003;
