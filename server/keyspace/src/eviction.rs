@@ -55,6 +55,8 @@ struct Evicted {
     entries: usize,
     /// Whether memory came back.
     has_freed: bool,
+    /// Whether entries went on in their lists: each does so once per use, so this ends.
+    has_moved: bool,
 }
 
 impl Keyspace {
@@ -85,7 +87,8 @@ impl Keyspace {
         }
         if self.fits(bytes_wanted) {
             if self.policy() != EvictionPolicy::NoEviction {
-                let evicted = self.evict_steps(self.victim_shard(), turn, 2 * bytes_wanted, STEPS_PER_LOCK);
+                let evicted =
+                    self.evict_steps(self.victim_shard(), turn, bytes_wanted, 2 * bytes_wanted, STEPS_PER_LOCK);
                 if evicted.entries == 0 && !evicted.has_freed {
                     self.next_victim.fetch_add(1, Relaxed);
                 }
@@ -129,10 +132,10 @@ impl Keyspace {
             };
             if evicts {
                 let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
-                let evicted = self.evict_steps(index, turn, u64::MAX, steps.clamp(1, STEPS_PER_LOCK));
+                let evicted = self.evict_steps(index, turn, bytes_wanted, u64::MAX, steps.clamp(1, STEPS_PER_LOCK));
                 freed_bytes += evicted.bytes;
                 evictions_extra += evicted.entries;
-                if evicted.entries > 0 || evicted.has_freed {
+                if evicted.entries > 0 || evicted.has_freed || evicted.has_moved {
                     barren = 0;
                     continue;
                 }
@@ -170,9 +173,22 @@ impl Keyspace {
 
     /// Evicts from a shard until entries of so many bytes are gone or a segment is free. Goes on to the next shard once memory
     /// has come back.
-    fn evict_steps(&self, index: usize, turn: &mut Turn, bytes_max: u64, steps_max: usize) -> Evicted {
+    fn evict_steps(
+        &self,
+        index: usize,
+        turn: &mut Turn,
+        bytes_wanted: u64,
+        bytes_max: u64,
+        steps_max: usize,
+    ) -> Evicted {
         let mut shard = self.lock(index);
         shard.queues.follow_window();
+        let bytes_over = match self.memory.counts_values_only() {
+            true => (self.memory.used_bytes() + bytes_wanted).saturating_sub(self.memory.bytes_allowed()),
+            // Memory comes back a segment at a time; a candidate has to make up for what comes in its place, not for that.
+            false => bytes_wanted.max(shard.mean_weight()),
+        };
+        let target = shard.weight_wished(bytes_over);
         let held_before = shard.bytes();
         let live_before = shard.log.live_bytes() as u64;
         // What is over goes before what is not.
@@ -180,14 +196,15 @@ impl Keyspace {
         if removed > 0 || shard.is_untidy() {
             while shard.bytes() >= held_before && shard.clean_up(turn.now_ms) {}
         }
+        let mut has_moved = false;
         for _ in 0..steps_max {
             if shard.bytes() < held_before {
                 self.next_victim.fetch_add(1, Relaxed);
                 break;
             }
-            match shard.evict_step(turn.now_ms, turn.random()) {
+            match shard.evict_step(turn.now_ms, turn.random(), target) {
                 Step::Removed => removed += 1,
-                Step::Moved => {}
+                Step::Moved => has_moved = true,
                 Step::Nothing => break,
             }
             if live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max {
@@ -199,6 +216,7 @@ impl Keyspace {
             bytes: live_before.saturating_sub(shard.log.live_bytes() as u64),
             entries: removed,
             has_freed: shard.bytes() < held_before,
+            has_moved,
         }
     }
 
@@ -209,7 +227,7 @@ impl Keyspace {
 
 impl Shard {
     /// Evicts one entry by the policy, or finds out more about which.
-    fn evict_step(&mut self, now_ms: u64, random: u64) -> Step {
+    fn evict_step(&mut self, now_ms: u64, random: u64, target: u64) -> Step {
         let policy = self.queues.policy;
         let none = if policy.is_volatile() { self.count_with_ttl() == 0 } else { self.index.len() == 0 };
         if none {
@@ -217,7 +235,7 @@ impl Shard {
         }
         match policy.engine() {
             Engine::None => Step::Nothing,
-            Engine::Frequency => self.evict_by_frequency(now_ms),
+            Engine::Frequency => self.evict_by_frequency(now_ms, target),
             Engine::Recency => self.evict_by_recency(now_ms),
             Engine::Ttl => self.evict_by_ttl(now_ms),
             Engine::Random => {
@@ -225,6 +243,17 @@ impl Shard {
                 self.evict_oldest(WINDOW, now_ms)
             }
         }
+    }
+
+    /// What the evictable entries may weigh when `bytes_over` are evicted.
+    fn weight_wished(&self, bytes_over: u64) -> u64 {
+        let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
+        let all = lists.iter().map(|&list| self.log.list_weight(list)).sum::<usize>();
+        (all as u64).saturating_sub(bytes_over)
+    }
+
+    fn mean_weight(&self) -> u64 {
+        (self.log.weight_of_all() / self.index.len().max(1)) as u64
     }
 
     fn evict_by_recency(&mut self, now_ms: u64) -> Step {
@@ -268,11 +297,12 @@ impl Shard {
         }
     }
 
-    fn evict_by_frequency(&mut self, now_ms: u64) -> Step {
-        let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
-        let all = lists.iter().map(|&list| self.log.list_weight(list)).sum::<usize>();
-        let window_bytes_max = self.queues.window_bytes_max(all);
-        let main_bytes_max = (all as u64).saturating_sub(window_bytes_max);
+    /// `target` is what all lists may weigh when enough is evicted: what stands in them beyond their parts of it has to
+    /// prove itself. With their parts of what they weigh now, every candidate would find room, and what is evicted
+    /// afterwards would not be compared with anything.
+    fn evict_by_frequency(&mut self, now_ms: u64, target: u64) -> Step {
+        let window_bytes_max = self.queues.share.window_bytes_max(target);
+        let main_bytes_max = target.saturating_sub(window_bytes_max);
         match self.oldest(CANDIDATES, now_ms) {
             Oldest::Expired => return Step::Removed,
             Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),

@@ -10,7 +10,8 @@ use crate::lease_table::WAIT_BUCKETS;
 use crate::log::Charge;
 use crate::log::{Garbage, PAGE_BYTES, Pool};
 use crate::memory::Memory;
-use crate::policy::window::{Cache, WindowControl};
+use crate::policy::duel::Objective;
+use crate::policy::window::{Cache, Report, WindowControl};
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 use crate::shard::{Shard, ShardNumber};
 use crate::slot::{Slot, Slots};
@@ -20,7 +21,7 @@ use crate::waiter_count::WaiterCount;
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All data of a node: shards behind short locks. Shared by all threads.
@@ -32,6 +33,8 @@ pub struct Keyspace {
     pub(crate) memory: Memory,
     window: Arc<WindowControl>,
     pub(crate) policy: AtomicU8,
+    /// Whether the objective is bytes.
+    wants_bytes: AtomicBool,
     eviction_samples: AtomicU8,
     /// The shard to evict from, modulo their number.
     pub(crate) next_victim: AtomicUsize,
@@ -285,6 +288,7 @@ impl Keyspace {
             memory: Memory::new(settings.memory_bytes_max, count, pool.segment_bytes()),
             window,
             policy: AtomicU8::new(0),
+            wants_bytes: AtomicBool::new(false),
             eviction_samples: AtomicU8::new(0),
             next_victim: AtomicUsize::new(0),
         };
@@ -536,8 +540,8 @@ impl Keyspace {
     /// Works off a bounded part of what the shards have told of some keys, and chooses the window of the policies that have
     /// an adaptive one. To be called from a tick of each thread, the more often the better.
     pub fn adapt_window(&self, turn: &mut Turn) {
+        let objective = self.objective();
         if !self.policy().has_adaptive_window() {
-            let objective = self.policy().objective();
             return self.window.adapt(Cache { capacity_bytes: 0, entries: 0, objective });
         }
         let allowed = self.memory.bytes_allowed();
@@ -551,14 +555,34 @@ impl Keyspace {
             false if is_full => weight,
             _ => allowed,
         };
-        self.window.adapt(Cache { capacity_bytes, entries, objective: self.policy().objective() });
+        self.window.adapt(Cache { capacity_bytes, entries, objective });
+    }
+
+    /// What the controller of the window has done so far.
+    #[must_use]
+    pub fn window_report(&self) -> Report {
+        self.window.report()
     }
 
     /// Changes what is evicted. Entries stay, and go by the new policy from now on.
     pub fn set_policy(&self, policy: EvictionPolicy) {
         self.policy.store(policy as u8, Relaxed);
+        self.tell_policy();
+    }
+
+    /// Changes what policies that weigh frequency against size keep most of.
+    pub fn set_objective(&self, objective: Objective) {
+        self.wants_bytes.store(objective == Objective::Bytes, Relaxed);
+        self.tell_policy();
+    }
+
+    fn objective(&self) -> Objective {
+        if self.wants_bytes.load(Relaxed) { Objective::Bytes } else { Objective::Objects }
+    }
+
+    fn tell_policy(&self) {
         for index in 0..self.shards() {
-            self.lock(index).set_policy(policy);
+            self.lock(index).set_policy(self.policy(), self.objective());
         }
     }
 

@@ -100,7 +100,7 @@ impl Queues {
             generations: Generations::default(),
             sketch: Sketch::new(0),
             share: policy.share(),
-            objective: policy.objective(),
+            objective: Objective::Objects,
             capacity_bytes,
             window,
             epoch_starts_ms: [now_ms; 8],
@@ -117,7 +117,8 @@ impl Queues {
     }
 
     /// Changes the policy: what is in the lists stays, in order, and goes through the new ones.
-    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, log: &mut Log, entries: usize) {
+    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, wished: Objective, log: &mut Log, entries: usize) {
+        self.objective = policy.objective_of(wished);
         if policy == self.policy {
             return;
         }
@@ -129,6 +130,7 @@ impl Queues {
         };
         let began_ms = self.epoch_starts_ms.into_iter().min().unwrap_or(0);
         *self = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
+        self.objective = policy.objective_of(wished);
         if policy.engine() == Engine::Frequency {
             self.sketch.grow_to(entries);
         }

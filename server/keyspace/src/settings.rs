@@ -109,10 +109,12 @@ impl EvictionPolicy {
         Share { window_per_mille, margin: 0 }
     }
 
-    pub(crate) fn objective(self) -> Objective {
+    /// What its duels are about, where the operator wishes this: those of the policies that go by frequency alone do not
+    /// look at sizes.
+    pub(crate) fn objective_of(self, wished: Objective) -> Objective {
         match self {
             Self::AllKeysLfu | Self::VolatileLfu => Objective::Bytes,
-            _ => Objective::Objects,
+            _ => wished,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
 use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, Pool, Stored};
+use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
@@ -464,9 +465,9 @@ impl Shard {
     }
 
     /// Changes what is evicted.
-    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy) {
+    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, objective: Objective) {
         let (queues, log) = (&mut self.queues, &mut self.log);
-        queues.set_policy(policy, log, self.index.len());
+        queues.set_policy(policy, objective, log, self.index.len());
     }
 
     /// Whether dead bytes are worth cleaning up.

@@ -1,6 +1,7 @@
 //! Absences: what is remembered, for how long, in how much memory.
 
 use super::*;
+use std::sync::Arc;
 
 const SETTINGS: LeaseSettings = LeaseSettings {
     lease_ms: 10_000,
