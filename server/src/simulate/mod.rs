@@ -11,8 +11,8 @@ use crate::config::options::eviction_policies;
 use crate::config::text;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use leasehold_keyspace::EvictionPolicy;
-use replay::Limit;
+use leasehold_keyspace::{EvictionPolicy, Objective};
+use replay::{Cache, Limit};
 use report::{Report, Row};
 use std::io::Write;
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ pub(crate) struct Simulation {
     #[arg(long, value_enum, default_value_t = Overhead::Real)]
     overhead: Overhead,
 
+    /// What the tinylfu policies make the most of, as tinylfu-objective has it: objects or bytes.
+    #[arg(long, value_enum, default_value_t = Goal::Objects)]
+    objective: Goal,
+
     /// Parts of the keyspace, each of which evicts by itself: a power of two.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = shards)]
     shards: usize,
@@ -55,6 +59,12 @@ pub(crate) struct Simulation {
 enum Overhead {
     Real,
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Goal {
+    Objects,
+    Bytes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,6 +115,10 @@ pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Resu
     let policies = policies(&simulation.policy)?;
     let trace = Trace::read(&simulation.trace)
         .with_context(|| format!("the trace {} cannot be used", simulation.trace.display()))?;
+    let objective = match simulation.objective {
+        Goal::Objects => Objective::Objects,
+        Goal::Bytes => Objective::Bytes,
+    };
     let mut report = Report::new(simulation.format == Format::Csv);
     report.begin(&trace, out)?;
     for memory in &simulation.memory {
@@ -114,7 +128,7 @@ pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Resu
             Overhead::None => Limit::Values(memory_bytes),
         };
         for &(name, policy) in &policies {
-            let misses = replay::replay(&trace, policy, limit, simulation.shards);
+            let misses = replay::replay(&trace, Cache { policy, objective, limit, shards: simulation.shards });
             report.add(Row { policy: name, memory_bytes, requests: trace.len(), misses }, out)?;
         }
     }

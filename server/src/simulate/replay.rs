@@ -2,7 +2,9 @@
 
 use super::trace::Trace;
 use crate::config::parse::{Given, read};
-use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, Settings, Turn, VALUE_BYTES_MAX};
+use leasehold_keyspace::{
+    Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, Objective, Settings, Turn, VALUE_BYTES_MAX,
+};
 
 /// What is limited.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +36,19 @@ const EXPIRE_STEPS: usize = 16;
 const SEED: HashSeed = HashSeed([0x9E37, 0x79B9, 0x7F4A, 0x7C15]);
 const DB: Db = Db(0);
 
+/// What is replayed through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cache {
+    pub policy: EvictionPolicy,
+    pub objective: Objective,
+    pub limit: Limit,
+    pub shards: usize,
+}
+
 /// Asks for each key in turn, and stores it if it is not there.
-pub(crate) fn replay(trace: &Trace, policy: EvictionPolicy, limit: Limit, shards: usize) -> Misses {
-    let keyspace = keyspace(policy, limit, shards);
+pub(crate) fn replay(trace: &Trace, cache: Cache) -> Misses {
+    let keyspace = keyspace(cache);
+    let Cache { limit, shards, .. } = cache;
     let mut turn = Turn::new(0, SEED.0[0]);
     let largest = trace.requests().map(|(_, bytes)| bytes).filter(|&bytes| storable(bytes).is_some()).max();
     let zeros = vec![0; largest.and_then(storable).unwrap_or(0)];
@@ -64,12 +76,22 @@ pub(crate) fn replay(trace: &Trace, policy: EvictionPolicy, limit: Limit, shards
 
 /// As `SET` does. What has no room is not stored.
 fn store(keyspace: &Keyspace, turn: &mut Turn, limit: Limit, key: &[u8], value: &[u8]) {
-    let bytes_wanted = match limit {
-        Limit::Memory(_) => key.len() + value.len(),
-        Limit::Values(_) => value.len(),
-    };
-    if keyspace.make_room(turn, bytes_wanted).is_ok() {
-        keyspace.update(turn, DB, key, |slot| slot.set(value, Attributes::PLAIN));
+    match limit {
+        Limit::Memory(_) => {
+            if keyspace.make_room(turn, key.len() + value.len()).is_ok() {
+                keyspace.update(turn, DB, key, |slot| slot.set(value, Attributes::PLAIN));
+            }
+        }
+        // Simulators let the newcomer in first and then see who goes.
+        Limit::Values(bytes_max) => {
+            if value.len() as u64 <= bytes_max {
+                keyspace.update(turn, DB, key, |slot| slot.set(value, Attributes::PLAIN));
+                // Under a policy that evicts nothing the newcomer has to go again.
+                if keyspace.make_room(turn, 0).is_err() {
+                    keyspace.update(turn, DB, key, |slot| slot.remove());
+                }
+            }
+        }
     }
 }
 
@@ -77,13 +99,15 @@ fn storable(bytes: u64) -> Option<usize> {
     usize::try_from(bytes).ok().filter(|&bytes| bytes <= VALUE_BYTES_MAX)
 }
 
-fn keyspace(policy: EvictionPolicy, limit: Limit, shards: usize) -> Keyspace {
+fn keyspace(cache: Cache) -> Keyspace {
+    let Cache { policy, objective, limit, shards } = cache;
     let defaults = read(&Given { conf: None, arguments: Vec::new() }).config.keyspace_settings(0);
     let memory_bytes_max = match limit {
         Limit::Memory(bytes) => bytes,
         Limit::Values(_) => 0,
     };
     let keyspace = Keyspace::new(Settings { shards, policy, memory_bytes_max, ..defaults }, SEED);
+    keyspace.set_objective(objective);
     if let Limit::Values(bytes) = limit {
         keyspace.limit_values_only(bytes);
     }
