@@ -61,6 +61,7 @@ impl Host for NodeHost {
         let keyspace = &self.node.keyspace;
         keyspace.set_memory_bytes_max(live.memory_bytes_max);
         keyspace.set_policy(live.policy);
+        keyspace.set_objective(live.objective);
         keyspace.set_eviction_samples(live.eviction_samples);
         keyspace.set_absence_bytes_max(live.absence_bytes_max());
         keyspace.set_lease_settings(live.lease);

@@ -74,6 +74,7 @@ impl Node {
         let clock = Clock::start();
         let seed = crate::config::random_hash_seed();
         let keyspace = Keyspace::new(config.keyspace_settings(clock.boot_unix_ms()), seed);
+        keyspace.set_objective(config.live.objective);
         let run = crate::config::random_hash_seed().0;
         let threads = (0..config.threads).map(|_| ThreadDesk {
             mailbox: Mailbox::default(),

@@ -160,7 +160,7 @@ mod tests {
             ("timeout", "0"),
             ("tcp-keepalive", "300"),
             ("maxmemory", "0"),
-            ("MAXMEMORY-POLICY", "allkeys-lru"),
+            ("MAXMEMORY-POLICY", "allkeys-tinylfu"),
             ("proto-max-bulk-len", "536870912"),
             ("client-query-buffer-limit", "1073741824"),
             ("bind", "127.0.0.1 -::1"),
@@ -238,9 +238,10 @@ mod tests {
                  inclusive",
             ),
             (
-                &[("maxmemory-policy", "allkeys-lfu")],
+                &[("maxmemory-policy", "allkeys-mru")],
                 "ERR CONFIG SET failed (possibly related to argument 'maxmemory-policy') - argument(s) must be one of the \
-                 following: noeviction, allkeys-lru, volatile-lru, allkeys-random, volatile-random, volatile-ttl",
+                 following: noeviction, allkeys-lru, volatile-lru, allkeys-random, volatile-random, volatile-ttl, \
+                 allkeys-tinylfu, volatile-tinylfu, allkeys-lfu, volatile-lfu",
             ),
             (
                 &[("lease-ms", "10m")],

@@ -86,7 +86,8 @@ fn each_mistake_is_told_with_place_reason_and_range() {
         (
             "maxmemory-policy = \"lru\"",
             &["x.toml:1:20: maxmemory-policy: \"lru\" is not known; allowed: \"noeviction\", \"allkeys-lru\", \
-               \"volatile-lru\", \"allkeys-random\", \"volatile-random\", \"volatile-ttl\""],
+               \"volatile-lru\", \"allkeys-random\", \"volatile-random\", \"volatile-ttl\", \"allkeys-tinylfu\", \
+               \"volatile-tinylfu\", \"allkeys-lfu\", \"volatile-lfu\""],
         ),
         (
             "shards = 48",

@@ -17,7 +17,7 @@ pub(crate) mod spec;
 pub(crate) mod text;
 
 use leasehold_command::ServeStale;
-use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_sql::{LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::IpAddr;
@@ -91,6 +91,7 @@ pub(crate) struct Live {
     /// 0 = no limit.
     pub memory_bytes_max: u64,
     pub policy: EvictionPolicy,
+    pub objective: Objective,
     pub eviction_samples: u8,
     /// As configured; the keyspace is given [`Live::absence_bytes_max`].
     pub negative_memory_bytes: u64,

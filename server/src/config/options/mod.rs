@@ -13,7 +13,7 @@ pub(crate) use server::{GROUPS, eviction_policies};
 use super::spec::{Default, Kind, Spec, Unit};
 use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, Secret};
 use leasehold_command::ServeStale;
-use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings};
+use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_sql::{LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::{IpAddr, Ipv4Addr};
@@ -76,6 +76,7 @@ impl std::default::Default for Config {
             output_soft_time: Duration::ZERO,
             memory_bytes_max: 0,
             policy: EvictionPolicy::NoEviction,
+            objective: Objective::Objects,
             eviction_samples: 0,
             negative_memory_bytes: 0,
             lease,

@@ -3,8 +3,8 @@
 use super::super::spec::{Change, Default, Kind, NO_MOST, Spec, Unit, Value};
 use super::super::{Config, LogFormat, LogLevel, Secret, machine};
 use super::{DAY, GB, HOUR, KB, MB, MS, SECOND, YEAR, integer, ms, seconds};
-use leasehold_keyspace::EvictionPolicy;
 use leasehold_keyspace::settings::DATABASES_MAX;
+use leasehold_keyspace::{EvictionPolicy, Objective};
 use leasehold_protocol::Limits;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -182,6 +182,8 @@ const POLICY_NAMES: &[&str] = &[
 ];
 const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = EvictionPolicy::ALL;
 
+const OBJECTIVES: [Objective; 2] = [Objective::Objects, Objective::Bytes];
+
 /// The values of `maxmemory-policy` with their names.
 pub(crate) fn eviction_policies() -> impl Iterator<Item = (&'static str, EvictionPolicy)> {
     POLICY_NAMES.iter().copied().zip(POLICIES)
@@ -201,13 +203,24 @@ const MEMORY: &[Spec<Config>] = &[
     Spec {
         name: "maxmemory-policy",
         kind: Kind::Choice(POLICY_NAMES),
-        default: Default::Text("allkeys-lru"),
+        default: Default::Text("allkeys-tinylfu"),
         change: Change::Live,
-        doc: "What goes when maxmemory is reached: the least recently used entry, a random one, or the one that expires \
-              first; \"volatile\" looks only at entries with a TTL. With \"noeviction\", which is Redis's default, writes \
-              get an OOM error instead.",
+        doc: "What goes when maxmemory is reached: what is used least for its size (tinylfu, which hits most on nearly all \
+              traffic), used least often (lfu), used longest ago (lru), a random entry, or the one that expires first; \
+              \"volatile\" looks only at entries with a TTL. With \"noeviction\", which is Redis's default, writes get an \
+              OOM error instead.",
         write: |config, value| config.live.policy = value.choice(&POLICIES),
         read: |config| Value::from_choice(&POLICIES, config.live.policy),
+    },
+    Spec {
+        name: "tinylfu-objective",
+        kind: Kind::Choice(&["objects", "bytes"]),
+        default: Default::Text("objects"),
+        change: Change::Live,
+        doc: "What the tinylfu policies make the most of: \"objects\" = hits, so of two entries used alike the smaller stays; \
+              \"bytes\" = the bytes that hits save.",
+        write: |config, value| config.live.objective = value.choice(&OBJECTIVES),
+        read: |config| Value::from_choice(&OBJECTIVES, config.live.objective),
     },
     Spec {
         name: "maxmemory-samples",
