@@ -197,17 +197,19 @@ impl Shard {
             self.stats.misses += u64::from(counts);
             return None;
         };
-        let entry = self.entry(location);
-        if entry.is_fresh(now_ms) {
-            self.stats.hits += u64::from(counts);
-            let result = read(self.view(location, now_ms));
-            if counts {
-                self.touch(location, key.hash, now_ms);
+        let view = self.log.view(location);
+        if view.is_fresh(now_ms) {
+            if !counts {
+                return Some(read(self.view(location, now_ms)));
             }
+            let result = read(view.entry());
+            let (control, weight) = (view.control(), self.log.weight(&view));
+            self.stats.hits += 1;
+            self.touch_known(location, key.hash, control, weight, now_ms);
             return Some(result);
         }
         self.stats.misses += u64::from(counts);
-        if self.entry(location).is_gone(now_ms) {
+        if view.is_gone(now_ms) {
             self.expire(location, key.hash);
         }
         None
@@ -224,10 +226,12 @@ impl Shard {
     ) -> Lookup<R> {
         let counts = access == Access::Touch;
         if let Some(location) = self.find_live(key, now_ms) {
-            let is_fresh = self.entry(location).is_fresh(now_ms);
-            let result = read(self.view(location, now_ms));
+            let view = self.log.view(location);
+            let is_fresh = view.is_fresh(now_ms);
+            let result = if counts { read(view.entry()) } else { read(self.view(location, now_ms)) };
             if counts {
-                self.touch(location, key.hash, now_ms);
+                let (control, weight) = (view.control(), self.log.weight(&view));
+                self.touch_known(location, key.hash, control, weight, now_ms);
                 self.count_lookup(is_fresh);
             }
             return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
@@ -254,7 +258,13 @@ impl Shard {
     #[inline]
     pub(crate) fn touch(&mut self, location: Location, hash: u64, now_ms: u64) {
         let view = self.log.view(location);
-        let (before, weight) = (view.control(), self.log.weight(&view));
+        let (control, weight) = (view.control(), self.log.weight(&view));
+        self.touch_known(location, hash, control, weight, now_ms);
+    }
+
+    /// As [`Shard::touch`] for who has just looked at the entry.
+    #[inline]
+    fn touch_known(&mut self, location: Location, hash: u64, before: u8, weight: usize, now_ms: u64) {
         let control = self.queues.touch(before, hash, weight, self.index.len(), now_ms);
         // Written only if it changes, so that hot entries stay shared between the cores' caches.
         if control != before {
