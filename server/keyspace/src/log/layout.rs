@@ -290,10 +290,12 @@ impl<'s> EntryView<'s> {
             return None;
         }
         let at = self.fields_at as usize + usize::from(self.flags & DB != 0);
-        let mut bytes = [0; 8];
-        let len = if self.flags & FAR == 0 { 6 } else { 8 };
-        bytes[..len].copy_from_slice(&self.bytes[at..at + len]);
-        Some(u64::from_le_bytes(bytes))
+        if self.flags & FAR != 0 {
+            return Some(self.u64_at(at));
+        }
+        // Two reads of a known length: one of a length that varies would be a call.
+        let [low @ .., e, f] = *self.bytes[at..].first_chunk::<6>().expect("an entry has all its fields");
+        Some(u64::from(u32::from_le_bytes(low)) | u64::from(u16::from_le_bytes([e, f])) << 32)
     }
 
     /// Within its fresh life.
@@ -383,10 +385,10 @@ impl<'s> EntryView<'s> {
             frequency: 0,
             memory_bytes: 0,
         };
-        if self.flags & (EXPIRES | MORE) != 0 {
+        entry.expire_at_ms = self.expire_at_ms();
+        if self.more & (STALE | EXTERNAL | CLIENT_FLAGS) != 0 {
             let fields = self.fields();
             entry.external_version = fields.external_version;
-            entry.expire_at_ms = fields.expire_at_ms;
             entry.stale_for_ms = fields.stale_for_ms;
             entry.client_flags = fields.client_flags;
         }
