@@ -224,7 +224,9 @@ impl Shard {
                 let place = self.store(place, key, value, &fields, now_ms);
                 match version {
                     // Nobody is told.
-                    None if self.leases.has_waiters(key.db, key.bytes) => self.observe_version(place, key, now_ms).1,
+                    None if self.leases.has_waiting_clients(key.db, key.bytes) => {
+                        self.observe_version(place, key, now_ms).1
+                    }
                     _ => 0,
                 }
             }

@@ -453,6 +453,12 @@ impl LeaseTable {
         self.records.get(&RecordRef { db, key }).is_some_and(|record| !record.waiting.is_empty())
     }
 
+    /// Whether one of them is a GETL, which is told the version; who reads through a loader is not.
+    pub(crate) fn has_waiting_clients(&self, db: Db, key: &[u8]) -> bool {
+        let is_client = |waiting: &Waiting| waiting.claimant == Claimant::Client;
+        self.records.get(&RecordRef { db, key }).is_some_and(|record| record.waiting.iter().any(is_client))
+    }
+
     /// Revokes every record of one database, or of all.
     pub(crate) fn revoke_all(
         &mut self,
