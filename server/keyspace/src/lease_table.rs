@@ -14,7 +14,7 @@ const ISSUED_MAX: usize = 8;
 /// Least time between two tokens of a key in ms when it follows the load time (SPEC §2 rule 2).
 const REISSUE_MS_MIN: u64 = 50;
 
-/// A token is reissued after so many recent load times, the next one after twice as long, and so on until there is a fill.
+/// A token is reissued after so many recent load times, the next after twice as long, and so on until there is a fill.
 const REISSUE_LOADS: u64 = 4;
 
 /// Buckets of the histogram of waits: under 1 ms, 2, 4, 8 … 2^18 ms (4 minutes), and longer ones.
@@ -647,12 +647,10 @@ impl Record {
             Claimant::Server { .. } => valid_until_ms,
             Claimant::Client => {
                 let reissue_ms = pace.reissue_after_ms.unwrap_or_else(|| {
+                    // Each token that brought nothing yet doubles the wait, or a slow key's first holder would be pushed out.
                     let outstanding = self.issued.iter().filter(|issued| issued.valid_until_ms > now_ms).count();
-                    self.load_ms.or(pace.load_ms).map_or(lease_ms, |load_ms| {
-                        // Each token that brought nothing yet doubles the wait: the key may load slower than the others, and
-                        // then one load after the other would be started, and the first holder's token pushed out.
-                        (REISSUE_LOADS * load_ms).max(REISSUE_MS_MIN) << outstanding.min(ISSUED_MAX)
-                    })
+                    let (load_ms, doublings) = (self.load_ms.or(pace.load_ms), outstanding.min(ISSUED_MAX));
+                    load_ms.map_or(lease_ms, |ms| (REISSUE_LOADS * ms).max(REISSUE_MS_MIN) << doublings)
                 });
                 now_ms.saturating_add(reissue_ms.min(lease_ms))
             }
