@@ -93,20 +93,17 @@ impl Index {
         self.buckets.bytes() + self.overflow.bytes()
     }
 
-    /// The location of the key with this hash that `is_it` accepts.
-    #[inline]
-    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(Location) -> bool) -> Option<Location> {
+    /// What `look` finds at the location of the key with this hash: it is asked about each that may be it.
+    #[inline(always)]
+    pub(crate) fn find<R>(&self, hash: u64, mut look: impl FnMut(Location) -> Option<R>) -> Option<R> {
         let tag = tag_of(hash);
         let mut bucket = self.buckets.at(self.bucket_of(hash));
         loop {
-            let mut matching = bucket.matching(tag);
-            while matching != 0 {
-                let slot = matching.trailing_zeros() as usize;
-                matching &= matching - 1;
+            for slot in bucket.matching(tag) {
                 if let Some(location) = Location::decode(bucket.locations[slot])
-                    && is_it(location)
+                    && let Some(found) = look(location)
                 {
-                    return Some(location);
+                    return Some(found);
                 }
             }
             if bucket.overflow == 0 {
@@ -126,8 +123,7 @@ impl Index {
     #[inline]
     pub(crate) fn guess(&self, hash: u64) -> Option<Location> {
         let bucket = self.buckets.at(self.bucket_of(hash));
-        let matching = bucket.matching(tag_of(hash));
-        if matching == 0 { None } else { Location::decode(bucket.locations[matching.trailing_zeros() as usize]) }
+        bucket.matching(tag_of(hash)).next().and_then(|slot| Location::decode(bucket.locations[slot]))
     }
 
     /// Adds the location of a key that is not in the index. `hash_at` is asked for the hashes of those that move.
@@ -361,14 +357,35 @@ impl Index {
 }
 
 impl Bucket {
-    /// A bit for each slot with this tag.
+    /// The slots with this tag.
     #[inline]
-    fn matching(&self, tag: u8) -> u32 {
-        let mut matching = 0;
-        for (slot, &other) in self.tags.iter().enumerate() {
-            matching |= u32::from(other == tag) << slot;
+    fn matching(&self, tag: u8) -> Matching {
+        const LOW_7: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+
+        let wanted = u64::from_ne_bytes([tag; 8]);
+        // The top bit of each byte that is 0, and no other.
+        let zeros = |bytes: u64| !(((bytes & LOW_7) + LOW_7) | bytes | LOW_7);
+        let [a, b, c, d, e, f, g, h, high @ ..] = self.tags;
+        let low = zeros(u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ wanted);
+        let high = zeros(u64::from(u32::from_le_bytes(high)) ^ wanted) & u64::from(u32::MAX);
+        Matching(low >> 7 | high >> 6)
+    }
+}
+
+/// Slots of a bucket: slot n below 8 is bit 8 n, and slot 8 + n is bit 8 n + 1.
+struct Matching(u64);
+
+impl Iterator for Matching {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
         }
-        matching
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(bit / 8 + bit % 8 * 8)
     }
 }
 
@@ -457,6 +474,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_slot_with_a_tag_matches_and_no_other() {
+        for (tag, other) in [(0, 1), (1, 0), (0x7f, 0x80), (0x80, 0x7f), (0xff, 0), (5, 0x85)] {
+            for chosen in 0..1_usize << SLOTS {
+                let tags = std::array::from_fn(|slot| if chosen >> slot & 1 == 1 { tag } else { other });
+                let found = Bucket { tags, ..EMPTY }.matching(tag).fold(0, |found, slot| found | 1 << slot);
+                assert_eq!(found, chosen, "{tag} among {tags:?}");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -470,7 +498,7 @@ mod tests {
             }
             for (number, step) in steps {
                 let hash = hash_at(location(number));
-                let found = index.find(hash, |at| at == location(number)).is_some();
+                let found = index.find(hash, |at| (at == location(number)).then_some(())).is_some();
                 prop_assert_eq!(found, model.contains_key(&number));
                 match step {
                     0 | 1 if found => {

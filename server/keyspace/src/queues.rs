@@ -168,7 +168,7 @@ impl Queues {
             Engine::Frequency => {
                 self.sketch.grow_to(newcomer.entries + 1);
                 self.count_request(newcomer.entries, newcomer.now_ms);
-                self.sample(newcomer.hash, newcomer.weight);
+                self.sample(newcomer.hash, || newcomer.weight);
                 Control::stored(self.sketch.estimate(newcomer.hash), self.ageing.epoch())
             }
             Engine::Recency => {
@@ -192,16 +192,23 @@ impl Queues {
         }
     }
 
-    /// The control byte after a use of an entry.
+    /// The control byte after a use of an entry. Its weight is asked for only if it matters.
     #[inline]
-    pub(crate) fn touch(&mut self, control: u8, hash: u64, weight: usize, entries: usize, now_ms: u64) -> u8 {
+    pub(crate) fn touch(
+        &mut self,
+        control: u8,
+        hash: u64,
+        weight: impl FnOnce() -> usize,
+        entries: usize,
+        now_ms: u64,
+    ) -> u8 {
         match self.policy.engine() {
             Engine::Frequency => {
                 self.count_request(entries, now_ms);
                 self.sample(hash, weight);
                 Control(control).touched(self.ageing.epoch()).0
             }
-            Engine::Recency => self.generations.touch(Control(control), u32::try_from(weight).unwrap_or(u32::MAX)).0,
+            Engine::Recency => self.generations.touch(Control(control), weight).0,
             Engine::None | Engine::Random | Engine::Ttl => use_clock(now_ms),
         }
     }
@@ -223,8 +230,8 @@ impl Queues {
     }
 
     #[inline]
-    fn sample(&self, hash: u64, weight: usize) {
-        self.window.sample(hash, u32::try_from(weight).unwrap_or(u32::MAX));
+    fn sample(&self, hash: u64, weight: impl FnOnce() -> usize) {
+        self.window.sample(hash, weight);
     }
 
     /// Takes the share that is in force for all shards.

@@ -7,7 +7,7 @@ use crate::entry::{Fields, Key};
 use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
-use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, Pool, Stored};
+use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, Plan, Pool, Stored};
 use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
@@ -144,9 +144,16 @@ impl Shard {
     }
 
     /// The entry of a key, whatever its state.
-    #[inline]
     pub(crate) fn find(&self, key: &Key<'_>) -> Option<Location> {
-        self.index.find(key.hash, |location| self.log.view(location).is(key.db, key.bytes))
+        self.find_view(key).map(|(location, _)| location)
+    }
+
+    #[inline(always)]
+    fn find_view(&self, key: &Key<'_>) -> Option<(Location, EntryView<'_>)> {
+        self.index.find(key.hash, |location| {
+            let view = self.log.view(location);
+            view.is(key.db, key.bytes).then_some((location, view))
+        })
     }
 
     /// The external version that a write with a version must exceed: of the entry, fresh or stale, or of an absence.
@@ -193,23 +200,23 @@ impl Shard {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Option<R> {
         let counts = access == Access::Touch;
-        let Some(location) = self.find(key) else {
+        let Some((location, view)) = self.find_view(key) else {
             self.stats.misses += u64::from(counts);
             return None;
         };
-        let view = self.log.view(location);
         if view.is_fresh(now_ms) {
             if !counts {
                 return Some(read(self.view(location, now_ms)));
             }
+            let control = view.control();
             let result = read(view.entry());
-            let (control, weight) = (view.control(), self.log.weight(&view));
             self.stats.hits += 1;
-            self.touch_known(location, key.hash, control, weight, now_ms);
+            self.touch_known(location, key.hash, control, now_ms);
             return Some(result);
         }
+        let is_gone = view.is_gone(now_ms);
         self.stats.misses += u64::from(counts);
-        if view.is_gone(now_ms) {
+        if is_gone {
             self.expire(location, key.hash);
         }
         None
@@ -230,8 +237,8 @@ impl Shard {
             let is_fresh = view.is_fresh(now_ms);
             let result = if counts { read(view.entry()) } else { read(self.view(location, now_ms)) };
             if counts {
-                let (control, weight) = (view.control(), self.log.weight(&view));
-                self.touch_known(location, key.hash, control, weight, now_ms);
+                let control = view.control();
+                self.touch_known(location, key.hash, control, now_ms);
                 self.count_lookup(is_fresh);
             }
             return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
@@ -257,14 +264,15 @@ impl Shard {
     /// Counts as use of the entry.
     #[inline]
     pub(crate) fn touch(&mut self, location: Location, hash: u64, now_ms: u64) {
-        let view = self.log.view(location);
-        let (control, weight) = (view.control(), self.log.weight(&view));
-        self.touch_known(location, hash, control, weight, now_ms);
+        let control = self.log.view(location).control();
+        self.touch_known(location, hash, control, now_ms);
     }
 
     /// As [`Shard::touch`] for who has just looked at the entry.
     #[inline]
-    fn touch_known(&mut self, location: Location, hash: u64, before: u8, weight: usize, now_ms: u64) {
+    fn touch_known(&mut self, location: Location, hash: u64, before: u8, now_ms: u64) {
+        let log = &self.log;
+        let weight = || log.weight(&log.view(location));
         let control = self.queues.touch(before, hash, weight, self.index.len(), now_ms);
         // Written only if it changes, so that hot entries stay shared between the cores' caches.
         if control != before {
@@ -299,6 +307,9 @@ impl Shard {
         };
         if let Some(location) = location {
             self.touch(location, key.hash, now_ms);
+            if *fields == Fields::default() && self.log.try_replace_plain(location, value) {
+                return location;
+            }
         }
         self.put(location, key, layout, value, now_ms)
     }
@@ -348,7 +359,7 @@ impl Shard {
             return self.lay_out(location, key, layout, now_ms);
         }
         if let Some(room) = (before.room + len_before).checked_sub(len)
-            && self.log.try_rewrite_header(location, &Layout { room, ..layout })
+            && self.log.try_rewrite_header(location, &Layout { room, ..layout }.plan())
         {
             self.log.value_mut(location)[len_before..].fill(0);
             return location;
@@ -372,18 +383,19 @@ impl Shard {
         &mut self,
         location: Option<Location>,
         key: &Key<'_>,
-        mut layout: Layout,
+        layout: Layout,
         value: &[u8],
         now_ms: u64,
     ) -> Location {
-        if self.log.wants_run(&layout) {
-            layout.room = 0;
-            layout.stored = Stored::Run(self.log.new_run(key.bytes, value, layout.value_len));
+        let mut plan = layout.plan();
+        if self.log.wants_run(&plan) {
+            let run = self.log.new_run(key.bytes, value, layout.value_len);
+            plan = Layout { room: 0, stored: Stored::Run(run), ..layout }.plan();
         }
-        let newcomer = self.newcomer(key, &layout, now_ms);
+        let newcomer = self.newcomer(key, &plan, now_ms);
         let Some(location) = location else {
             let (control, list) = self.queues.store(&newcomer, &mut self.log);
-            let location = self.log.add(list, control, &layout, key.bytes, value, now_ms);
+            let location = self.log.add(list, control, &plan, key.bytes, value, now_ms);
             let (log, hash) = (&self.log, &self.hash);
             self.index.insert(key.hash, location, |location| hash_at(log, hash, location));
             let count = &mut self.counts[usize::from(key.db.0)];
@@ -396,10 +408,10 @@ impl Shard {
         let list_before = self.log.list_of(location);
         let list = self.queues.list_again(list_before, &newcomer, &self.log);
         self.count_ttl(key.db, expired_before, layout.fields.expire_at_ms.is_some());
-        if list == list_before && self.log.try_overwrite(location, control, &layout, key.bytes, value) {
+        if list == list_before && self.log.try_overwrite(location, control, &plan, key.bytes, value) {
             return location;
         }
-        let fresh = self.log.add(list, control, &layout, key.bytes, value, now_ms);
+        let fresh = self.log.add(list, control, &plan, key.bytes, value, now_ms);
         self.log.remove(location);
         self.index.relocate(key.hash, location, fresh);
         fresh
@@ -409,22 +421,23 @@ impl Shard {
     fn lay_out(&mut self, location: Location, key: &Key<'_>, layout: Layout, now_ms: u64) -> Location {
         let before = self.log.view(location);
         let (control, expired_before) = (before.control(), before.expire_at_ms().is_some());
-        let newcomer = self.newcomer(key, &layout, now_ms);
+        let plan = layout.plan();
+        let newcomer = self.newcomer(key, &plan, now_ms);
         let list_before = self.log.list_of(location);
         let list = self.queues.list_again(list_before, &newcomer, &self.log);
         self.count_ttl(key.db, expired_before, layout.fields.expire_at_ms.is_some());
-        if list == list_before && self.log.try_rewrite_header(location, &layout) {
+        if list == list_before && self.log.try_rewrite_header(location, &plan) {
             return location;
         }
         let fresh = match layout.stored {
             Stored::Run(_) => {
-                let fresh = self.log.add(list, control, &layout, key.bytes, &[], now_ms);
+                let fresh = self.log.add(list, control, &plan, key.bytes, &[], now_ms);
                 self.log.remove_without_run(location);
                 fresh
             }
             Stored::Here => {
                 let value = self.log.view(location).value().to_vec();
-                let fresh = self.log.add(list, control, &layout, key.bytes, &value, now_ms);
+                let fresh = self.log.add(list, control, &plan, key.bytes, &value, now_ms);
                 self.log.remove(location);
                 fresh
             }
@@ -433,11 +446,11 @@ impl Shard {
         fresh
     }
 
-    fn newcomer(&self, key: &Key<'_>, layout: &Layout, now_ms: u64) -> Newcomer {
+    fn newcomer(&self, key: &Key<'_>, plan: &Plan, now_ms: u64) -> Newcomer {
         Newcomer {
             hash: key.hash,
-            weight: self.log.weight_of(layout),
-            expire_at_ms: layout.fields.expire_at_ms,
+            weight: self.log.weight_of(plan),
+            expire_at_ms: plan.layout().fields.expire_at_ms,
             entries: self.index.len(),
             now_ms,
         }

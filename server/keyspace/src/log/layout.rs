@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!     control u8 │ flags u8 │ key_len u8 │ value_len 1–5 bytes │ {key_len u16} │ {more flags u8}
-//!     {db u8} {expire_at_ms u48 or u64} {version u64} {stale_for_ms u64} {external u64}
-//!     {client_flags u32} {load_ms u32} {room u32}
+//!     {db u8} {expire_at_ms u42 with load u6, or u64} {version u64} {stale_for_ms u64} {external u64}
+//!     {client_flags u32} {room u32}
 //!     key │ value │ room │ up to 3 bytes to a multiple of 4
 //! ```
 //!
 //! What stands in braces is there only if a flag says so: a plain entry with a value below 128 bytes costs 4 bytes. A key of
 //! 255 bytes or more has its length in two more bytes. `value_len` has seven bits a byte, low ones first. Key and value of a
-//! large entry lie in a run of their own; then the run's number, a u32, stands in place of key, value and room.
+//! large entry lie in a run of their own; then the run's number, a u32, stands in place of key, value and room. `load` is how
+//! long the key's load took, to a quarter of it: it needs no byte of its own, because what is loaded has a TTL.
 //!
 //! All of it is safe code over slices: a wrong length is a panic, not a read of other memory.
 
@@ -35,11 +36,11 @@ const DEAD: u8 = 1 << 6;
 const STALE: u8 = 1 << 0;
 const EXTERNAL: u8 = 1 << 1;
 const CLIENT_FLAGS: u8 = 1 << 2;
-const LOAD: u8 = 1 << 3;
-const ROOM: u8 = 1 << 4;
+const ROOM: u8 = 1 << 3;
 
 const KEY_LEN_LONG: usize = u8::MAX as usize;
-const EXPIRY_NEAR_BITS: u32 = 48;
+/// Of 48: up to the year 2109. Above them stands the load.
+const EXPIRY_NEAR_BITS: u32 = 42;
 
 /// Where key and value of an entry are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub(crate) enum Stored {
     Run(u32),
 }
 
-/// The sizes and fields that decide how an entry lies.
+/// The sizes and fields that decide how an entry lies. [`Layout::plan`] works out where everything stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) db: Db,
@@ -64,94 +65,84 @@ pub(crate) struct Layout {
     pub(crate) room: usize,
 }
 
-impl Layout {
-    fn more(&self) -> u8 {
-        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        flag(self.fields.stale_for_ms > 0, STALE)
-            | flag(self.fields.external_version.is_some(), EXTERNAL)
-            | flag(self.fields.client_flags > 0, CLIENT_FLAGS)
-            | flag(self.fields.load_ms > 0, LOAD)
-            | flag(self.room > 0, ROOM)
-    }
+/// A layout, and where everything stands by it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    layout: Layout,
+    flags: u8,
+    more: u8,
+    key_at: usize,
+    bytes: usize,
+}
 
-    fn flags(&self) -> u8 {
-        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        flag(self.fields.expire_at_ms.is_some(), EXPIRES)
-            | flag(self.fields.expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS > 0), FAR)
+impl Layout {
+    pub(crate) fn plan(self) -> Plan {
+        let flag = |is_set: bool, flag: u8| u8::from(is_set) * flag;
+        let fields = &self.fields;
+        let more = flag(fields.stale_for_ms > 0, STALE)
+            | flag(fields.external_version.is_some(), EXTERNAL)
+            | flag(fields.client_flags > 0, CLIENT_FLAGS)
+            | flag(self.room > 0, ROOM);
+        let flags = flag(fields.expire_at_ms.is_some(), EXPIRES)
+            | flag(fields.expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS > 0), FAR)
             | flag(self.version.is_some(), VERSION)
             | flag(self.db != Db(0), DB)
-            | flag(self.more() > 0, MORE)
-            | flag(self.stored != Stored::Here, RUN)
-    }
-
-    /// Bytes of key, value and room, or of the number of their run.
-    fn body_len(&self) -> usize {
-        match self.stored {
+            | flag(more > 0, MORE)
+            | flag(self.stored != Stored::Here, RUN);
+        let lens = 3 + varint_len(self.value_len) + if self.key_len < KEY_LEN_LONG { 0 } else { 2 };
+        let key_at = lens + usize::from(flags & MORE != 0) + fields_len(flags, more);
+        let body_len = match self.stored {
             Stored::Here => self.key_len + self.value_len + self.room,
             Stored::Run(_) => size_of::<u32>(),
-        }
+        };
+        Plan { layout: self, flags, more, key_at, bytes: (key_at + body_len).next_multiple_of(WORD) }
+    }
+}
+
+impl Plan {
+    #[inline]
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Bytes before the key.
+    #[inline]
     pub(crate) fn key_at(&self) -> usize {
-        let flags = self.flags();
-        let lens = 3 + varint_len(self.value_len) + if self.key_len < KEY_LEN_LONG { 0 } else { 2 };
-        lens + usize::from(flags & MORE != 0) + fields_len(flags, self.more())
+        self.key_at
     }
 
     /// Bytes of the entry in a segment, a multiple of [`WORD`].
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        (self.key_at() + self.body_len()).next_multiple_of(WORD)
+        self.bytes
     }
 
-    /// Writes header and fields. Key and value are the caller's to write, at [`Layout::key_at`].
+    /// When the entry is gone.
+    #[inline]
+    pub(crate) fn gone_at_ms(&self) -> Option<u64> {
+        let fields = &self.layout.fields;
+        fields.expire_at_ms.map(|at| at.saturating_add(fields.stale_for_ms))
+    }
+
+    /// Writes header and fields. Key and value are the caller's to write, at [`Plan::key_at`].
     pub(crate) fn write(&self, control: u8, to: &mut [u8]) {
-        let (flags, more) = (self.flags(), self.more());
-        let mut to = Writer { to, at: 0 };
-        to.put([control, flags, self.key_len.min(KEY_LEN_LONG) as u8]);
-        let mut value_len = self.value_len;
+        let Self { layout, flags, more, .. } = *self;
+        let mut to = Writer { to: &mut to[..self.key_at], at: 0 };
+        to.put([control, flags, layout.key_len.min(KEY_LEN_LONG) as u8]);
+        let mut value_len = layout.value_len;
         while value_len >= 0x80 {
             to.put([value_len as u8 | 0x80]);
             value_len >>= 7;
         }
         to.put([value_len as u8]);
-        if self.key_len >= KEY_LEN_LONG {
-            let len = u16::try_from(self.key_len).expect("commands refuse keys longer than KEY_BYTES_MAX");
+        if layout.key_len >= KEY_LEN_LONG {
+            let len = u16::try_from(layout.key_len).expect("commands refuse keys longer than KEY_BYTES_MAX");
             to.put(len.to_le_bytes());
         }
-        if more != 0 {
-            to.put([more]);
+        if flags & !RUN != 0 {
+            to.put_fields(&layout, flags, more);
         }
-        if flags & DB != 0 {
-            to.put([self.db.0]);
-        }
-        if let Some(at) = self.fields.expire_at_ms {
-            let [a, b, c, d, e, f, g, h] = at.to_le_bytes();
-            to.put([a, b, c, d, e, f]);
-            if flags & FAR != 0 {
-                to.put([g, h]);
-            }
-        }
-        if let Some(version) = self.version {
-            to.put(version.to_le_bytes());
-        }
-        if more & STALE != 0 {
-            to.put(self.fields.stale_for_ms.to_le_bytes());
-        }
-        if let Some(version) = self.fields.external_version {
-            to.put(version.to_le_bytes());
-        }
-        if more & CLIENT_FLAGS != 0 {
-            to.put(self.fields.client_flags.to_le_bytes());
-        }
-        if more & LOAD != 0 {
-            to.put(self.fields.load_ms.to_le_bytes());
-        }
-        if more & ROOM != 0 {
-            let room = u32::try_from(self.room).expect("an entry is shorter than its segment");
-            to.put(room.to_le_bytes());
-        }
-        debug_assert_eq!(to.at, self.key_at());
+        debug_assert_eq!(to.at, self.key_at);
     }
 }
 
@@ -165,6 +156,40 @@ impl Writer<'_> {
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.to[self.at..self.at + N].copy_from_slice(&bytes);
         self.at += N;
+    }
+
+    fn put_fields(&mut self, layout: &Layout, flags: u8, more: u8) {
+        let fields = &layout.fields;
+        if more != 0 {
+            self.put([more]);
+        }
+        if flags & DB != 0 {
+            self.put([layout.db.0]);
+        }
+        if let Some(at) = fields.expire_at_ms {
+            if flags & FAR != 0 {
+                self.put(at.to_le_bytes());
+            } else {
+                let [bytes @ .., _, _] = (at | u64::from(load_class(fields.load_ms)) << EXPIRY_NEAR_BITS).to_le_bytes();
+                self.put::<6>(bytes);
+            }
+        }
+        if let Some(version) = layout.version {
+            self.put(version.to_le_bytes());
+        }
+        if more & STALE != 0 {
+            self.put(fields.stale_for_ms.to_le_bytes());
+        }
+        if let Some(version) = fields.external_version {
+            self.put(version.to_le_bytes());
+        }
+        if more & CLIENT_FLAGS != 0 {
+            self.put(fields.client_flags.to_le_bytes());
+        }
+        if more & ROOM != 0 {
+            let room = u32::try_from(layout.room).expect("an entry is shorter than its segment");
+            self.put(room.to_le_bytes());
+        }
     }
 }
 
@@ -187,7 +212,7 @@ pub(crate) struct EntryView<'s> {
 impl<'s> EntryView<'s> {
     /// Of the entry that starts where `bytes` do. If its body lies in a run, [`EntryView::with_run`] must be called before key
     /// and value can be asked for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(bytes: &'s [u8]) -> Self {
         let flags = bytes[1];
         let mut at = 3;
@@ -245,6 +270,12 @@ impl<'s> EntryView<'s> {
         self.flags & DEAD != 0
     }
 
+    /// Neither fields nor a run, and neither moved nor removed.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.flags == 0
+    }
+
     #[inline]
     pub(crate) fn db(&self) -> Db {
         Db(if self.flags & DB == 0 { 0 } else { self.bytes[self.fields_at as usize] })
@@ -293,9 +324,16 @@ impl<'s> EntryView<'s> {
         if self.flags & FAR != 0 {
             return Some(self.u64_at(at));
         }
-        // Two reads of a known length: one of a length that varies would be a call.
-        let [low @ .., e, f] = *self.bytes[at..].first_chunk::<6>().expect("an entry has all its fields");
-        Some(u64::from(u32::from_le_bytes(low)) | u64::from(u16::from_le_bytes([e, f])) << 32)
+        Some(self.u48_at(at) & ((1 << EXPIRY_NEAR_BITS) - 1))
+    }
+
+    /// How long the key's load took, in ms, to a quarter of it; 0 = unknown.
+    pub(crate) fn load_ms(&self) -> u32 {
+        if self.flags & (EXPIRES | FAR) != EXPIRES {
+            return 0;
+        }
+        let at = self.fields_at as usize + usize::from(self.flags & DB != 0);
+        load_ms((self.u48_at(at) >> EXPIRY_NEAR_BITS) as u8)
     }
 
     /// Within its fresh life.
@@ -333,14 +371,17 @@ impl<'s> EntryView<'s> {
         (self.more & EXTERNAL != 0).then(|| self.u64_at(self.more_at(EXTERNAL)))
     }
 
+    fn client_flags(&self) -> u32 {
+        if self.more & CLIENT_FLAGS == 0 { 0 } else { self.u32_at(self.more_at(CLIENT_FLAGS)) }
+    }
+
     pub(crate) fn fields(&self) -> Fields {
-        let small = |flag: u8| if self.more & flag == 0 { 0 } else { self.u32_at(self.more_at(flag)) };
         Fields {
             expire_at_ms: self.expire_at_ms(),
             stale_for_ms: self.stale_for_ms(),
             external_version: self.external_version(),
-            client_flags: small(CLIENT_FLAGS),
-            load_ms: small(LOAD),
+            client_flags: self.client_flags(),
+            load_ms: self.load_ms(),
             negative: false,
         }
     }
@@ -371,7 +412,7 @@ impl<'s> EntryView<'s> {
     }
 
     /// The entry as callers of the keyspace see it, but for what only the log and the policy know.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn entry(&self) -> Entry<'s> {
         let mut entry = Entry {
             db: self.db(),
@@ -387,10 +428,9 @@ impl<'s> EntryView<'s> {
         };
         entry.expire_at_ms = self.expire_at_ms();
         if self.more & (STALE | EXTERNAL | CLIENT_FLAGS) != 0 {
-            let fields = self.fields();
-            entry.external_version = fields.external_version;
-            entry.stale_for_ms = fields.stale_for_ms;
-            entry.client_flags = fields.client_flags;
+            entry.external_version = self.external_version();
+            entry.stale_for_ms = self.stale_for_ms();
+            entry.client_flags = self.client_flags();
         }
         entry
     }
@@ -404,6 +444,13 @@ impl<'s> EntryView<'s> {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&self.bytes[at..at + 8]);
         u64::from_le_bytes(bytes)
+    }
+
+    /// Two reads of a known length: one of a length that varies would be a call.
+    #[inline]
+    fn u48_at(&self, at: usize) -> u64 {
+        let [low @ .., e, f] = *self.bytes[at..].first_chunk::<6>().expect("an entry has all its fields");
+        u64::from(u32::from_le_bytes(low)) | u64::from(u16::from_le_bytes([e, f])) << 32
     }
 
     fn u32_at(&self, at: usize) -> u32 {
@@ -421,13 +468,49 @@ pub(crate) fn mark_dead(bytes: &mut [u8]) {
 /// Bytes of the optional fields that these flags name.
 #[inline]
 fn fields_len(flags: u8, more: u8) -> usize {
-    let part = |flags: u8, flag: u8, len: usize| if flags & flag == 0 { 0 } else { len };
-    let first = part(flags, DB, 1) + part(flags, EXPIRES, 6) + part(flags, FAR, 2) + part(flags, VERSION, 8);
+    let first = usize::from(FIELDS_LEN[usize::from(flags & (EXPIRES | FAR | VERSION | DB))]);
     if more == 0 {
         return first;
     }
-    let second = part(more, STALE, 8) + part(more, EXTERNAL, 8);
-    first + second + part(more, CLIENT_FLAGS, 4) + part(more, LOAD, 4) + part(more, ROOM, 4)
+    let part = |flag: u8, len: usize| if more & flag == 0 { 0 } else { len };
+    first + part(STALE, 8) + part(EXTERNAL, 8) + part(CLIENT_FLAGS, 4) + part(ROOM, 4)
+}
+
+/// Of the fields that the first flags name; a read looks it up for each entry.
+const FIELDS_LEN: [u8; 16] = {
+    assert!(EXPIRES | FAR | VERSION | DB == 15);
+    let mut lens = [0; 16];
+    let mut flags = 0;
+    while flags < 16 {
+        let all = [(EXPIRES, 6), (FAR, 2), (VERSION, 8), (DB, 1)];
+        let mut index = 0;
+        while index < all.len() {
+            if flags & all[index].0 != 0 {
+                lens[flags as usize] += all[index].1;
+            }
+            index += 1;
+        }
+        flags += 1;
+    }
+    lens
+};
+
+/// Six bits for a time in ms: exact below 8, then four classes per doubling, up to two minutes.
+fn load_class(ms: u32) -> u8 {
+    const MS_MAX: u32 = (1 << 17) - 1;
+
+    let ms = ms.min(MS_MAX);
+    if ms < 4 {
+        return ms as u8;
+    }
+    let octave = ms.ilog2();
+    ((octave - 1) * 4 + (ms >> (octave - 2) & 3)) as u8
+}
+
+/// The shortest time of a class.
+fn load_ms(class: u8) -> u32 {
+    let class = u32::from(class);
+    if class < 4 { class } else { (4 + class % 4) << (class / 4 - 1) }
 }
 
 /// Bytes of a length, seven bits a byte.

@@ -20,7 +20,7 @@ mod runs;
 mod segment;
 mod upkeep;
 
-pub(crate) use layout::{EntryView, Layout, Stored};
+pub(crate) use layout::{EntryView, Layout, Plan, Stored};
 pub(crate) use pool::{KEPT_MAX, PAGE_BYTES, Pool, prefetch};
 pub(crate) use runs::Run;
 
@@ -208,10 +208,10 @@ impl Log {
 
     /// As [`Log::weight`], of an entry to come.
     #[inline]
-    pub(crate) fn weight_of(&self, layout: &Layout) -> usize {
+    pub(crate) fn weight_of(&self, plan: &Plan) -> usize {
         match self.charge {
-            Charge::Memory => layout.bytes() + self.run_bytes(layout.stored),
-            Charge::Value => layout.value_len,
+            Charge::Memory => plan.bytes() + self.run_bytes(plan.layout().stored),
+            Charge::Value => plan.layout().value_len,
         }
     }
 
@@ -254,8 +254,9 @@ impl Log {
     }
 
     /// Whether key and value with this layout have to lie in a run.
-    pub(crate) fn wants_run(&self, layout: &Layout) -> bool {
-        layout.stored == Stored::Here && layout.bytes() > self.pool.segment_bytes() / ENTRY_PARTS
+    #[inline]
+    pub(crate) fn wants_run(&self, plan: &Plan) -> bool {
+        plan.bytes() > self.pool.segment_bytes() / ENTRY_PARTS && plan.layout().stored == Stored::Here
     }
 
     /// The most room that an entry with this layout may have in a segment, or 0 if it needs a run.
@@ -263,7 +264,7 @@ impl Log {
         // The fields that say how much room there is.
         const ROOM_FIELDS: usize = 8;
 
-        let bare = Layout { room: 0, ..*layout };
+        let bare = Layout { room: 0, ..*layout }.plan();
         (self.pool.segment_bytes() / ENTRY_PARTS).saturating_sub(bare.bytes() + ROOM_FIELDS)
     }
 
@@ -285,16 +286,16 @@ impl Log {
         &mut self,
         list: ListNumber,
         control: u8,
-        layout: &Layout,
+        plan: &Plan,
         key: &[u8],
         value: &[u8],
         now_ms: u64,
     ) -> Location {
-        let len = layout.bytes();
+        let len = plan.bytes();
         let location = self.reserve(list, len, now_ms);
-        let bytes = &mut self.bytes_at_mut(location)[..len];
-        write(bytes, control, layout, key, value);
-        self.count_in(location, layout);
+        let weight = self.weight_of(plan);
+        write(&mut self.bytes_at_mut(location)[..len], control, plan, key, value);
+        self.count_in(location, len, weight, plan.gone_at_ms());
         location
     }
 
@@ -304,44 +305,64 @@ impl Log {
         &mut self,
         location: Location,
         control: u8,
-        layout: &Layout,
+        plan: &Plan,
         key: &[u8],
         value: &[u8],
     ) -> bool {
         let view = self.view(location);
-        if view.bytes() != layout.bytes() {
+        let len = plan.bytes();
+        if view.bytes() != len {
             return false;
         }
-        let stored_before = view.stored();
-        self.count_out(location);
-        if stored_before != layout.stored
+        let (weight_before, weight) = (self.weight(&view), self.weight_of(plan));
+        let (stored_before, stored) = (view.stored(), plan.layout().stored);
+        if stored_before != stored
             && let Stored::Run(number) = stored_before
         {
             self.free_run(number);
         }
-        let len = layout.bytes();
-        write(&mut self.bytes_at_mut(location)[..len], control, layout, key, value);
-        self.count_in(location, layout);
+        let number = self.segment_of(location);
+        if weight != weight_before {
+            let list = &mut self.lists[usize::from(self.segments[number].list)];
+            list.weight = list.weight - weight_before + weight;
+        }
+        write(&mut self.bytes_at_mut(location)[..len], control, plan, key, value);
+        self.note_gone_at(number, plan.gone_at_ms());
         true
     }
 
+    /// Writes another value into an entry that has no fields, if it is as long as the one before: nothing else changes.
+    #[inline]
+    pub(crate) fn try_replace_plain(&mut self, location: Location, value: &[u8]) -> bool {
+        let view = EntryView::new(self.bytes_at(location));
+        let fits = view.is_plain() && view.value_len() == value.len();
+        if fits {
+            let at = view.key_at() + view.key_len();
+            self.bytes_at_mut(location)[at..at + value.len()].copy_from_slice(value);
+        }
+        fits
+    }
+
     /// Writes the header of the entry at `location` anew, if key and value stay where they are.
-    pub(crate) fn try_rewrite_header(&mut self, location: Location, layout: &Layout) -> bool {
+    pub(crate) fn try_rewrite_header(&mut self, location: Location, plan: &Plan) -> bool {
         let view = self.view(location);
         let control = view.control();
-        if view.key_at() != layout.key_at() || view.bytes() != layout.bytes() {
+        if view.key_at() != plan.key_at() || view.bytes() != plan.bytes() {
             return false;
         }
-        self.count_out(location);
-        layout.write(control, self.bytes_at_mut(location));
-        self.count_in(location, layout);
+        let (weight_before, weight) = (self.weight(&view), self.weight_of(plan));
+        let number = self.segment_of(location);
+        let list = &mut self.lists[usize::from(self.segments[number].list)];
+        list.weight = list.weight - weight_before + weight;
+        plan.write(control, self.bytes_at_mut(location));
+        self.note_gone_at(number, plan.gone_at_ms());
         true
     }
 
     /// Copies an entry as it is, but for its control byte, to the newest end of a list; it is not at `location` any more.
     pub(crate) fn relocate(&mut self, location: Location, list: ListNumber, control: u8, now_ms: u64) -> Location {
-        let layout = self.view(location).layout();
-        let len = layout.bytes();
+        let view = self.view(location);
+        let (len, weight, gone_at_ms) = (view.bytes(), self.weight(&view), view.gone_at_ms());
         let to = self.reserve(list, len, now_ms);
         let (from_segment, from) = self.place(location);
         let (to_segment, at) = self.place(to);
@@ -356,7 +377,7 @@ impl Log {
             target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
         }
         self.set_control(to, control);
-        self.count_in(to, &layout);
+        self.count_in(to, len, weight, gone_at_ms);
         self.count_out(location);
         self.bury(location);
         to
@@ -377,10 +398,10 @@ impl Log {
         self.bury(location);
     }
 
-    /// Notes that an entry is gone by then.
-    pub(crate) fn note_gone_at(&mut self, location: Location, gone_at_ms: Option<u64>) {
+    /// Notes that an entry of a segment is gone by then.
+    #[inline]
+    fn note_gone_at(&mut self, number: usize, gone_at_ms: Option<u64>) {
         if let Some(gone_at_ms) = gone_at_ms {
-            let number = self.segment_of(location);
             let segment = &mut self.segments[number];
             segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms);
         }
@@ -404,8 +425,8 @@ impl Log {
         }
     }
 
-    fn count_in(&mut self, location: Location, layout: &Layout) {
-        let (len, weight) = (layout.bytes(), self.weight_of(layout));
+    /// Counts an entry of so many bytes in, whose bytes counted as dead until now.
+    fn count_in(&mut self, location: Location, len: usize, weight: usize, gone_at_ms: Option<u64>) {
         let number = self.segment_of(location);
         let segment = &mut self.segments[number];
         segment.live_bytes += len as u32;
@@ -413,8 +434,7 @@ impl Log {
         self.lists[usize::from(segment.list)].weight += weight;
         self.live_bytes += len;
         self.dead_bytes -= len;
-        let fields = &layout.fields;
-        self.note_gone_at(location, fields.expire_at_ms.map(|at| at.saturating_add(fields.stale_for_ms)));
+        self.note_gone_at(number, gone_at_ms);
     }
 
     fn count_out(&mut self, location: Location) {
@@ -476,17 +496,17 @@ impl Log {
 }
 
 /// Writes an entry over all of `bytes`.
-fn write(bytes: &mut [u8], control: u8, layout: &Layout, key: &[u8], value: &[u8]) {
-    layout.write(control, bytes);
-    let at = layout.key_at();
-    match layout.stored {
+fn write(bytes: &mut [u8], control: u8, plan: &Plan, key: &[u8], value: &[u8]) {
+    plan.write(control, bytes);
+    let at = plan.key_at();
+    match plan.layout().stored {
         Stored::Run(number) => bytes[at..at + size_of::<u32>()].copy_from_slice(&number.to_le_bytes()),
         Stored::Here => {
             bytes[at..at + key.len()].copy_from_slice(key);
             let at = at + key.len();
             bytes[at..at + value.len()].copy_from_slice(value);
             // The value may be longer than what is given of it: zeros.
-            bytes[at + value.len()..at + layout.value_len].fill(0);
+            bytes[at + value.len()..at + plan.layout().value_len].fill(0);
         }
     }
 }

@@ -78,13 +78,14 @@ impl Log {
                 return;
             }
             let mut found = Vec::new();
-            self.live_in(next, |location, view| found.push((location, view.layout())));
+            self.live_in(next, |location, _| found.push(location));
             let (gone_at_ms_min, searched_at_ms) = {
                 let next = &self.segments[next as usize];
                 (next.gone_at_ms_min, next.searched_at_ms)
             };
-            for (location, layout) in found {
-                let len = layout.bytes();
+            for location in found {
+                let view = self.view(location);
+                let (len, weight, gone_at_ms) = (view.bytes(), self.weight(&view), view.gone_at_ms());
                 let (from_segment, from) = self.place(location);
                 let [source, target] = self
                     .segments
@@ -97,7 +98,7 @@ impl Log {
                 target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
                 self.dead_bytes += len;
                 let to = self.location(number, at);
-                self.count_in(to, &layout);
+                self.count_in(to, len, weight, gone_at_ms);
                 self.count_out(location);
                 moved(location, to, self.view(to));
                 self.bury(location);

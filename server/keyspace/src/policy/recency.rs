@@ -81,12 +81,12 @@ impl Generations {
         self.bytes += u64::from(bytes);
     }
 
-    /// Counts a use of an entry and gives its new control byte.
+    /// Counts a use of an entry and gives its new control byte; asks for its bytes at the first use in a generation.
     #[inline]
     #[must_use]
-    pub fn touch(&mut self, control: Control, bytes: u32) -> Control {
+    pub fn touch(&mut self, control: Control, bytes: impl FnOnce() -> usize) -> Control {
         if control.epoch() != self.now {
-            self.bytes += u64::from(bytes);
+            self.bytes += bytes() as u64;
         }
         control.touched(self.now)
     }
@@ -147,7 +147,7 @@ mod tests {
         fn request(&mut self, key: u32) -> bool {
             let now = self.generations.now();
             let is_hit = if let Some(control) = self.controls.get_mut(&key) {
-                *control = self.generations.touch(*control, 1);
+                *control = self.generations.touch(*control, || 1);
                 true
             } else {
                 self.generations.store(1);

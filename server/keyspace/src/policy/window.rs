@@ -168,9 +168,9 @@ impl WindowControl {
 
     /// Tells of a hit on an entry, or of an entry that is stored: one of the two per request. `bytes` is what the entry costs.
     #[inline]
-    pub fn sample(&self, hash: u64, bytes: u32) {
+    pub fn sample(&self, hash: u64, bytes: impl FnOnce() -> usize) {
         if hash < self.sample_below.load(Relaxed) {
-            self.queue_sample(Request::new(hash, bytes));
+            self.queue_sample(Request::new(hash, u32::try_from(bytes()).unwrap_or(u32::MAX)));
         }
     }
 
@@ -354,7 +354,7 @@ mod tests {
         let control = WindowControl::default();
         control.adapt(cache(capacity));
         for (at, key) in keys.enumerate() {
-            control.sample(hash_of(key), 1);
+            control.sample(hash_of(key), || 1);
             if at % 100 == 99 {
                 control.adapt(cache(capacity));
             }
@@ -389,7 +389,7 @@ mod tests {
         // One step of the rate per tick.
         (0..20).for_each(|_| control.adapt(cache(capacity)));
         for at in 0..3_000_000_u64 {
-            control.sample(hash_of(at % 1_500_000), 1);
+            control.sample(hash_of(at % 1_500_000), || 1);
             if at % 10_000 == 0 {
                 control.adapt(cache(capacity));
             }
@@ -404,11 +404,11 @@ mod tests {
     fn dropped_samples_halve_the_rate_and_calm_restores_it() {
         let control = WindowControl::default();
         control.adapt(cache(1000));
-        (0..2 * QUEUE_LEN as u64).for_each(|key| control.sample(hash_of(key), 1));
+        (0..2 * QUEUE_LEN as u64).for_each(|key| control.sample(hash_of(key), || 1));
         control.adapt(cache(1000));
         assert_eq!(control.report().keys_per_sample, 2);
         for key in 0..1_000_000 {
-            control.sample(hash_of(key % 3000), 1);
+            control.sample(hash_of(key % 3000), || 1);
             if key % 100 == 0 {
                 control.adapt(cache(1000));
             }
@@ -419,12 +419,12 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_sampled() {
         let control = WindowControl::default();
-        control.sample(1, 1);
+        control.sample(1, || 1);
         control.adapt(Cache { capacity_bytes: 0, ..cache(0) });
-        control.sample(1, 1);
+        control.sample(1, || 1);
         assert!(control.samples.is_empty());
         control.adapt(cache(1000));
-        control.sample(1, 1);
+        control.sample(1, || 1);
         assert_eq!(control.samples.len(), 1);
         control.adapt(Cache { capacity_bytes: 0, ..cache(0) });
         assert!(control.samples.is_empty());
@@ -438,7 +438,7 @@ mod tests {
         ) {
             let control = WindowControl::default();
             for (hash, bytes, capacity, is_objects) in steps {
-                control.sample(hash, bytes);
+                control.sample(hash, || bytes as usize);
                 if hash % 7 == 0 {
                     let objective = if is_objects { Objective::Objects } else { Objective::Bytes };
                     control.adapt(Cache { capacity_bytes: capacity, entries: capacity / 10, objective });

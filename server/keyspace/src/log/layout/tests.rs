@@ -12,14 +12,14 @@ fn fields() -> impl Strategy<Value = Fields> {
         rarely(number()),
         prop::option::of(number()),
         rarely(small()),
-        rarely(small()),
+        0..64_u8,
     )
-        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load_ms)| Fields {
+        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load)| Fields {
             expire_at_ms,
             stale_for_ms,
             external_version,
             client_flags: client_flags as u32,
-            load_ms: load_ms as u32,
+            load_ms: if expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS == 0) { load_ms(load) } else { 0 },
             negative: false,
         })
 }
@@ -38,22 +38,24 @@ proptest! {
     ) {
         let stored = run.map_or(Stored::Here, Stored::Run);
         let layout = Layout { db: Db(db), key_len, value_len, stored, version, fields, room };
-        let mut bytes = vec![0xee; layout.bytes() + 4];
-        layout.write(control, &mut bytes);
+        let plan = layout.plan();
+        let mut bytes = vec![0xee; plan.bytes() + 4];
+        plan.write(control, &mut bytes);
         let key: Vec<u8> = (0..key_len).map(|index| index as u8).collect();
         let body = [&key[..], &vec![7; value_len]].concat();
         match run {
-            Some(run) => bytes[layout.key_at()..][..4].copy_from_slice(&run.to_le_bytes()),
-            None => bytes[layout.key_at()..][..body.len()].copy_from_slice(&body),
+            Some(run) => bytes[plan.key_at()..][..4].copy_from_slice(&run.to_le_bytes()),
+            None => bytes[plan.key_at()..][..body.len()].copy_from_slice(&body),
         }
         let view = EntryView::new(&bytes);
         let view = if run.is_some() { view.with_run(&body) } else { view };
         prop_assert_eq!(view.layout(), layout);
         prop_assert_eq!(view.key(), &key[..]);
-        prop_assert_eq!(view.bytes(), layout.bytes());
+        prop_assert_eq!((view.bytes(), view.key_at()), (plan.bytes(), plan.key_at()));
         prop_assert_eq!(view.control(), control);
         prop_assert_eq!(view.value(), &body[key_len..]);
         prop_assert_eq!(view.gone_at_ms(), fields.expire_at_ms.map(|at| at.saturating_add(fields.stale_for_ms)));
+        prop_assert_eq!(plan.gone_at_ms(), view.gone_at_ms());
         prop_assert!(!view.is_dead());
         let entry = view.entry();
         prop_assert_eq!((entry.db, entry.value.len(), entry.expire_at_ms), (Db(db), value_len, fields.expire_at_ms));
@@ -66,16 +68,27 @@ proptest! {
 
 #[test]
 fn a_plain_entry_costs_four_bytes() {
-    let layout = |key_len, value_len| Layout {
-        db: Db(0),
-        key_len,
-        value_len,
-        stored: Stored::Here,
-        version: None,
-        fields: Fields::default(),
-        room: 0,
-    };
-    assert_eq!(layout(16, 100).bytes(), 120);
-    assert_eq!(layout(16, 32).bytes(), 52);
-    assert_eq!(layout(16, 500).bytes(), 524);
+    assert_eq!(bytes(16, 100, Fields::default()), 120);
+    assert_eq!(bytes(16, 32, Fields::default()), 52);
+    assert_eq!(bytes(16, 500, Fields::default()), 524);
+}
+
+#[test]
+fn a_loaded_entry_costs_six_bytes_more() {
+    let loaded = Fields { expire_at_ms: Some(1_800_000_000_000), load_ms: 12, ..Fields::default() };
+    assert_eq!(bytes(18, 100, Fields::default()) + 8, bytes(20, 100, loaded));
+}
+
+#[test]
+fn load_times_are_kept_to_a_quarter() {
+    for ms in (0..100_000).chain([131_071]) {
+        let kept = load_ms(load_class(ms));
+        assert!(load_class(ms) < 64 && kept <= ms && ms - kept <= ms / 5, "{ms} ms as {kept} ms");
+    }
+    assert_eq!(load_class(u32::MAX), 63);
+    (0..64).for_each(|class| assert_eq!(load_class(load_ms(class)), class));
+}
+
+fn bytes(key_len: usize, value_len: usize, fields: Fields) -> usize {
+    Layout { db: Db(0), key_len, value_len, stored: Stored::Here, version: None, fields, room: 0 }.plan().bytes()
 }
