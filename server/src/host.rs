@@ -62,7 +62,6 @@ impl Host for NodeHost {
         keyspace.set_memory_bytes_max(live.memory_bytes_max);
         keyspace.set_policy(live.policy);
         keyspace.set_objective(live.objective);
-        keyspace.set_eviction_samples(live.eviction_samples);
         keyspace.set_absence_bytes_max(live.absence_bytes_max());
         keyspace.set_lease_settings(live.lease);
         self.node.log.set_level(live.log_level);

@@ -1,9 +1,10 @@
 //! The text of INFO. Field names and sections are Redis's, because monitoring reads them; what Redis has and we do not is 0 where
-//! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Leases and Loaders.
+//! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases and
+//! Loaders.
 
 use crate::node::Node;
 use leasehold_command::table;
-use leasehold_keyspace::{Db, EvictionPolicy, Stats};
+use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Stats};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +21,7 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("memory", true, memory),
     ("persistence", true, persistence),
     ("stats", true, stats),
+    ("eviction", true, eviction),
     ("replication", true, replication),
     ("cpu", true, cpu),
     ("modules", true, modules),
@@ -170,7 +172,15 @@ fn memory(text: &mut String, node: &Node) {
         "active_defrag_running": 0,
         "lazyfree_pending_objects": 0,
         "lazyfreed_objects": 0,
+        // These eight make up used_memory.
+        "x_entry_bytes": stats.entry_bytes,
+        "x_dead_bytes": stats.dead_bytes,
+        "x_free_bytes": stats.free_bytes,
+        "x_segment_table_bytes": stats.segment_table_bytes,
+        "x_index_bytes": stats.index_bytes,
+        "x_sketch_bytes": stats.sketch_bytes,
         "x_absence_bytes": stats.absence_bytes,
+        "x_lease_bytes": stats.lease_bytes,
         "x_absence_bytes_max": live.absence_bytes_max(),
         "x_rss_peak": rss_peak,
     );
@@ -254,6 +264,42 @@ fn stats(text: &mut String, node: &Node) {
         "x_protocol_errors": totals.protocol_errors,
         "x_panics": totals.panics,
     );
+}
+
+/// The policy in force, what the log of entries looks like, and what was counted under each policy.
+fn eviction(text: &mut String, node: &Node) {
+    let live = node.live.live();
+    let stats = node.keyspace.stats();
+    let window = node.keyspace.window_report();
+    let ratio = |part: u64, whole: u64| format!("{:.4}", part as f64 / whole.max(1) as f64);
+    fields!(text,
+        "policy": policy_name(live.policy),
+        "window_bytes": stats.window_bytes,
+        "window_share": ratio(stats.window_per_mille.into(), 1000),
+        "window_changes": window.changes,
+        "window_shadow_bytes": window.memory_bytes,
+        "probation_bytes": stats.probation_bytes,
+        "protected_bytes": stats.protected_bytes,
+        "sketch_bytes": stats.sketch_bytes,
+        "segments": stats.segments,
+        "segment_bytes": stats.segment_bytes,
+        "live_bytes": stats.entry_bytes,
+        "dead_bytes": stats.dead_bytes,
+        "fragmentation_ratio": ratio(stats.dead_bytes, stats.entry_bytes),
+    );
+    for (policy, counts) in EvictionPolicy::ALL.into_iter().zip(&stats.policies) {
+        if *counts != PolicyStats::default() || policy == live.policy {
+            let PolicyStats { hits, misses, admitted, rejected, evicted } = *counts;
+            line(
+                text,
+                format_args!(
+                    "policy_{}:hits={hits},misses={misses},hit_ratio={},admissions={admitted},rejections={rejected},evictions={evicted}",
+                    policy_name(policy),
+                    ratio(hits, hits + misses)
+                ),
+            );
+        }
+    }
 }
 
 fn replication(text: &mut String, node: &Node) {

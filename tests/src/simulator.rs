@@ -98,7 +98,6 @@ impl Simulator {
             shards,
             memory_bytes_max: 0,
             policy: EvictionPolicy::AllKeysLru,
-            eviction_samples: 5,
             absence_bytes_max: 16 << 20,
             boot_unix_ms: START_MS,
             lease: LeaseSettings {

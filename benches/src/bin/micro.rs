@@ -98,7 +98,6 @@ fn filled(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
         shards: 64,
         memory_bytes_max: 0,
         policy: EvictionPolicy::NoEviction,
-        eviction_samples: 5,
         absence_bytes_max: 1 << 20,
         boot_unix_ms: 1_700_000_000_000,
         lease: LeaseSettings {

@@ -41,7 +41,6 @@ fn main() {
         shards: 256,
         memory_bytes_max: limit_mib << 20,
         policy: EvictionPolicy::ALL[policy as usize],
-        eviction_samples: 5,
         absence_bytes_max: 1 << 20,
         boot_unix_ms: BOOT_MS,
         lease: LeaseSettings {

@@ -330,6 +330,7 @@ impl Shard {
     fn duel(&mut self, candidate: Location, main_bytes_max: u64, now_ms: u64) -> Step {
         let rated = self.rated(candidate);
         if u64::from(rated.bytes) > main_bytes_max {
+            self.stats.rejected += 1;
             return self.evict(candidate);
         }
         let (margin, objective) = (self.queues.share.margin, self.queues.objective);
@@ -348,11 +349,13 @@ impl Shard {
                     self.move_on(victim, PROBATION, now_ms);
                     rotations += 1;
                     if rotations == ROTATIONS_MAX {
+                        self.stats.rejected += 1;
                         return self.evict(candidate);
                     }
                 }
             }
         }
+        self.stats.admitted += 1;
         self.move_on(candidate, PROBATION, now_ms);
         step
     }

@@ -2,11 +2,10 @@
 //!
 //! A method hashes the key, locks its shard, finds the entry and runs what the caller brought: one hash, one lock, one find.
 //! Methods on several keys lock the shards they need in order of their number, each once, so they cannot wait for each other
-//! in a circle. Reading and writing live here; stepping through entries in [`crate::scan`], eviction, expiry, flushing and the
-//! lease verbs in files of those names.
+//! in a circle. Reading and writing live here; stepping through entries in [`crate::scan`], eviction, expiry, flushing, the
+//! lease verbs and statistics in files of those names.
 
 use crate::entry::Key;
-use crate::lease_table::WAIT_BUCKETS;
 use crate::log::Charge;
 use crate::log::{Garbage, PAGE_BYTES, Pool};
 use crate::memory::Memory;
@@ -35,7 +34,6 @@ pub struct Keyspace {
     pub(crate) policy: AtomicU8,
     /// Whether the objective is bytes.
     wants_bytes: AtomicBool,
-    eviction_samples: AtomicU8,
     /// The shard to evict from, modulo their number.
     pub(crate) next_victim: AtomicUsize,
 }
@@ -77,7 +75,7 @@ fn segment_bytes(memory_bytes_max: u64, shards: usize) -> usize {
 }
 
 /// An entry, borrowed under the shard's lock. What the server keeps about it (the last three) is told to quiet readers and in
-/// a [`Slot`] only, and 0 otherwise: to find it out costs as much as a read.
+/// a [`Slot`] only, and nothing otherwise: to find it out costs as much as a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// Database of the key.
@@ -96,9 +94,9 @@ pub struct Entry<'a> {
     pub client_flags: u32,
     /// Milliseconds since the last access that counted as one, roughly: a byte is kept for it, or the epoch of use.
     pub idle_ms: u64,
-    /// How often it was used, from 0 to 15, older use counting less.
-    pub frequency: u8,
-    /// Bytes this entry costs: in its segment or run, and on average in the index.
+    /// How often it was used, from 0 to 15, older use counting less. `None` under policies that do not count it.
+    pub frequency: Option<u8>,
+    /// Bytes this entry has: in its segment or run, and its place in the index.
     pub memory_bytes: usize,
 }
 
@@ -161,63 +159,6 @@ impl Attributes {
 /// The memory limit is reached and nothing may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
-
-/// Sums over all shards since start, and sizes now.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
-    /// Reads that found a fresh entry.
-    pub hits: u64,
-    /// Reads that did not.
-    pub misses: u64,
-    /// Entries removed because their time was up.
-    pub expired: u64,
-    /// Entries removed for their memory.
-    pub evicted: u64,
-    /// Bytes of segments, runs, tables, absences and leases.
-    pub used_bytes: u64,
-    /// Bytes of entries, as they say it themselves but for the index.
-    pub entry_bytes: u64,
-    /// Bytes in segments that no entry has any more.
-    pub dead_bytes: u64,
-    /// The most that this has been.
-    pub used_bytes_peak: u64,
-    /// Bytes of what is not entries: index, tables, sketch.
-    pub table_bytes: u64,
-    /// Entries of all databases.
-    pub entries: u64,
-    /// Entries with a TTL.
-    pub entries_with_ttl: u64,
-    /// Negative entries and tombstones.
-    pub absences: u64,
-    /// Bytes of these.
-    pub absence_bytes: u64,
-    /// Reads answered by a negative entry.
-    pub negative_hits: u64,
-    /// Tokens given out.
-    pub leases_issued: u64,
-    /// Claims that found another holder.
-    pub lease_hot_misses: u64,
-    /// Waits on a key that have ended, by length: under 1 ms, under 2, 4, 8 … under 2^18 ms, and longer.
-    pub lease_waits: [u64; WAIT_BUCKETS],
-    /// Fills that were stored.
-    pub fills_stored: u64,
-    /// Fills that were stored as stale.
-    pub fills_stale: u64,
-    /// Fills lost because the key was written, deleted or invalidated.
-    pub fills_lost_revoked: u64,
-    /// Fills lost to a newer token.
-    pub fills_lost_superseded: u64,
-    /// Fills with a token that names no lease.
-    pub fills_lost_unknown: u64,
-    /// Fills lost to the same or a newer version.
-    pub fills_lost_older: u64,
-    /// Fills that found no room under the memory limit.
-    pub fills_lost_no_room: u64,
-    /// Leases now.
-    pub leases: u64,
-    /// Waiters parked now.
-    pub waiters: u64,
-}
 
 /// A locked shard. Tells the node's memory counter of changes when it is let go.
 pub(crate) struct Locked<'k> {
@@ -290,11 +231,9 @@ impl Keyspace {
             window,
             policy: AtomicU8::new(0),
             wants_bytes: AtomicBool::new(false),
-            eviction_samples: AtomicU8::new(0),
             next_victim: AtomicUsize::new(0),
         };
         keyspace.set_policy(settings.policy);
-        keyspace.set_eviction_samples(settings.eviction_samples);
         keyspace.set_absence_bytes_max(settings.absence_bytes_max);
         keyspace.set_memory_bytes_max(settings.memory_bytes_max);
         keyspace
@@ -451,56 +390,6 @@ impl Keyspace {
         (0..self.shards()).map(|shard| self.lock(shard).count(db).with_ttl).sum()
     }
 
-    /// Sums over all shards, one after the other: not of one moment.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let mut sum = Stats::default();
-        for index in 0..self.shards() {
-            let shard = self.lock(index);
-            let stats = &shard.stats;
-            sum.hits += stats.hits;
-            sum.misses += stats.misses;
-            sum.expired += stats.expired;
-            sum.evicted += stats.evicted;
-            sum.used_bytes += shard.bytes() as u64;
-            sum.table_bytes += shard.table_bytes() as u64;
-            sum.entry_bytes += shard.log.live_bytes() as u64;
-            sum.dead_bytes += shard.log.dead_bytes() as u64;
-            sum.entries += shard.index.len() as u64;
-            sum.entries_with_ttl += shard.count_with_ttl() as u64;
-            sum.absences += shard.absences.len() as u64;
-            sum.absence_bytes += shard.absence_bytes() as u64;
-            sum.negative_hits += stats.negative_hits;
-            sum.leases_issued += shard.leases.counters.issued;
-            sum.lease_hot_misses += shard.leases.counters.hot_misses;
-            for (sum, count) in sum.lease_waits.iter_mut().zip(shard.leases.counters.waits) {
-                *sum += count;
-            }
-            sum.leases += shard.leases.len() as u64;
-            sum.waiters += shard.leases.waiters() as u64;
-            sum.fills_stored += stats.fills_stored;
-            sum.fills_stale += stats.fills_stale;
-            sum.fills_lost_revoked += stats.fills_lost_revoked;
-            sum.fills_lost_superseded += stats.fills_lost_superseded;
-            sum.fills_lost_unknown += stats.fills_lost_unknown;
-            sum.fills_lost_older += stats.fills_lost_older;
-            sum.fills_lost_no_room += stats.fills_lost_no_room;
-        }
-        sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
-        sum
-    }
-
-    /// Sets the counters of events to 0 and the peak to what is used now.
-    pub fn reset_stats(&self) {
-        for index in 0..self.shards() {
-            let mut shard = self.lock(index);
-            shard.stats = Default::default();
-            shard.leases.counters = Default::default();
-            shard.publish();
-        }
-        self.memory.reset_peak();
-    }
-
     /// Bytes counted against the limit now, short of at most 4 KiB per shard that it has not told yet.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
@@ -585,11 +474,6 @@ impl Keyspace {
         for index in 0..self.shards() {
             self.lock(index).set_policy(self.policy(), self.objective());
         }
-    }
-
-    /// Kept for those who set it: no policy goes by samples any more.
-    pub fn set_eviction_samples(&self, samples: u8) {
-        self.eviction_samples.store(samples.clamp(1, 64), Relaxed);
     }
 
     /// Changes the memory for negative entries and tombstones; each shard has its part.

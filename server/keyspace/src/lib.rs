@@ -20,14 +20,16 @@ mod scan;
 pub mod settings;
 mod shard;
 pub mod slot;
+pub mod stats;
 mod table;
 pub mod turn;
 mod waiter_count;
 
-pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX, Stats};
+pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 pub use memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use policy::duel::Objective;
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 pub use slot::{Slot, Slots};
+pub use stats::{PolicyStats, Stats};
 pub use turn::{Effects, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};

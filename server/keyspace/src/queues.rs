@@ -116,6 +116,11 @@ impl Queues {
         }
     }
 
+    /// Whether new entries pass through a window, and uses are counted.
+    pub(crate) fn has_window(&self) -> bool {
+        self.policy.engine() == Engine::Frequency
+    }
+
     /// Changes the policy: what is in the lists stays, in order, and goes through the new ones.
     pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, wished: Objective, log: &mut Log, entries: usize) {
         self.objective = policy.objective_of(wished);

@@ -128,8 +128,6 @@ pub struct Settings {
     pub memory_bytes_max: u64,
     /// Live.
     pub policy: EvictionPolicy,
-    /// Entries looked at to find one victim, 1 to 64. Live.
-    pub eviction_samples: u8,
     /// Memory for negative entries and tombstones in bytes, within `memory_bytes_max`. Live.
     pub absence_bytes_max: u64,
     /// Wall clock at boot, milliseconds since 1970: makes versions and tokens of this boot larger than of any before.

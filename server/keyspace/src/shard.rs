@@ -12,13 +12,14 @@ use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
+use crate::stats::ShardStats;
 use crate::table::{Place, Tables, hash_key};
 pub(crate) use absence::{Absence, AbsenceKind};
 use ahash::RandomState;
 use std::sync::Arc;
 
-/// What an entry costs in the index, in bytes, on average.
-pub(crate) const INDEX_BYTES_EACH: usize = 8;
+/// What an entry has in the index to itself, in bytes: a location and a tag. Places without an entry are nobody's.
+pub(crate) const INDEX_BYTES_EACH: usize = 5;
 
 /// Dead bytes are cleaned up once they are this part of what the log holds, and some segments.
 const DEAD_PARTS: usize = 24;
@@ -59,23 +60,6 @@ pub(crate) struct Shard {
 pub(crate) struct Count {
     pub(crate) entries: usize,
     pub(crate) with_ttl: usize,
-}
-
-/// What happened in a shard since start or the last reset.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ShardStats {
-    pub(crate) hits: u64,
-    pub(crate) misses: u64,
-    pub(crate) expired: u64,
-    pub(crate) evicted: u64,
-    pub(crate) negative_hits: u64,
-    pub(crate) fills_stored: u64,
-    pub(crate) fills_stale: u64,
-    pub(crate) fills_lost_revoked: u64,
-    pub(crate) fills_lost_superseded: u64,
-    pub(crate) fills_lost_unknown: u64,
-    pub(crate) fills_lost_older: u64,
-    pub(crate) fills_lost_no_room: u64,
 }
 
 /// What numbers a shard: its index and how many there are.
@@ -176,7 +160,7 @@ impl Shard {
         let mut entry = view.entry();
         entry.idle_ms = self.queues.idle_ms(view.control(), self.log.opened_at_ms(location), now_ms);
         entry.memory_bytes = self.log.weight(&view) + INDEX_BYTES_EACH;
-        entry.frequency = self.queues.frequency(view.control());
+        entry.frequency = self.queues.has_window().then(|| self.queues.frequency(view.control()));
         entry
     }
 
@@ -489,6 +473,7 @@ impl Shard {
 
     /// Changes what is evicted.
     pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, objective: Objective) {
+        self.stats.close_policy(self.queues.policy);
         let (queues, log) = (&mut self.queues, &mut self.log);
         queues.set_policy(policy, objective, log, self.index.len());
     }

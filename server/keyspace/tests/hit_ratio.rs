@@ -31,15 +31,8 @@ fn replay(
     capacity: u64,
     requests: impl Iterator<Item = (u64, usize)>,
 ) -> Misses {
-    let settings = Settings {
-        shards: 1,
-        memory_bytes_max: 0,
-        policy,
-        eviction_samples: 5,
-        absence_bytes_max: 0,
-        boot_unix_ms: 1,
-        lease: LEASE,
-    };
+    let settings =
+        Settings { shards: 1, memory_bytes_max: 0, policy, absence_bytes_max: 0, boot_unix_ms: 1, lease: LEASE };
     let keyspace = Keyspace::new(settings, HashSeed([1, 2, 3, 4]));
     keyspace.limit_values_only(capacity);
     keyspace.set_objective(objective);

@@ -66,7 +66,6 @@ impl World {
             shards: 2,
             memory_bytes_max: 0,
             policy: EvictionPolicy::AllKeysLru,
-            eviction_samples: 5,
             absence_bytes_max: 1 << 20,
             boot_unix_ms: 1_700_000_000_000,
             lease: LeaseSettings {

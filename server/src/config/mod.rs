@@ -65,7 +65,6 @@ impl Config {
             shards: self.shards,
             memory_bytes_max: self.live.memory_bytes_max,
             policy: self.live.policy,
-            eviction_samples: self.live.eviction_samples,
             absence_bytes_max: self.live.absence_bytes_max(),
             boot_unix_ms,
             lease: self.live.lease,

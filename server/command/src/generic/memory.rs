@@ -21,7 +21,7 @@ pub(super) static MEMORY: Spec = Spec {
     subcommands: &[
         Spec {
             name: "usage",
-            summary: "Counts the bytes of a key: its block with the allocator's rounding, and its place in the table",
+            summary: "Counts the bytes of a key: all that its entry has in memory, and its place in the index",
             group: Group::Server,
             since: "4.0.0",
             complexity: "O(1)",

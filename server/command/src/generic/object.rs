@@ -25,15 +25,16 @@ pub(super) static OBJECT: Spec = Spec {
         ),
         inspection(
             "freq",
-            "Tells a key's access frequency; an error, since no policy here counts it",
+            "Tells how often a key was used, from 0 to 15; an error under policies that do not count it",
             |context, request| {
-                inspect(context, request, |reply, _| {
-                    // Redis's text with the policies that it counts under.
-                    reply.error(
+                inspect(context, request, |reply, entry| match entry.frequency {
+                    Some(frequency) => reply.integer(frequency.into()),
+                    // Redis's text with the policies that it does not count under.
+                    None => reply.error(
                         &"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
                           that when switching between policies at runtime LRU and LFU data will take some time to \
                           adjust.",
-                    );
+                    ),
                 })
             },
         ),
@@ -95,6 +96,7 @@ fn encoding(value: &[u8]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use crate::testing::Node;
+    use leasehold_keyspace::EvictionPolicy;
 
     #[test]
     fn encodings_are_those_of_redis() {
@@ -133,12 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_is_nil_and_frequency_an_error() {
+    fn a_missing_key_is_nil_and_frequency_an_error_where_it_is_not_counted() {
         let mut node = Node::new();
         for subcommand in ["ENCODING", "FREQ", "IDLETIME", "REFCOUNT"] {
             assert_eq!(node.run(&format!("OBJECT {subcommand} nokey")), "$-1\r\n");
         }
+        node.keyspace.set_policy(EvictionPolicy::AllKeysLfu);
         node.run("SET a 1");
+        node.run("GET a");
+        node.run("GET a");
+        assert_eq!(node.run("OBJECT FREQ a"), ":3\r\n");
+        node.keyspace.set_policy(EvictionPolicy::AllKeysLru);
         assert_eq!(node.run("OBJECT REFCOUNT a"), ":1\r\n");
         assert!(node.run("OBJECT FREQ a").starts_with("-ERR An LFU maxmemory policy is not selected"));
         assert_eq!(node.run("OBJECT FOO a"), "-ERR unknown subcommand 'FOO'. Try OBJECT HELP.\r\n");

@@ -423,7 +423,7 @@ impl<'s> EntryView<'s> {
             stale_for_ms: 0,
             client_flags: 0,
             idle_ms: 0,
-            frequency: 0,
+            frequency: None,
             memory_bytes: 0,
         };
         entry.expire_at_ms = self.expire_at_ms();

@@ -153,6 +153,11 @@ impl Log {
         self.segments.capacity() * size_of::<Segment>()
     }
 
+    /// Segments in use; looks at all.
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.iter().filter(|segment| segment.memory.is_some()).count()
+    }
+
     pub(crate) fn segment_bytes(&self) -> usize {
         self.pool.segment_bytes()
     }

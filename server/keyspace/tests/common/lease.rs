@@ -15,7 +15,6 @@ pub(crate) fn settings() -> Settings {
         shards: 4,
         memory_bytes_max: 0,
         policy: EvictionPolicy::AllKeysLru,
-        eviction_samples: 5,
         absence_bytes_max: 1 << 20,
         boot_unix_ms: START_MS,
         lease: LeaseSettings {

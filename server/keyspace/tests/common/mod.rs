@@ -9,15 +9,14 @@ use std::collections::BTreeMap;
 /// When the tests' servers boot, in ms since 1970.
 pub(crate) const BOOT_MS: u64 = 1_700_000_000_000;
 
-/// Bytes of an entry's place in the index: part of what it says it costs, but counted with the tables.
-pub(crate) const INDEX_BYTES_EACH: usize = 8;
+/// Bytes of an entry's place in the index: part of what it says it costs, but counted with the index.
+pub(crate) const INDEX_BYTES_EACH: usize = 5;
 
 /// No limit, nothing special.
 pub(crate) const SETTINGS: Settings = Settings {
     shards: 16,
     memory_bytes_max: 0,
     policy: EvictionPolicy::NoEviction,
-    eviction_samples: 5,
     absence_bytes_max: 1 << 20,
     boot_unix_ms: BOOT_MS,
     lease: LeaseSettings {

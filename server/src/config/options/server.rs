@@ -227,7 +227,8 @@ const MEMORY: &[Spec<Config>] = &[
         kind: integer(1, 64),
         default: Default::Text("5"),
         change: Change::Live,
-        doc: "Entries compared to find one to evict. More is closer to the true order and costs more time.",
+        doc: "Has no effect: no policy here goes by samples. It is accepted, and CONFIG GET answers it, because clients and \
+              frameworks written for Redis set it.",
         write: |config, value| config.live.eviction_samples = value.u8(),
         read: |config| Value::Integer(config.live.eviction_samples.into()),
     },
