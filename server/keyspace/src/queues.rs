@@ -65,15 +65,16 @@ fn use_clock(now_ms: u64) -> u8 {
     (now_ms >> USE_CLOCK_SHIFT) as u8
 }
 
-/// What decides about the entries of a shard.
+/// What decides about the entries of a shard. What a read looks at or writes comes first; see [`crate::shard::Shard`].
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Queues {
-    pub(crate) policy: EvictionPolicy,
     pub(crate) ageing: Ageing,
     pub(crate) generations: Generations,
-    pub(crate) sketch: Sketch,
-    pub(crate) share: Share,
+    pub(crate) policy: EvictionPolicy,
     pub(crate) objective: Objective,
+    pub(crate) share: Share,
+    pub(crate) sketch: Sketch,
     /// What the shard may hold; traffic of this makes some generations.
     pub(crate) capacity_bytes: u64,
     /// Chooses the window for all shards, from what they tell it of some keys.

@@ -12,7 +12,7 @@ use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
-use crate::stats::ShardStats;
+use crate::stats::{Reads, ShardStats};
 use crate::table::{Place, Tables, hash_key};
 pub(crate) use absence::{Absence, AbsenceKind};
 use ahash::RandomState;
@@ -32,11 +32,14 @@ const DEAD_SEGMENTS: usize = 2;
 /// 2109.
 const VERSION_SHIFT: u32 = 22;
 
-/// One part of the keyspace.
+/// One part of the keyspace. Its lock lies before it. What a read writes comes first, so that it is on the line of memory that
+/// the lock brings along; what a read only looks at is on lines that stay shared between the cores' caches.
+#[repr(C)]
 pub(crate) struct Shard {
+    pub(crate) reads: Reads,
+    pub(crate) queues: Queues,
     pub(crate) index: Index,
     pub(crate) log: Log,
-    pub(crate) queues: Queues,
     hash: RandomState,
     /// Negative entries and tombstones.
     pub(crate) absences: Tables,
@@ -96,6 +99,7 @@ impl Shard {
         window: &Arc<WindowControl>,
     ) -> Self {
         Self {
+            reads: Reads::default(),
             index: Index::new(),
             log: Log::new(Arc::clone(pool)),
             queues: Queues::new(policy, u64::MAX, boot_unix_ms, Arc::clone(window)),
@@ -185,7 +189,7 @@ impl Shard {
     ) -> Option<R> {
         let counts = access == Access::Touch;
         let Some((location, view)) = self.find_view(key) else {
-            self.stats.misses += u64::from(counts);
+            self.reads.misses += u64::from(counts);
             return None;
         };
         if view.is_fresh(now_ms) {
@@ -194,12 +198,12 @@ impl Shard {
             }
             let control = view.control();
             let result = read(view.entry());
-            self.stats.hits += 1;
+            self.reads.hits += 1;
             self.touch_known(location, key.hash, control, now_ms);
             return Some(result);
         }
         let is_gone = view.is_gone(now_ms);
-        self.stats.misses += u64::from(counts);
+        self.reads.misses += u64::from(counts);
         if is_gone {
             self.expire(location, key.hash);
         }
@@ -227,7 +231,7 @@ impl Shard {
             }
             return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
         }
-        self.stats.misses += u64::from(counts);
+        self.reads.misses += u64::from(counts);
         match self.absence(key, now_ms) {
             Some(Absence { kind: AbsenceKind::Negative, until_ms, version, .. }) => {
                 self.stats.negative_hits += u64::from(counts);
@@ -266,8 +270,8 @@ impl Shard {
 
     /// Counts a hit or a miss.
     pub(crate) fn count_lookup(&mut self, is_hit: bool) {
-        self.stats.hits += u64::from(is_hit);
-        self.stats.misses += u64::from(!is_hit);
+        self.reads.hits += u64::from(is_hit);
+        self.reads.misses += u64::from(!is_hit);
     }
 
     /// Stores value and fields for a key, at `location` if the key has an entry; it has no version until somebody asks for
@@ -473,7 +477,7 @@ impl Shard {
 
     /// Changes what is evicted.
     pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, objective: Objective) {
-        self.stats.close_policy(self.queues.policy);
+        self.stats.close_policy(self.queues.policy, self.reads);
         let (queues, log) = (&mut self.queues, &mut self.log);
         queues.set_policy(policy, objective, log, self.index.len());
     }

@@ -125,11 +125,16 @@ impl PolicyStats {
     }
 }
 
-/// What happened in a shard since start or the last reset.
+/// How the reads of a shard ended since start or the last reset: the counters that every read writes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ShardStats {
+pub(crate) struct Reads {
     pub(crate) hits: u64,
     pub(crate) misses: u64,
+}
+
+/// What else happened in a shard since start or the last reset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ShardStats {
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
     pub(crate) admitted: u64,
@@ -150,20 +155,21 @@ pub(crate) struct ShardStats {
 
 impl ShardStats {
     /// What was counted since start is that of this policy, as far as it was not another's; the next one's counts begin.
-    pub(crate) fn close_policy(&mut self, policy: EvictionPolicy) {
-        let now = self.counted();
+    pub(crate) fn close_policy(&mut self, policy: EvictionPolicy, reads: Reads) {
+        let now = self.counted(reads);
         self.past[policy as usize].add(now.since(self.at_change));
         self.at_change = now;
     }
 
-    fn of_policies(&self, present: EvictionPolicy) -> [PolicyStats; EvictionPolicy::ALL.len()] {
+    fn of_policies(&self, present: EvictionPolicy, reads: Reads) -> [PolicyStats; EvictionPolicy::ALL.len()] {
         let mut closed = *self;
-        closed.close_policy(present);
+        closed.close_policy(present, reads);
         closed.past
     }
 
-    fn counted(&self) -> PolicyStats {
-        let Self { hits, misses, admitted, rejected, evicted, .. } = *self;
+    fn counted(&self, reads: Reads) -> PolicyStats {
+        let Reads { hits, misses } = reads;
+        let Self { admitted, rejected, evicted, .. } = *self;
         PolicyStats { hits, misses, admitted, rejected, evicted }
     }
 }
@@ -184,6 +190,7 @@ impl Keyspace {
     pub fn reset_stats(&self) {
         for index in 0..self.shards() {
             let mut shard = self.lock(index);
+            shard.reads = Reads::default();
             shard.stats = Default::default();
             shard.leases.counters = Default::default();
             shard.publish();
@@ -195,11 +202,11 @@ impl Keyspace {
 impl Shard {
     fn add_stats(&self, sum: &mut Stats) {
         let stats = &self.stats;
-        sum.hits += stats.hits;
-        sum.misses += stats.misses;
+        sum.hits += self.reads.hits;
+        sum.misses += self.reads.misses;
         sum.expired += stats.expired;
         sum.evicted += stats.evicted;
-        for (sum, policy) in sum.policies.iter_mut().zip(stats.of_policies(self.queues.policy)) {
+        for (sum, policy) in sum.policies.iter_mut().zip(stats.of_policies(self.queues.policy, self.reads)) {
             sum.add(policy);
         }
         let (log, live, dead) = (self.log.bytes(), self.log.live_bytes(), self.log.dead_bytes());

@@ -80,7 +80,7 @@ fn counters_stand_under_the_policy_that_was_in_force() {
     let settings = Settings { shards: 1, policy: EvictionPolicy::AllKeysLru, memory_bytes_max: 1 << 20, ..SETTINGS };
     let keyspace = keyspace(settings);
     let mut turn = Turn::new(BOOT_MS, 1);
-    let mut fill = |turn: &mut Turn, keys: std::ops::Range<u32>| {
+    let fill = |turn: &mut Turn, keys: std::ops::Range<u32>| {
         for number in keys {
             let key = format!("{number}");
             if !has(&keyspace, turn, key.as_bytes()) {
