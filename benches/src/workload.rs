@@ -5,6 +5,7 @@
 
 use crate::keys::Distribution;
 use crate::preload::Preload;
+use crate::rival::parse_cores;
 use crate::wire::{Protocol, Shape};
 use anyhow::{Context as _, bail, ensure};
 use std::path::Path;
@@ -68,6 +69,8 @@ pub struct Workload {
     pub connections: usize,
     /// Number of keys.
     pub keys: u64,
+    /// Cores of the generator, one thread each; `None` = as for all workloads.
+    pub generator_cores: Option<Vec<usize>>,
     /// What keys and values look like.
     pub shape: Shape,
     /// In the order of measuring.
@@ -166,6 +169,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
             "pipeline",
             "connections",
             "keys",
+            "generator_cores",
             "prefix",
             "key_bytes",
             "value_bytes",
@@ -184,6 +188,10 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
         pipeline: number(table, "pipeline", 1, 1, 1000)?,
         connections: number(table, "connections", 50, 1, 10_000)?,
         keys: number(table, "keys", 1_000_000, 1, 99_999_999)? as u64,
+        generator_cores: match table.get("generator_cores") {
+            None => None,
+            Some(_) => Some(parse_cores(text(table, "generator_cores")?).context("generator_cores")?),
+        },
         shape: Shape {
             prefix: table.get("prefix").and_then(Value::as_str).unwrap_or("key:").to_owned(),
             key_bytes: number(table, "key_bytes", 32, 16, 250)?,

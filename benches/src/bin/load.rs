@@ -72,14 +72,11 @@ fn main() -> anyhow::Result<()> {
         build()?;
     }
     let here = Circumstances::here(benches, rival::all_cores().len(), arguments.rounds, arguments.seconds);
-    let mut bench = Bench {
-        plans: &plans,
-        generator_cores: generator_cores(&arguments)?,
-        arguments: &arguments,
-        running: Vec::new(),
-    };
+    let mut bench =
+        Bench { plans: &plans, generator_cores: Vec::new(), arguments: &arguments, running: Vec::new() };
     let mut outcomes = Vec::new();
     for workload in chosen {
+        bench.generator_cores = generator_cores(&arguments, workload)?;
         let outcome = bench.measure(workload)?;
         writeln!(std::io::stdout(), "{}", outcome.markdown())?;
         outcomes.push(outcome);
@@ -119,12 +116,13 @@ fn label(arguments: &Arguments) -> String {
     }
 }
 
-fn generator_cores(arguments: &Arguments) -> anyhow::Result<Vec<usize>> {
+fn generator_cores(arguments: &Arguments, workload: &Workload) -> anyhow::Result<Vec<usize>> {
     let all = rival::all_cores();
-    let cores = match &arguments.generator_cores {
-        Some(text) => rival::parse_cores(text).context("--generator-cores")?,
-        None if arguments.scaling => all.iter().copied().filter(|&core| core >= SCALING_FIRST_GENERATOR_CORE).collect(),
-        None => vec![1],
+    let cores = match (&arguments.generator_cores, &workload.generator_cores) {
+        (Some(text), _) => rival::parse_cores(text).context("--generator-cores")?,
+        (None, Some(cores)) => cores.clone(),
+        (None, None) if arguments.scaling => all.iter().copied().filter(|&core| core >= SCALING_FIRST_GENERATOR_CORE).collect(),
+        (None, None) => vec![1],
     };
     ensure!(
         !cores.is_empty() && cores.iter().all(|core| all.contains(core)),
