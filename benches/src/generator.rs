@@ -34,6 +34,8 @@ pub struct Plan {
     pub distribution: Distribution,
     /// Replies are those of key 0 whatever was asked: the server is the floor.
     pub canned: bool,
+    /// Whether a read may find nothing.
+    pub misses: bool,
     /// Of the key stream.
     pub seed: u64,
 }
@@ -156,9 +158,12 @@ impl Generator<'_> {
     }
 
     fn verify(&mut self, connection: &Connection) -> anyhow::Result<()> {
-        ensure!(connection.filled == connection.reply_bytes, "the server sent more than it was asked");
         let mut rest = &connection.input[..connection.filled];
         for &(verb, number) in &connection.asked {
+            if let Some(behind) = self.missed(verb, rest) {
+                rest = behind;
+                continue;
+            }
             let right = self.wire.expected_reply(verb, if self.plan.canned { 0 } else { number });
             let (reply, behind) = rest.split_at(right.len());
             if reply != right {
@@ -170,7 +175,13 @@ impl Generator<'_> {
             }
             rest = behind;
         }
+        ensure!(rest.is_empty(), "the server sent more than it was asked");
         Ok(())
+    }
+
+    /// What stands behind the reply to a read that found nothing, if that is the first reply.
+    fn missed<'r>(&self, verb: Verb, replies: &'r [u8]) -> Option<&'r [u8]> {
+        if self.plan.misses && verb == Verb::Get { replies.strip_prefix(self.wire.missed()) } else { None }
     }
 }
 
@@ -202,16 +213,23 @@ impl Connection {
         if self.filled >= self.reply_bytes {
             return Ok(true);
         }
-        // An error is shorter than the reply it stands for: without this look the rest would be awaited for ever.
+        // A miss or an error is shorter than the reply it stands for: without this look the rest would be awaited for ever.
         let mut start = 0;
         for &(verb, number) in &self.asked {
             let reply = &self.input[start.min(self.filled)..self.filled];
+            if generator.missed(verb, reply).is_some() {
+                start += generator.wire.missed().len();
+                continue;
+            }
+            if generator.plan.misses && generator.wire.missed().starts_with(reply) {
+                return Ok(false);
+            }
             if !generator.wire.may_become_reply(verb, reply) {
                 bail!("wrong reply to {verb:?} of key {number}: {:?}", shown(reply));
             }
             start += generator.wire.reply_len(verb);
         }
-        Ok(false)
+        Ok(start <= self.filled)
     }
 }
 
@@ -244,6 +262,7 @@ mod tests {
             keys: 1,
             distribution: Distribution::Hot,
             canned: false,
+            misses: false,
             seed: 1,
         };
         let progress = Progress::default();

@@ -58,6 +58,7 @@ pub struct Wire {
     set: Template,
     got: Template,
     stored: Template,
+    missed: &'static [u8],
 }
 
 impl Wire {
@@ -104,12 +105,14 @@ impl Wire {
                 ),
                 got: build(format!("${value_len}\r\n"), false, none(), true, "\r\n"),
                 stored: build("+OK\r\n".into(), false, none(), false, ""),
+                missed: b"$-1\r\n",
             },
             Protocol::Memcached => Self {
                 get: build("get ".into(), true, none(), false, "\r\n"),
                 set: build("set ".into(), true, format!(" 0 0 {value_len}\r\n"), true, "\r\n"),
                 got: build("VALUE ".into(), true, format!(" 0 {value_len}\r\n"), true, "\r\nEND\r\n"),
                 stored: build("STORED\r\n".into(), false, none(), false, ""),
+                missed: b"END\r\n",
             },
         }
     }
@@ -156,6 +159,12 @@ impl Wire {
             template.bytes[hole..hole + DIGITS].copy_from_slice(&digits);
         }
         &template.bytes
+    }
+
+    /// The reply to a read of a key that is not there.
+    #[must_use]
+    pub fn missed(&self) -> &'static [u8] {
+        self.missed
     }
 
     /// Whether the bytes of a reply so far can become a right one, as far as its fixed first bytes tell.

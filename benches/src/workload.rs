@@ -63,6 +63,8 @@ pub struct Workload {
     pub summary: String,
     /// Share of reads in percent.
     pub get_percent: u8,
+    /// Whether a read may find nothing.
+    pub misses: bool,
     /// Requests in a batch.
     pub pipeline: usize,
     /// Connections in all.
@@ -166,6 +168,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
             "name",
             "summary",
             "get_percent",
+            "misses",
             "pipeline",
             "connections",
             "keys",
@@ -185,6 +188,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
         name,
         summary: text(table, "summary")?.to_owned(),
         get_percent: u8::try_from(number(table, "get_percent", 100, 0, 100)?)?,
+        misses: table.get("misses").and_then(Value::as_bool).unwrap_or(false),
         pipeline: number(table, "pipeline", 1, 1, 1000)?,
         connections: number(table, "connections", 50, 1, 10_000)?,
         keys: number(table, "keys", 1_000_000, 1, 99_999_999)? as u64,

@@ -72,8 +72,7 @@ fn main() -> anyhow::Result<()> {
         build()?;
     }
     let here = Circumstances::here(benches, rival::all_cores().len(), arguments.rounds, arguments.seconds);
-    let mut bench =
-        Bench { plans: &plans, generator_cores: Vec::new(), arguments: &arguments, running: Vec::new() };
+    let mut bench = Bench { plans: &plans, generator_cores: Vec::new(), arguments: &arguments, running: Vec::new() };
     let mut outcomes = Vec::new();
     for workload in chosen {
         bench.generator_cores = generator_cores(&arguments, workload)?;
@@ -121,7 +120,9 @@ fn generator_cores(arguments: &Arguments, workload: &Workload) -> anyhow::Result
     let cores = match (&arguments.generator_cores, &workload.generator_cores) {
         (Some(text), _) => rival::parse_cores(text).context("--generator-cores")?,
         (None, Some(cores)) => cores.clone(),
-        (None, None) if arguments.scaling => all.iter().copied().filter(|&core| core >= SCALING_FIRST_GENERATOR_CORE).collect(),
+        (None, None) if arguments.scaling => {
+            all.iter().copied().filter(|&core| core >= SCALING_FIRST_GENERATOR_CORE).collect()
+        }
         (None, None) => vec![1],
     };
     ensure!(
@@ -250,6 +251,7 @@ impl Bench<'_> {
             keys: workload.keys,
             distribution: lane.distribution,
             canned: rival.canned,
+            misses: workload.misses,
             seed: (round * generators + index) as u64 + 1,
         };
         let progress = Progress::default();

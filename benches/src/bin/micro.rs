@@ -7,7 +7,9 @@ use clap::Parser as _;
 use leasehold_benches::keys::{Distribution, Keys};
 use leasehold_benches::system;
 use leasehold_benches::wire::{Protocol, Shape, Verb, Wire};
-use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Settings, Turn};
+use leasehold_keyspace::{
+    Access, Attributes, Db, EvictionPolicy, Expiry, HashSeed, Keyspace, LeaseSettings, Settings, Turn,
+};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::hint::black_box;
 use std::io::Write as _;
@@ -28,6 +30,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Requests in one buffer: a pipeline of 16, as the load bench sends.
 const BATCH: usize = 16;
+/// As a loader stores.
+const WITH_TTL: Attributes = Attributes { expiry: Expiry::At(1_700_003_600_000), ..Attributes::PLAIN };
 /// Batches in one repetition; together with the batch some milliseconds.
 const BATCHES: usize = 2_000;
 
@@ -53,7 +57,8 @@ fn main() -> anyhow::Result<()> {
     case("reply with 32 bytes", reply(32))?;
     case("reply with 1 KiB", reply(1024))?;
     for (name, keys) in [("1 K keys", 1_000), ("1 M keys", 1_000_000)] {
-        case(&format!("read and reply, {name}"), read(keys))?;
+        case(&format!("read and reply, {name}"), read(keys, Attributes::PLAIN))?;
+        case(&format!("read with TTL and reply, {name}"), read(keys, WITH_TTL))?;
         case(&format!("prefetch, read and reply, {name}"), prefetched(keys))?;
         case(&format!("overwrite 32 bytes, {name}"), overwrite(keys))?;
     }
@@ -93,7 +98,7 @@ fn reply(value_bytes: usize) -> Box<dyn FnMut()> {
 }
 
 /// A keyspace that holds `keys` keys of 32 bytes with values of 32 bytes, and a long list of these keys at random.
-fn filled(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
+fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
     let settings = Settings {
         shards: 64,
         memory_bytes_max: 0,
@@ -115,7 +120,7 @@ fn filled(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
     let mut turn = Turn::new(1_700_000_000_000, 1);
     let name = |number: u64| format!("key:{number:028}").into_bytes();
     for number in 0..keys {
-        keyspace.update(&mut turn, Db(0), &name(number), |slot| slot.set(&[b'v'; 32], Attributes::PLAIN));
+        keyspace.update(&mut turn, Db(0), &name(number), |slot| slot.set(&[b'v'; 32], attributes));
     }
     let mut random = Keys::new(Distribution::Uniform, keys, 3);
     // Contiguous, as keys are in a connection's input: only the keyspace shall miss the caches.
@@ -123,8 +128,8 @@ fn filled(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
     (keyspace, turn, asked)
 }
 
-fn read(keys: u64) -> Box<dyn FnMut()> {
-    let (keyspace, mut turn, asked) = filled(keys);
+fn read(keys: u64, attributes: Attributes) -> Box<dyn FnMut()> {
+    let (keyspace, mut turn, asked) = filled(keys, attributes);
     let mut reply = Reply::new(RespVersion::V2);
     Box::new(move || {
         for batch in asked.chunks(BATCH) {
@@ -140,7 +145,7 @@ fn read(keys: u64) -> Box<dyn FnMut()> {
 }
 
 fn prefetched(keys: u64) -> Box<dyn FnMut()> {
-    let (keyspace, mut turn, asked) = filled(keys);
+    let (keyspace, mut turn, asked) = filled(keys, Attributes::PLAIN);
     let mut reply = Reply::new(RespVersion::V2);
     Box::new(move || {
         for batch in asked.chunks(BATCH) {
@@ -157,7 +162,7 @@ fn prefetched(keys: u64) -> Box<dyn FnMut()> {
 }
 
 fn overwrite(keys: u64) -> Box<dyn FnMut()> {
-    let (keyspace, mut turn, asked) = filled(keys);
+    let (keyspace, mut turn, asked) = filled(keys, Attributes::PLAIN);
     Box::new(move || {
         for key in &asked {
             keyspace.update(&mut turn, Db(0), key, |slot| slot.set(&[b'w'; 32], Attributes::PLAIN));

@@ -192,12 +192,13 @@ impl Shard {
             self.reads.misses += u64::from(counts);
             return None;
         };
-        if view.is_fresh(now_ms) {
+        let entry = view.entry();
+        if entry.expire_at_ms.is_none_or(|expire_at_ms| now_ms < expire_at_ms) {
             if !counts {
                 return Some(read(self.view(location, now_ms)));
             }
             let control = view.control();
-            let result = read(view.entry());
+            let result = read(entry);
             self.reads.hits += 1;
             self.touch_known(location, key.hash, control, now_ms);
             return Some(result);
