@@ -224,9 +224,9 @@ pub struct Circumstances {
 }
 
 impl Circumstances {
-    /// Of this machine, this tree and this process.
+    /// Of this machine, this tree and this process, which runs the bench of this name.
     #[must_use]
-    pub fn here(tree: &Path, cores: usize, rounds: usize, seconds: f64) -> Self {
+    pub fn here(tree: &Path, binary: &str, cores: usize, rounds: usize, seconds: f64) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -239,7 +239,7 @@ impl Circumstances {
             kernel: kernel.trim().to_owned(),
             load_before: loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
             commit: describe(tree),
-            command: format!("cargo run --release -p leasehold-benches --bin load -- {}", arguments.join(" ")),
+            command: format!("cargo run --release -p leasehold-benches --bin {binary} -- {}", arguments.join(" ")),
             rounds,
             seconds,
         }
@@ -267,6 +267,38 @@ impl Circumstances {
 /// # Errors
 /// What the file system reports.
 pub fn write(folder: &Path, label: &str, here: &Circumstances, outcomes: &[Outcome]) -> std::io::Result<PathBuf> {
+    let tables: Vec<String> = outcomes.iter().map(Outcome::markdown).collect();
+    let json = json!({
+        "date": here.date, "cpu": here.cpu, "cores": here.cores, "kernel": here.kernel, "load_before": here.load_before, "commit": here.commit,
+        "command": here.command.trim(), "rounds": here.rounds, "seconds": here.seconds,
+        "outcomes": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+    });
+    write_files(folder, label, here, &(here.markdown() + &tables.join("\n")), &json)
+}
+
+/// As [`write`], for a bench whose tables are its own and whose rounds say nothing.
+///
+/// # Errors
+/// What the file system reports.
+pub fn write_text(
+    folder: &Path,
+    label: &str,
+    here: &Circumstances,
+    tables: &str,
+    json: &Value,
+) -> std::io::Result<PathBuf> {
+    let title = format!("# {} on {}, {} cores\n\n", here.date, here.cpu, here.cores);
+    let how = format!("- commit: `{}`\n- command: `{}`\n\n", here.commit, here.command.trim());
+    write_files(folder, label, here, &(title + &how + tables), json)
+}
+
+fn write_files(
+    folder: &Path,
+    label: &str,
+    here: &Circumstances,
+    markdown: &str,
+    json: &Value,
+) -> std::io::Result<PathBuf> {
     let machine = format!("{} {}c", here.cpu, here.cores).to_lowercase().replace(|c: char| !c.is_alphanumeric(), "-");
     let stem = format!("{}-{machine}-{label}", here.date);
     let path = (1..)
@@ -274,14 +306,8 @@ pub fn write(folder: &Path, label: &str, here: &Circumstances, outcomes: &[Outco
         .map(|stem| folder.join(format!("{stem}.md")))
         .find(|path| !path.exists())
         .expect("some number is free");
-    let tables: Vec<String> = outcomes.iter().map(Outcome::markdown).collect();
     fs::create_dir_all(folder)?;
-    fs::write(&path, here.markdown() + &tables.join("\n"))?;
-    let json = json!({
-        "date": here.date, "cpu": here.cpu, "cores": here.cores, "kernel": here.kernel, "load_before": here.load_before, "commit": here.commit,
-        "command": here.command.trim(), "rounds": here.rounds, "seconds": here.seconds,
-        "outcomes": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
-    });
+    fs::write(&path, markdown)?;
     fs::write(path.with_extension("json"), format!("{json:#}\n"))?;
     Ok(path)
 }

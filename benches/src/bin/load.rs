@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<()> {
     if !arguments.no_build {
         build()?;
     }
-    let here = Circumstances::here(benches, rival::all_cores().len(), arguments.rounds, arguments.seconds);
+    let here = Circumstances::here(benches, "load", rival::all_cores().len(), arguments.rounds, arguments.seconds);
     let mut bench = Bench { plans: &plans, generator_cores: Vec::new(), arguments: &arguments, running: Vec::new() };
     let mut outcomes = Vec::new();
     for workload in chosen {

@@ -16,6 +16,7 @@ mod log;
 pub mod memory;
 pub mod policy;
 mod queues;
+pub mod replay;
 mod scan;
 pub mod settings;
 mod shard;

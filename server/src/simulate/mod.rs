@@ -3,7 +3,6 @@
 //! The requests go through the keyspace of the server itself, as a client that reads a key and stores it when it is not
 //! there; nothing about eviction is modelled. Everything is derived from fixed seeds, so the same trace gives the same figures.
 
-mod replay;
 mod report;
 mod trace;
 
@@ -11,13 +10,12 @@ use crate::config::options::eviction_policies;
 use crate::config::text;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use leasehold_keyspace::replay::{Cache, Limit, Trace, replay};
 use leasehold_keyspace::{EvictionPolicy, Objective};
-use replay::{Cache, Limit};
 use report::{Report, Row};
 use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
-use trace::Trace;
 
 /// Replays a trace through the server's own code and prints the miss ratios.
 ///
@@ -113,7 +111,7 @@ fn shards(given: &str) -> Result<usize, String> {
 /// A policy that does not exist, a trace that cannot be read or has a line that is none, an output that is closed.
 pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Result<()> {
     let policies = policies(&simulation.policy)?;
-    let trace = Trace::read(&simulation.trace)
+    let trace = trace::read(&simulation.trace)
         .with_context(|| format!("the trace {} cannot be used", simulation.trace.display()))?;
     let objective = match simulation.objective {
         Goal::Objects => Objective::Objects,
@@ -128,7 +126,7 @@ pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Resu
             Overhead::None => Limit::Values(memory_bytes),
         };
         for &(name, policy) in &policies {
-            let misses = replay::replay(&trace, Cache { policy, objective, limit, shards: simulation.shards });
+            let misses = replay(&trace, Cache { policy, objective, limit, shards: simulation.shards });
             report.add(Row { policy: name, memory_bytes, requests: trace.len(), misses }, out)?;
         }
     }

@@ -1,8 +1,7 @@
 //! What a simulation prints: rows as they come, for people with a chart at the end.
 
-use super::replay::Misses;
-use super::trace::Trace;
 use crate::config::text::show_bytes;
+use leasehold_keyspace::replay::{Misses, Trace};
 use std::io::{self, Write};
 
 /// One policy under one limit.
