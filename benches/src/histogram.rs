@@ -25,6 +25,12 @@ impl Histogram {
         self.total += operations;
     }
 
+    /// How many operations were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.total
+    }
+
     /// Takes in another's counts.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {

@@ -48,6 +48,14 @@ impl Clock {
     }
 }
 
+/// Monotonic time in ns since it was first asked for.
+#[cfg(feature = "hold-times")]
+pub(crate) fn since_start_ns() -> u64 {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+
+    START.elapsed().as_nanos() as u64
+}
+
 /// Wall clock since 1970; zero before that.
 fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

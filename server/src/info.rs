@@ -264,6 +264,21 @@ fn stats(text: &mut String, node: &Node) {
         "x_protocol_errors": totals.protocol_errors,
         "x_panics": totals.panics,
     );
+    #[cfg(feature = "hold-times")]
+    hold_times(text);
+}
+
+/// How long the locks of shards were held since this was last asked.
+#[cfg(feature = "hold-times")]
+fn hold_times(text: &mut String) {
+    const MS_CLASS: usize = 20;
+
+    let (counts, longest_ns) = leasehold_keyspace::take_holds();
+    fields!(text,
+        "x_lock_holds": counts.iter().sum::<u64>(),
+        "x_lock_holds_over_1ms": counts[MS_CLASS + 1..].iter().sum::<u64>(),
+        "x_lock_hold_longest_us": longest_ns / 1000,
+    );
 }
 
 /// The policy in force, what the log of entries looks like, and what was counted under each policy.

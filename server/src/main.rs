@@ -53,6 +53,8 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, FAILED),
         };
     }
+    #[cfg(feature = "hold-times")]
+    leasehold_keyspace::observe_holds(clock::since_start_ns);
     if arguments.print_config {
         return say(render::conf().trim_end());
     }

@@ -6,6 +6,7 @@
 //! lease verbs and statistics in files of those names.
 
 use crate::entry::Key;
+use crate::guard::{Guard, guard};
 use crate::log::Charge;
 use crate::log::{Garbage, PAGE_BYTES, Pool};
 use crate::memory::Memory;
@@ -21,7 +22,7 @@ use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// All data of a node: shards behind short locks. Shared by all threads.
 ///
@@ -162,7 +163,7 @@ pub struct OutOfMemory;
 
 /// A locked shard. Tells the node's memory counter of changes when it is let go.
 pub(crate) struct Locked<'k> {
-    shard: MutexGuard<'k, Shard>,
+    shard: Guard<'k>,
     memory: &'k Memory,
     /// Dropped after the guard: giving memory back to the system takes time.
     garbage: Option<Garbage>,
@@ -337,7 +338,7 @@ impl Keyspace {
         for (place, same_shard) in
             shards.iter_mut().zip(hashes.chunk_by(|&a, &b| shard_of(a, mask) == shard_of(b, mask)))
         {
-            *place = self.shards[shard_of(same_shard[0], mask)].try_lock().ok().map(|shard| (shard, same_shard));
+            *place = self.shards[shard_of(same_shard[0], mask)].try_lock().ok().map(|shard| (guard(shard), same_shard));
         }
         for (shard, same_shard) in shards.iter().flatten() {
             same_shard.iter().for_each(|&hash| shard.index.prefetch(hash));
@@ -528,8 +529,8 @@ impl Keyspace {
     }
 
     #[inline]
-    fn lock_unpublished(&self, index: usize) -> MutexGuard<'_, Shard> {
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_unpublished(&self, index: usize) -> Guard<'_> {
+        guard(self.shards[index].lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock_many(&self, keys: &[Key<'_>]) -> Locks<'_> {

@@ -8,6 +8,7 @@ mod claims;
 mod entry;
 mod eviction;
 mod expiry;
+mod guard;
 mod index;
 pub mod keyspace;
 pub mod lease;
@@ -26,6 +27,8 @@ mod table;
 pub mod turn;
 mod waiter_count;
 
+#[cfg(feature = "hold-times")]
+pub use guard::{HOLD_CLASSES, observe_holds, take_holds};
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 pub use memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};

@@ -10,7 +10,7 @@ use crate::config::options::eviction_policies;
 use crate::config::text;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use leasehold_keyspace::replay::{Cache, Limit, Trace, replay};
+use leasehold_keyspace::replay::{Cache, Limit, replay};
 use leasehold_keyspace::{EvictionPolicy, Objective};
 use report::{Report, Row};
 use std::io::Write;
