@@ -11,6 +11,7 @@ mod clients;
 mod clock;
 mod config;
 mod connection;
+mod freeing;
 mod host;
 mod info;
 mod listener;

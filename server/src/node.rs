@@ -4,6 +4,7 @@ use crate::clients::Cards;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::live::LiveConfig;
+use crate::freeing::Freeing;
 use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
@@ -32,6 +33,7 @@ pub(crate) struct Node {
     /// Where loaders run; `None` without loaders.
     pub(crate) loader_runtime: Option<tokio::runtime::Handle>,
     pub(crate) log: LogControl,
+    pub(crate) freeing: Freeing,
     /// Rung when the first command parks, so that ticks come often from now on.
     pub(crate) pace: Notify,
     /// Commands parked now, on all threads.
@@ -92,6 +94,7 @@ impl Node {
             loaders,
             loader_runtime,
             log,
+            freeing: Freeing::start(),
             port,
             pace: Notify::new(),
             parked: AtomicUsize::new(0),

@@ -25,14 +25,9 @@ use std::task::Waker;
 /// Time between two rounds of removing what has expired, in ms.
 const EXPIRE_EVERY_MS: u64 = 100;
 
-/// Table positions an expiry round looks at; about 1 ms of work, so 1 % of the thread.
-const EXPIRE_STEPS_MAX: usize = 4_096;
-
-/// A round that removed more than this is followed by another at once, up to [`EXPIRE_ROUNDS_MAX`].
-const EXPIRE_AGAIN: usize = EXPIRE_STEPS_MAX / 4;
-
-/// Bounds a tick's share of the thread when very much expires at once.
-const EXPIRE_ROUNDS_MAX: usize = 8;
+/// Entries that one cycle of expiry looks at: a fraction of a millisecond. While there is more to do the next cycle follows
+/// as soon as the sockets were looked at once.
+const EXPIRE_STEPS_MAX: usize = 1_024;
 
 /// The thread's input buffer: a batch of small requests and one full read behind them.
 const INPUT_BYTES: usize = 256 * 1024;
@@ -52,6 +47,8 @@ pub(crate) struct Thread {
     /// Parked commands by the time at which they are to be told.
     deadlines: RefCell<BTreeSet<(u64, u64)>>,
     draining: Cell<bool>,
+    /// Whether expiry or eviction has more to do at once.
+    is_behind: Cell<bool>,
     /// By index in the statistics: whether the command may change what `CLIENT LIST` shows of its client.
     changes_client: Box<[bool]>,
 }
@@ -176,6 +173,7 @@ impl Thread {
             slots: RefCell::default(),
             deadlines: RefCell::default(),
             draining: Cell::new(false),
+            is_behind: Cell::new(false),
             changes_client: changes_client.collect(),
             node,
         }
@@ -238,6 +236,9 @@ impl Thread {
     pub(crate) fn settle(&self, turn: &mut Turn) {
         if !turn.effects.loads.is_empty() || !turn.effects.wakes.is_empty() {
             self.settle_effects(turn);
+        }
+        if !turn.effects.flushed.is_empty() {
+            self.node.freeing.free(std::mem::take(&mut turn.effects.flushed));
         }
     }
 
@@ -329,7 +330,12 @@ impl Thread {
         let node = Arc::clone(&self.node);
         let mailbox: &Mailbox = &node.threads[usize::from(self.id)].mailbox;
         loop {
-            mailbox.rung().await;
+            if self.is_behind.get() {
+                tokio::task::yield_now().await;
+                self.catch_up();
+            } else {
+                mailbox.rung().await;
+            }
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::Accepted { stream, peer, id } => self.accept(stream, peer, id),
@@ -369,12 +375,7 @@ impl Thread {
         self.node.keyspace.sweep_leases(turn, shards.clone());
         if desk.work.expired_at_ms + EXPIRE_EVERY_MS <= now_ms {
             desk.work.expired_at_ms = now_ms;
-            for _ in 0..EXPIRE_ROUNDS_MAX {
-                let removed = self.node.keyspace.expire_cycle(&mut desk.work.turn, shards.clone(), EXPIRE_STEPS_MAX);
-                if removed <= EXPIRE_AGAIN {
-                    break;
-                }
-            }
+            self.expire(&mut desk);
         }
         self.settle(&mut desk.work.turn);
         desk.work.take_live(&self.node.live);
@@ -382,6 +383,20 @@ impl Thread {
             desk.work.swept_at_ms = now_ms;
             self.sweep_connections(now_ms, &desk.work.live);
         }
+    }
+
+    /// One cycle of expiry, and of eviction while the limit is passed.
+    fn expire(&self, desk: &mut Desk) {
+        let cycle = self.node.keyspace.expire_cycle(&mut desk.work.turn, self.own_shards(), EXPIRE_STEPS_MAX);
+        self.is_behind.set(cycle.is_behind);
+    }
+
+    /// The next cycle of a thread that is behind.
+    fn catch_up(&self) {
+        let mut desk = self.desk();
+        desk.work.begin_turn(self);
+        self.expire(&mut desk);
+        self.settle(&mut desk.work.turn);
     }
 
     /// Wakes the connections whose parked commands have waited long enough.

@@ -245,6 +245,7 @@ impl Simulator {
 
     /// Starts loads and delivers wakes until nothing is left to do.
     fn settle(&mut self) {
+        self.turn.effects.flushed.clear();
         loop {
             finish_effects(&self.keyspace, &self.world, &mut self.turn);
             let wakes = std::mem::take(&mut self.turn.effects.wakes);

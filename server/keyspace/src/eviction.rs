@@ -27,9 +27,6 @@ const BARREN_ROUNDS_MAX: usize = 4;
 /// slices.
 const EVICTIONS_EXTRA_MAX: usize = 64;
 
-/// Evictions of one cycle of expiry while the limit is passed: half a millisecond or so.
-pub(crate) const EVICTIONS_PER_CYCLE: usize = 1024;
-
 /// Entries of one lock that are moved to where they may stay.
 const MOVES_MAX: usize = 256;
 
@@ -99,12 +96,10 @@ impl Keyspace {
         self.evict(turn, bytes_wanted, evictions_extra_max)
     }
 
-    /// Evicts up to `evictions_max` entries while the limit is passed.
-    pub(crate) fn evict_slice(&self, turn: &mut Turn, evictions_max: usize) {
-        if !self.fits(0) {
-            // Out of memory here means only that nothing can go; writers will be told.
-            let _ = self.evict(turn, 0, evictions_max);
-        }
+    /// Evicts up to `evictions_max` entries while the limit is passed. Whether it still is, and more can go.
+    pub(crate) fn evict_slice(&self, turn: &mut Turn, evictions_max: usize) -> bool {
+        // Out of memory here means only that nothing can go; writers will be told.
+        !self.fits(0) && self.evict(turn, 0, evictions_max).is_ok() && !self.fits(0)
     }
 
     #[inline]

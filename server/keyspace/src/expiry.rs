@@ -5,11 +5,12 @@
 //! reading in order, but not more often than [`SEARCH_AGAIN_MS`] allows. So what is over is removed well within a second,
 //! and segments without an entry that is over cost nothing.
 
-use crate::eviction::EVICTIONS_PER_CYCLE;
+use crate::index::Index;
 use crate::keyspace::Keyspace;
+use crate::log::Log;
 use crate::settings::Db;
 use crate::shard::Shard;
-use crate::table::Place;
+use crate::table::{Place, Tables};
 use crate::turn::Turn;
 use std::ops::Range;
 
@@ -22,11 +23,24 @@ const STEPS_PER_LOCK: usize = 256;
 /// Entries removed under one lock.
 const REMOVALS_PER_LOCK: usize = 256;
 
+/// What a cycle of expiry came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    /// Entries and absences that were over.
+    pub removed: usize,
+    /// Whether there is more to do at once: the steps were used up, or the limit is still passed and entries can go.
+    pub is_behind: bool,
+}
+
+/// Entries and absences that a flush has taken out, to be dropped.
+#[derive(Debug)]
+pub struct Flushed(#[expect(dead_code, reason = "held to be dropped")] Box<(Log, Index, Tables)>);
+
 impl Keyspace {
-    /// Removes expired entries and absences for a share of the shards; called about every 100 ms by each thread. Looks at
-    /// about `steps_max` entries at most. Returns how many it removed. While the memory limit is passed, because it was
-    /// lowered, evicts a bounded number of entries of all shards too.
-    pub fn expire_cycle(&self, turn: &mut Turn, shards: Range<usize>, steps_max: usize) -> usize {
+    /// Removes expired entries and absences for a share of the shards; called about every 100 ms by each thread, and again
+    /// soon while it is behind. Looks at about `steps_max` entries at most. While the memory limit is passed, because it was
+    /// lowered, evicts a quarter as many entries of all shards too.
+    pub fn expire_cycle(&self, turn: &mut Turn, shards: Range<usize>, steps_max: usize) -> Cycle {
         let shards = shards.start.min(self.shards())..shards.end.min(self.shards());
         let mut removed = 0;
         let mut steps_left = steps_max;
@@ -44,9 +58,9 @@ impl Keyspace {
             }
             done = if shard.is_expiry_at_start() { done + 1 } else { 0 };
         }
-        self.evict_slice(turn, EVICTIONS_PER_CYCLE.min(steps_max));
+        let is_over = self.evict_slice(turn, steps_max.div_ceil(4));
         self.adapt_window(turn);
-        removed
+        Cycle { removed, is_behind: is_over || steps_left == 0 && removed > 0 }
     }
 
     /// Removes all entries and absences of one database or of all, and revokes their leases.
@@ -62,10 +76,8 @@ impl Keyspace {
     fn flush_shard(&self, turn: &mut Turn, index: usize) {
         let mut shard = self.lock(index);
         shard.revoke_all_leases(None, turn);
-        let all = shard.take_all();
+        turn.effects.flushed.push(Flushed(Box::new(shard.take_all())));
         shard.publish();
-        drop(shard);
-        drop(all);
     }
 
     /// Bit by bit, so that no lock is held for long. Leases are revoked at both ends: a token issued in between may stand for
@@ -74,10 +86,8 @@ impl Keyspace {
         let mut shard = self.lock(index);
         shard.revoke_all_leases(Some(db), turn);
         if shard.count(db).entries == shard.index.len() && shard.absences.is_empty() {
-            let all = shard.take_all();
+            turn.effects.flushed.push(Flushed(Box::new(shard.take_all())));
             shard.publish();
-            drop(shard);
-            drop(all);
             return;
         }
         let mut position = 0;

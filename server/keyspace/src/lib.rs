@@ -27,6 +27,7 @@ mod table;
 pub mod turn;
 mod waiter_count;
 
+pub use expiry::{Cycle, Flushed};
 #[cfg(feature = "hold-times")]
 pub use guard::{HOLD_CLASSES, observe_holds, take_holds};
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};

@@ -138,7 +138,7 @@ impl Queues {
         *self = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
         self.objective = policy.objective_of(wished);
         if policy.engine() == Engine::Frequency {
-            self.sketch.grow_to(entries);
+            self.sketch = Sketch::new(entries);
         }
         for list in BEST_FIRST {
             log.merge(list, target);

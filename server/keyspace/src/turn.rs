@@ -1,5 +1,6 @@
 //! One turn of a reactor as the keyspace sees it: the time and a random stream going in, effects coming out.
 
+use crate::expiry::Flushed;
 use crate::settings::Db;
 use bytes::Bytes;
 
@@ -46,6 +47,8 @@ pub struct Effects {
     pub wakes: Vec<Wake>,
     /// Loads that the server itself must start: it holds the lease.
     pub loads: Vec<Load>,
+    /// What a flush has taken out. To give so much memory back takes the system a while: drop it where nobody waits.
+    pub flushed: Vec<Flushed>,
 }
 
 /// Names one key that one parked command waits for. Opaque to the keyspace; compared for equality only.

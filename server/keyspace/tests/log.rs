@@ -119,7 +119,7 @@ fn run(settings: Settings, steps: &[Step]) {
             }
             Step::Policy { policy } => keyspace.set_policy(policy),
             Step::Limit { kib } => keyspace.set_memory_bytes_max(kib << 10),
-            Step::Cycle => drop(keyspace.expire_cycle(&mut turn, 0..settings.shards, 2000)),
+            Step::Cycle => _ = keyspace.expire_cycle(&mut turn, 0..settings.shards, 2000),
             Step::Pass { ms } => turn.now_ms += ms,
         }
         if number % 8 == 0 {

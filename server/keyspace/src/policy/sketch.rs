@@ -69,9 +69,8 @@ impl Sketch {
     /// An empty sketch for `entries` resident entries.
     #[must_use]
     pub fn new(entries: usize) -> Self {
-        let mut sketch = Self { blocks: vec![Block([0; WORDS])], hand: 0 };
-        sketch.grow_to(entries);
-        sketch
+        let blocks = entries.div_ceil(ENTRIES_PER_BLOCK).clamp(1, BLOCKS_MAX);
+        Self { blocks: vec![Block([0; WORDS]); blocks], hand: 0 }
     }
 
     /// How often the key of this hash was used, from 0 to [`FREQUENCY_MAX`]. Never less than what [`Sketch::raise_to`] was
