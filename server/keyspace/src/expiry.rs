@@ -60,6 +60,7 @@ impl Keyspace {
         }
         let is_over = self.evict_slice(turn, steps_max.div_ceil(4));
         self.adapt_window(turn);
+        self.tend_streams(turn);
         Cycle { removed, is_behind: is_over || steps_left == 0 && removed > 0 }
     }
 

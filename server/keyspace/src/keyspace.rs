@@ -18,6 +18,7 @@ use crate::slot::{Slot, Slots};
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
 use crate::waiter_count::WaiterCount;
+use crate::watch::{Observers, Watch};
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use std::ops::{Deref, DerefMut};
@@ -32,6 +33,7 @@ pub struct Keyspace {
     hash: RandomState,
     pub(crate) memory: Memory,
     window: Arc<WindowControl>,
+    observers: Arc<Observers>,
     pub(crate) policy: AtomicU8,
     /// Whether the objective is bytes.
     wants_bytes: AtomicBool,
@@ -215,6 +217,7 @@ impl Keyspace {
         let hash = RandomState::with_seeds(a, b, c, d);
         let waiters = WaiterCount::default();
         let window = Arc::new(WindowControl::default());
+        let observers = Arc::new(Observers::default());
         let pool = Pool::new(segment_bytes(settings.memory_bytes_max, count));
         let shards = (0..count)
             .map(|index| {
@@ -222,6 +225,7 @@ impl Keyspace {
                 let mut shard =
                     Shard::new(number, settings.boot_unix_ms, settings.lease, &hash, &pool, settings.policy, &window);
                 shard.leases.count_waiters_with(waiters.share());
+                shard.watch = Watch::new(count, index as u64, settings.boot_unix_ms, &observers);
                 CachePadded::new(Mutex::new(shard))
             })
             .collect();
@@ -230,6 +234,7 @@ impl Keyspace {
             hash,
             memory: Memory::new(settings.memory_bytes_max, count, pool.segment_bytes()),
             window,
+            observers,
             policy: AtomicU8::new(0),
             wants_bytes: AtomicBool::new(false),
             next_victim: AtomicUsize::new(0),
@@ -431,10 +436,16 @@ impl Keyspace {
     /// Works off a bounded part of what the shards have told of some keys, and chooses the window of the policies that have
     /// an adaptive one. To be called from a tick of each thread, the more often the better.
     pub fn adapt_window(&self, turn: &mut Turn) {
-        let objective = self.objective();
         if !self.policy().has_adaptive_window() {
+            let objective = self.objective();
             return self.window.adapt(Cache { capacity_bytes: 0, entries: 0, objective });
         }
+        self.window.adapt(self.cache(turn));
+    }
+
+    /// What entries may weigh, and how many there are; a capacity of 0 = no limit.
+    pub(crate) fn cache(&self, turn: &mut Turn) -> Cache {
+        let objective = self.objective();
         let allowed = self.memory.bytes_allowed();
         // One shard stands for all, which are alike.
         let shard = self.lock(turn.random() as usize % self.shards());
@@ -446,7 +457,7 @@ impl Keyspace {
             false if is_full => weight,
             _ => allowed,
         };
-        self.window.adapt(Cache { capacity_bytes, entries, objective });
+        Cache { capacity_bytes, entries, objective }
     }
 
     /// What the controller of the window has done so far.
@@ -508,6 +519,10 @@ impl Keyspace {
     pub(crate) fn with_shard<R>(&self, db: Db, key: &[u8], run: impl FnOnce(&mut Shard, &Key<'_>) -> R) -> R {
         let key = self.key(db, key);
         run(&mut self.lock_of(key.hash), &key)
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// A key with its hash.

@@ -4,6 +4,7 @@
 //! numbers come in with [`Turn`], what must happen outside (clients to wake, loads to start) goes out with
 //! [`Turn::effects`]. Redis and memcached verbs both end in the methods of [`Keyspace`].
 
+pub mod attribution;
 mod claims;
 mod entry;
 mod eviction;
@@ -26,7 +27,9 @@ pub mod stats;
 mod table;
 pub mod turn;
 mod waiter_count;
+pub mod watch;
 
+pub use attribution::{Share, Shares};
 pub use expiry::{Cycle, Flushed};
 #[cfg(feature = "hold-times")]
 pub use guard::{HOLD_CLASSES, observe_holds, take_holds};
@@ -38,3 +41,7 @@ pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 pub use slot::{Slot, Slots};
 pub use stats::{PolicyStats, Stats};
 pub use turn::{Effects, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};
+pub use watch::listing::{HotKey, LargeEntry};
+pub use watch::sizes::{SIZE_BUCKETS, SizeHistogram};
+pub use watch::stream::{EventKind, TraceError, TraceState, Traced};
+pub use watch::whatif::{Outlook, WhatIf};

@@ -14,9 +14,11 @@ use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
 use crate::stats::{Reads, ShardStats};
 use crate::table::{Place, Tables, hash_key};
+use crate::watch::Watch;
 pub(crate) use absence::{Absence, AbsenceKind};
 use ahash::RandomState;
 use std::sync::Arc;
+use watching::{sized, sized_entry};
 
 /// What an entry has in the index to itself, in bytes: a location and a tag. Places without an entry are nobody's.
 pub(crate) const INDEX_BYTES_EACH: usize = 5;
@@ -45,6 +47,7 @@ pub(crate) struct Shard {
     pub(crate) absences: Tables,
     pub(crate) leases: LeaseTable,
     pub(crate) stats: ShardStats,
+    pub(crate) watch: Watch,
     /// Bytes of the blocks of absences.
     absence_bytes: usize,
     /// What the node's counter knows of this shard.
@@ -107,6 +110,7 @@ impl Shard {
             absences: Tables::new(hash.clone()),
             leases: LeaseTable::new(lease_settings, number.count, hash.clone()),
             stats: ShardStats::default(),
+            watch: Watch::new(number.count, number.index as u64, boot_unix_ms, &Arc::default()),
             absence_bytes: 0,
             published_bytes: 0,
             versions: Versions {
@@ -163,9 +167,14 @@ impl Shard {
         let view = self.log.view(location);
         let mut entry = view.entry();
         entry.idle_ms = self.queues.idle_ms(view.control(), self.log.opened_at_ms(location), now_ms);
-        entry.memory_bytes = self.log.weight(&view) + INDEX_BYTES_EACH;
+        entry.memory_bytes = self.memory_bytes(location);
         entry.frequency = self.queues.has_window().then(|| self.queues.frequency(view.control()));
         entry
+    }
+
+    /// What an entry has in the log and in the index.
+    pub(crate) fn memory_bytes(&self, location: Location) -> usize {
+        self.log.weight(&self.log.view(location)) + INDEX_BYTES_EACH
     }
 
     /// The entry of a key, fresh or stale; one that is gone by time is removed.
@@ -189,7 +198,9 @@ impl Shard {
     ) -> Option<R> {
         let counts = access == Access::Touch;
         let Some((location, view)) = self.find_view(key) else {
-            self.reads.misses += u64::from(counts);
+            if counts {
+                self.count_miss(key, now_ms);
+            }
             return None;
         };
         let entry = view.entry();
@@ -199,12 +210,14 @@ impl Shard {
             }
             let control = view.control();
             let result = read(entry);
-            self.reads.hits += 1;
             self.touch_known(location, key.hash, control, now_ms);
+            self.count_hit(key, location, now_ms);
             return Some(result);
         }
         let is_gone = view.is_gone(now_ms);
-        self.reads.misses += u64::from(counts);
+        if counts {
+            self.count_miss(key, now_ms);
+        }
         if is_gone {
             self.expire(location, key.hash);
         }
@@ -228,11 +241,16 @@ impl Shard {
             if counts {
                 let control = view.control();
                 self.touch_known(location, key.hash, control, now_ms);
-                self.count_lookup(is_fresh);
+                match is_fresh {
+                    true => self.count_hit(key, location, now_ms),
+                    false => self.count_miss(key, now_ms),
+                }
             }
             return if is_fresh { Lookup::Fresh(result) } else { Lookup::Stale(result) };
         }
-        self.reads.misses += u64::from(counts);
+        if counts {
+            self.count_miss(key, now_ms);
+        }
         match self.absence(key, now_ms) {
             Some(Absence { kind: AbsenceKind::Negative, until_ms, version, .. }) => {
                 self.stats.negative_hits += u64::from(counts);
@@ -269,12 +287,6 @@ impl Shard {
         }
     }
 
-    /// Counts a hit or a miss.
-    pub(crate) fn count_lookup(&mut self, is_hit: bool) {
-        self.reads.hits += u64::from(is_hit);
-        self.reads.misses += u64::from(!is_hit);
-    }
-
     /// Stores value and fields for a key, at `location` if the key has an entry; it has no version until somebody asks for
     /// it. Leases and absences are the caller's affair.
     pub(crate) fn store(
@@ -300,7 +312,9 @@ impl Shard {
                 return location;
             }
         }
-        self.put(location, key, layout, value, now_ms)
+        let location = self.put(location, key, layout, value, now_ms);
+        self.note_stored(key, location);
+        location
     }
 
     /// The internal version of an entry. One that nobody has asked for yet is given now, and the entry may be elsewhere then.
@@ -351,6 +365,7 @@ impl Shard {
             && self.log.try_rewrite_header(location, &Layout { room, ..layout }.plan())
         {
             self.log.value_mut(location)[len_before..].fill(0);
+            self.note_length(key, len_before, len);
             return location;
         }
         let value = self.entry(location).value().to_vec();
@@ -390,10 +405,13 @@ impl Shard {
             let count = &mut self.counts[usize::from(key.db.0)];
             count.entries += 1;
             count.with_ttl += usize::from(layout.fields.expire_at_ms.is_some());
+            self.watch.sizes.add(&sized(key), layout.value_len);
             return location;
         };
         let before = self.log.view(location);
-        let (control, expired_before) = (before.control(), before.expire_at_ms().is_some());
+        let (control, expired_before, len_before) =
+            (before.control(), before.expire_at_ms().is_some(), before.value_len());
+        self.note_length(key, len_before, layout.value_len);
         let list_before = self.log.list_of(location);
         let list = self.queues.list_again(list_before, &newcomer, &self.log);
         self.count_ttl(key.db, expired_before, layout.fields.expire_at_ms.is_some());
@@ -409,7 +427,9 @@ impl Shard {
     /// Gives an entry another header; key and value stay as they are, and so does its run.
     fn lay_out(&mut self, location: Location, key: &Key<'_>, layout: Layout, now_ms: u64) -> Location {
         let before = self.log.view(location);
-        let (control, expired_before) = (before.control(), before.expire_at_ms().is_some());
+        let (control, expired_before, len_before) =
+            (before.control(), before.expire_at_ms().is_some(), before.value_len());
+        self.note_length(key, len_before, layout.value_len);
         let plan = layout.plan();
         let newcomer = self.newcomer(key, &plan, now_ms);
         let list_before = self.log.list_of(location);
@@ -461,6 +481,7 @@ impl Shard {
         let count = &mut self.counts[usize::from(view.db().0)];
         count.entries -= 1;
         count.with_ttl -= usize::from(view.expire_at_ms().is_some());
+        self.watch.sizes.remove(&sized_entry(&view, hash), view.value_len());
         self.index.remove(hash, location);
         self.log.remove(location);
     }
@@ -522,6 +543,7 @@ impl Shard {
     pub(crate) fn take_all(&mut self) -> (Log, Index, Tables) {
         self.absence_bytes = 0;
         self.counts = [Count::default(); DATABASES_MAX];
+        self.watch.sizes.clear();
         (self.log.take(), std::mem::replace(&mut self.index, Index::new()), self.absences.take())
     }
 
@@ -606,3 +628,4 @@ fn hash_at(log: &Log, state: &RandomState, location: Location) -> u64 {
 mod absence;
 #[cfg(test)]
 mod tests;
+mod watching;

@@ -59,11 +59,13 @@ impl<'s> Slot<'s> {
 
     /// Counts as use of the entry, and as hit or miss.
     pub fn touch(&mut self) {
-        let is_hit = self.fresh().is_some();
         if let Some(location) = self.location {
             self.shard.touch(location, self.key.hash, self.now_ms);
         }
-        self.shard.count_lookup(is_hit);
+        match self.fresh() {
+            Some(location) => self.shard.count_hit(&self.key, location, self.now_ms),
+            None => self.shard.count_miss(&self.key, self.now_ms),
+        }
     }
 
     /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone.

@@ -130,6 +130,9 @@ impl PolicyStats {
 pub(crate) struct Reads {
     pub(crate) hits: u64,
     pub(crate) misses: u64,
+    /// From this count on, a hit is looked at more closely.
+    pub(crate) hit_looked_at: u64,
+    pub(crate) miss_looked_at: u64,
 }
 
 /// What else happened in a shard since start or the last reset.
@@ -168,7 +171,7 @@ impl ShardStats {
     }
 
     fn counted(&self, reads: Reads) -> PolicyStats {
-        let Reads { hits, misses } = reads;
+        let Reads { hits, misses, .. } = reads;
         let Self { admitted, rejected, evicted, .. } = *self;
         PolicyStats { hits, misses, admitted, rejected, evicted }
     }
@@ -192,9 +195,11 @@ impl Keyspace {
             let mut shard = self.lock(index);
             shard.reads = Reads::default();
             shard.stats = Default::default();
+            shard.restart_samples();
             shard.leases.counters = Default::default();
             shard.publish();
         }
+        self.observers().attribution.reset();
         self.memory.reset_peak();
     }
 }
