@@ -171,7 +171,7 @@ mod tests {
         let mut node = Node::new();
         let reply = node.run("COMMAND DOCS memory");
         assert!(
-            reply.contains("$11\r\nsubcommands\r\n*4\r\n$12\r\nmemory|usage\r\n*10\r\n$7\r\nsummary\r\n"),
+            reply.contains("$11\r\nsubcommands\r\n*8\r\n$12\r\nmemory|usage\r\n*10\r\n$7\r\nsummary\r\n"),
             "{reply}"
         );
         assert_eq!(node.run("COMMAND DOCS nosuch"), "*0\r\n");
