@@ -2,6 +2,7 @@
 
 use crate::config::parse::{Argument, Given};
 use crate::simulate::Simulation;
+use crate::trace::Recording;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -52,6 +53,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     Simulate(Simulation),
+    Trace(Recording),
 }
 
 impl Arguments {

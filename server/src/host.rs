@@ -40,7 +40,7 @@ impl Host for NodeHost {
     }
 
     fn loaders(&self) -> Vec<LoaderView> {
-        self.node.loaders.views()
+        self.node.loader_views()
     }
 
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
@@ -63,6 +63,8 @@ impl Host for NodeHost {
         keyspace.set_policy(live.policy);
         keyspace.set_objective(live.objective);
         keyspace.set_absence_bytes_max(live.absence_bytes_max());
+        keyspace.set_prefix_delimiter(live.prefix_delimiter);
+        keyspace.set_whatif(live.whatif);
         keyspace.set_lease_settings(live.lease);
         self.node.log.set_level(live.log_level);
         tracing::info!(options = ?changed.names, "CONFIG SET");

@@ -1,10 +1,10 @@
 //! The text of INFO. Field names and sections are Redis's, because monitoring reads them; what Redis has and we do not is 0 where
-//! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases and
-//! Loaders.
+//! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases,
+//! Loaders, Prefixes and Whatif.
 
 use crate::node::Node;
 use leasehold_command::table;
-use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Stats};
+use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,6 +32,9 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("keyspace", true, keyspace),
     ("leases", true, leases),
     ("loaders", true, loaders),
+    ("prefixes", false, prefixes),
+    ("keysizes", false, keysizes),
+    ("whatif", false, whatif),
 ];
 
 /// The text for `sections`, in lower case; empty: the default set. Unknown ones are no error, as in Redis.
@@ -163,7 +166,7 @@ fn memory(text: &mut String, node: &Node) {
         "rss_overhead_bytes": 0,
         "mem_fragmentation_ratio": format_args!("{ratio:.2}"),
         "mem_fragmentation_bytes": rss.saturating_sub(used),
-        "mem_not_counted_for_evict": 0,
+        "mem_not_counted_for_evict": node.keyspace.watch_bytes(),
         "mem_replication_backlog": 0,
         "mem_clients_slaves": 0,
         "mem_clients_normal": 0,
@@ -447,6 +450,96 @@ fn loaders(text: &mut String, node: &Node) {
     }
 }
 
+/// Hits and memory by prefix: estimates.
+fn prefixes(text: &mut String, node: &Node) {
+    let shares = node.keyspace.shares(&mut node.turn());
+    fields!(text,
+        "prefixes": shares.prefixes.len(),
+        "entries_per_sample": format_args!("{:.1}", shares.entries_per_sample),
+    );
+    let mut tell = |name: &str, share: &Share| {
+        let Share { hits, misses, entries, bytes } = *share;
+        let ratio = hits as f64 / (hits + misses).max(1) as f64;
+        line(
+            text,
+            format_args!("{name}:keys={entries},bytes={bytes},hits={hits},misses={misses},hit_ratio={ratio:.4}"),
+        );
+    };
+    for (prefix, share) in &shares.prefixes {
+        tell(&format!("prefix_{}", printable(prefix)), share);
+    }
+    tell("no_prefix", &shares.unprefixed);
+    tell("other_prefixes", &shares.other);
+}
+
+/// A name for a line of fields: what would end or divide it is written as `\\xHH`.
+fn printable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for &byte in name {
+        match byte {
+            b'!'..=b'~' if !b":,=\\".contains(&byte) => text.push(byte.into()),
+            _ => write!(text, "\\x{byte:02x}").expect("a String takes every write"),
+        }
+    }
+    text
+}
+
+/// As in Redis 8: for each power of two how many values are at least so long and shorter than twice that. With the bytes of
+/// these values, which Redis does not tell.
+fn keysizes(text: &mut String, node: &Node) {
+    for db in 0..node.config.databases {
+        let sizes = node.keyspace.size_histogram(Db(db));
+        let list = |numbers: &[u64]| {
+            let shown = numbers.iter().enumerate().filter(|(bucket, _)| sizes.entries[*bucket] > 0);
+            let shown = shown.map(|(bucket, number)| format!("{}={number}", size_label(bucket)));
+            shown.collect::<Vec<_>>().join(",")
+        };
+        if sizes.entries.iter().any(|count| *count > 0) {
+            line(text, format_args!("db{db}_distrib_strings_sizes:{}", list(&sizes.entries)));
+            line(text, format_args!("x_db{db}_distrib_strings_bytes:{}", list(&sizes.bytes)));
+        }
+    }
+}
+
+/// The least length in a bucket: 0, 1, 2, 4 … 512, 1K, 2K …
+fn size_label(bucket: usize) -> String {
+    match bucket {
+        0 => "0".to_owned(),
+        1..11 => (1_u64 << (bucket - 1)).to_string(),
+        11..21 => format!("{}K", 1_u64 << (bucket - 11)),
+        21..31 => format!("{}M", 1_u64 << (bucket - 21)),
+        _ => format!("{}G", 1_u64 << (bucket - 31)),
+    }
+}
+
+/// What other memory and policies would hit, from the shadow caches.
+fn whatif(text: &mut String, node: &Node) {
+    let known = node.keyspace.with_whatif(|whatif| {
+        (whatif.outlooks(), whatif.reads(), whatif.keys_per_sample(), whatif.memory_bytes())
+    });
+    let live = node.live.live();
+    fields!(text, "whatif": u8::from(live.whatif));
+    // `None` for the moment in which a thread plays events to them.
+    if let Some((outlooks, reads, keys_per_sample, memory_bytes)) = known {
+        fields!(text,
+            "whatif_policy": policy_name(live.policy),
+            "whatif_sampled_reads": reads,
+            "whatif_keys_per_sample": keys_per_sample,
+            "whatif_memory_bytes": memory_bytes,
+        );
+        for outlook in outlooks {
+            let [half, same, double] = outlook.hit_ratios;
+            line(
+                text,
+                format_args!(
+                    "whatif_{}:half_memory={half:.4},same_memory={same:.4},twice_memory={double:.4}",
+                    policy_name(outlook.policy)
+                ),
+            );
+        }
+    }
+}
+
 /// Redis's word for a policy.
 fn policy_name(policy: EvictionPolicy) -> &'static str {
     match policy {
@@ -509,6 +602,14 @@ mod tests {
         assert_eq!(human(1023), "1023B");
         assert_eq!(human(1536), "1.50K");
         assert_eq!(human(3 << 30), "3.00G");
+    }
+
+    #[test]
+    fn prefixes_and_lengths_are_written_on_one_line() {
+        assert_eq!(printable(b"user"), "user");
+        assert_eq!(printable(b"a b\r\n,\xff"), "a\\x20b\\x0d\\x0a\\x2c\\xff");
+        let labels: Vec<String> = [0, 1, 2, 10, 11, 20, 21, 31, 32].map(size_label).to_vec();
+        assert_eq!(labels, ["0", "1", "2", "512", "1K", "512K", "1M", "1G", "2G"]);
     }
 
     #[test]

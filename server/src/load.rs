@@ -16,6 +16,7 @@ use crate::host::NodeHost;
 use crate::node::Node;
 use bytes::Bytes;
 use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
+use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
 use std::collections::{HashMap, VecDeque};
@@ -148,6 +149,22 @@ impl Loaders {
             loads = others;
         }
         refused
+    }
+
+    /// Says which loader a key belongs to; `None` without loaders.
+    pub(crate) fn loader_of(&self) -> Option<LoaderOf> {
+        let matchers: Vec<(Db, Vec<u8>, Arc<dyn Loader>)> = self
+            .list
+            .iter()
+            .map(|desk| (desk.config.db, desk.prefix.clone(), Arc::clone(&desk.loader)))
+            .collect();
+        let loader_of = move |db: Db, key: &[u8]| {
+            let is_its = |(of, prefix, loader): &(Db, Vec<u8>, Arc<dyn Loader>)| {
+                *of == db && key.starts_with(prefix) && loader.matches(key)
+            };
+            matchers.iter().position(is_its).map(|index| index as u32)
+        };
+        if self.list.is_empty() { None } else { Some(Box::new(loader_of)) }
     }
 
     /// For `LOADER LIST` and `LOADER STATS`.

@@ -25,6 +25,7 @@ mod simulate;
 mod stage;
 mod stats;
 mod thread;
+mod trace;
 
 use anyhow::Context;
 use clap::Parser;
@@ -48,8 +49,13 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    if let Some(cli::Task::Simulate(simulation)) = &arguments.task {
-        return match simulate::run(simulation, &mut std::io::stdout().lock()) {
+    if let Some(task) = &arguments.task {
+        let out = &mut std::io::stdout().lock();
+        let result = match task {
+            cli::Task::Simulate(simulation) => simulate::run(simulation, out),
+            cli::Task::Trace(recording) => trace::run(recording, out),
+        };
+        return match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, FAILED),
         };

@@ -9,7 +9,7 @@ use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
 use crate::stats::{Rate, ThreadStats, Totals};
-use leasehold_command::ClientFilter;
+use leasehold_command::{ClientFilter, LoaderView};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -77,6 +77,11 @@ impl Node {
         let seed = crate::config::random_hash_seed();
         let keyspace = Keyspace::new(config.keyspace_settings(clock.boot_unix_ms()), seed);
         keyspace.set_objective(config.live.objective);
+        keyspace.set_prefix_delimiter(config.live.prefix_delimiter);
+        keyspace.set_whatif(config.live.whatif);
+        if let Some(loader_of) = loaders.loader_of() {
+            keyspace.attribute_to_loaders(loader_of);
+        }
         let run = crate::config::random_hash_seed().0;
         let threads = (0..config.threads).map(|_| ThreadDesk {
             mailbox: Mailbox::default(),
@@ -150,6 +155,21 @@ impl Node {
 
     pub(crate) fn note_unparked(&self) {
         self.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The loaders with what is theirs of hits and memory: estimates.
+    pub(crate) fn loader_views(&self) -> Vec<LoaderView> {
+        let mut views = self.loaders.views();
+        if views.is_empty() {
+            return views;
+        }
+        let shares = self.keyspace.shares(&mut self.turn()).loaders;
+        for (index, view) in views.iter_mut().enumerate() {
+            let share = shares.get(index).copied().unwrap_or_default();
+            let fields = [("hits", share.hits), ("misses", share.misses), ("entries", share.entries), ("bytes", share.bytes)];
+            view.counters.extend(fields.map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX))));
+        }
+        views
     }
 
     /// Hands a wake to the thread of its connection.

@@ -92,6 +92,10 @@ pub(crate) struct Live {
     pub policy: EvictionPolicy,
     pub objective: Objective,
     pub eviction_samples: u8,
+    /// What ends the prefix of a key; `None`: nothing.
+    pub prefix_delimiter: Option<u8>,
+    /// Whether shadow caches run.
+    pub whatif: bool,
     /// As configured; the keyspace is given [`Live::absence_bytes_max`].
     pub negative_memory_bytes: u64,
     pub lease: LeaseSettings,

@@ -78,6 +78,8 @@ impl std::default::Default for Config {
             policy: EvictionPolicy::NoEviction,
             objective: Objective::Objects,
             eviction_samples: 0,
+            prefix_delimiter: None,
+            whatif: false,
             negative_memory_bytes: 0,
             lease,
             wait_max: Duration::ZERO,

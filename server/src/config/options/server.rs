@@ -182,6 +182,10 @@ const POLICY_NAMES: &[&str] = &[
 ];
 const POLICIES: [EvictionPolicy; POLICY_NAMES.len()] = EvictionPolicy::ALL;
 
+const PREFIX_DELIMITER_NAMES: &[&str] = &["none", ":", "/", ".", "-", "_", "|", "#"];
+const PREFIX_DELIMITERS: [Option<u8>; PREFIX_DELIMITER_NAMES.len()] =
+    [None, Some(b':'), Some(b'/'), Some(b'.'), Some(b'-'), Some(b'_'), Some(b'|'), Some(b'#')];
+
 const OBJECTIVES: [Objective; 2] = [Objective::Objects, Objective::Bytes];
 
 /// The values of `maxmemory-policy` with their names.
@@ -231,6 +235,26 @@ const MEMORY: &[Spec<Config>] = &[
               frameworks written for Redis set it.",
         write: |config, value| config.live.eviction_samples = value.u8(),
         read: |config| Value::Integer(config.live.eviction_samples.into()),
+    },
+    Spec {
+        name: "prefix-delimiter",
+        kind: Kind::Choice(PREFIX_DELIMITER_NAMES),
+        default: Default::Text(":"),
+        change: Change::Live,
+        doc: "What ends the prefix of a key: MEMORY PREFIXES and INFO prefixes tell hits and memory by it. With \"none\" no key has \
+              one. A change begins the counts anew.",
+        write: |config, value| config.live.prefix_delimiter = value.choice(&PREFIX_DELIMITERS),
+        read: |config| Value::from_choice(&PREFIX_DELIMITERS, config.live.prefix_delimiter),
+    },
+    Spec {
+        name: "whatif",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: Default::Text("no"),
+        change: Change::Live,
+        doc: "Whether shadow caches run beside the real one, on a sample of the keys, for INFO whatif: what half and twice the \
+              memory and other policies would hit. They take about 3 MB and a hundredth of each thread.",
+        write: |config, value| config.live.whatif = value.choice(&[false, true]),
+        read: |config| Value::from_choice(&[false, true], config.live.whatif),
     },
     Spec {
         name: "negative-memory",
