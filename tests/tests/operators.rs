@@ -1,6 +1,8 @@
 //! What an operator asks a running server: where the memory is, what the policy does, which keys are hot or large.
 
 use leasehold_tests::client::request;
+use leasehold_tests::server::{binary, workspace};
+use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Server, Value};
 
 /// The lines `name:value` of a section of INFO.
@@ -80,8 +82,106 @@ fn the_number_of_samples_is_taken_and_says_that_it_does_nothing() {
     let mut client = server.client();
     assert_eq!(client.command(&["CONFIG", "SET", "maxmemory-samples", "10"]), Value::Simple("OK".to_owned()));
     assert_eq!(client.command(&["CONFIG", "GET", "maxmemory-samples"]).elements()[1].text(), "10");
-    let conf = std::fs::read_to_string(leasehold_tests::server::workspace().join("conf/leasehold.toml"));
+    let conf = std::fs::read_to_string(workspace().join("conf/leasehold.toml"));
     let conf = conf.expect("the file is in the repository");
     let (before, _) = conf.split_once("maxmemory-samples =").expect("the option is in the file");
     assert!(before.rsplit("\n\n").next().unwrap_or_default().contains("Has no effect"), "{before}");
+}
+
+#[test]
+fn hot_large_and_prefixed_keys_are_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    fill(&mut client, "user:", 300, 100);
+    fill(&mut client, "page:", 100, 2_000);
+    client.command(&["SET", "page:huge", &"x".repeat(100_000)]);
+    for _ in 0..30 {
+        client.command(&["GET", "user:7"]);
+    }
+    client.command(&["GET", "page:none"]);
+    let hot = client.command(&["HOTKEYS"]);
+    assert_eq!(hot.elements()[3].elements()[0].text(), "user:7");
+    let largest = client.command(&["MEMORY", "BIGKEYS", "COUNT", "1"]);
+    assert_eq!(largest.elements()[0].text(), "page:huge");
+    assert_eq!(largest.elements()[1], client.command(&["MEMORY", "USAGE", "page:huge"]));
+    let fields = section(&mut client, "prefixes");
+    assert!(field(&fields, "prefix_user").starts_with("keys=300,bytes="), "{fields:?}");
+    assert!(field(&fields, "prefix_user").ends_with(",hits=30,misses=0,hit_ratio=1.0000"), "{fields:?}");
+    assert!(field(&fields, "prefix_page").starts_with("keys=101,bytes="), "{fields:?}");
+    assert!(field(&fields, "prefix_page").ends_with(",hits=0,misses=1,hit_ratio=0.0000"), "{fields:?}");
+    let fields = section(&mut client, "keysizes");
+    assert_eq!(field(&fields, "db0_distrib_strings_sizes"), "64=300,1K=100,64K=1");
+    assert_eq!(field(&fields, "x_db0_distrib_strings_bytes"), "64=30000,1K=200000,64K=100000");
+    assert_eq!(client.command(&["CONFIG", "SET", "prefix-delimiter", "none"]), Value::Simple("OK".to_owned()));
+    assert_eq!(field(&section(&mut client, "prefixes"), "prefixes"), "0");
+}
+
+/// Reads a key, and stores it if it is not there.
+fn cache_aside(client: &mut Client, key: u64) -> bool {
+    let key = format!("key:{key}");
+    let is_hit = !client.command(&["GET", &key]).is_null();
+    if !is_hit {
+        client.command(&["SET", &key, &"x".repeat(500)]);
+    }
+    is_hit
+}
+
+#[test]
+fn a_trace_of_a_running_server_can_be_simulated() {
+    let server = Server::start();
+    let out = std::env::temp_dir().join(format!("leasehold-trace-{}", std::process::id()));
+    let mut recorder = std::process::Command::new(binary());
+    recorder.args(["trace", "--seconds", "2", "--rate", "1", "--port", &server.port().to_string(), "--out"]);
+    let mut recorder = recorder.arg(&out).stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let mut client = server.client();
+    until("the trace runs", || !matches!(client.command(&["TRACE", "READ"]), Value::Error(_)));
+    for round in 0..3 {
+        for key in 0..200 {
+            assert_eq!(cache_aside(&mut client, key), round > 0);
+        }
+    }
+    let status = recorder.wait().expect("it ends");
+    assert!(status.success());
+    let text = std::fs::read_to_string(&out).expect("it was written");
+    assert_eq!(text.lines().next(), Some("# leasehold trace, 1 key in 1"));
+    assert_eq!(text.lines().count(), 601);
+    assert!(!text.contains("key:"));
+    let simulated = std::process::Command::new(binary())
+        .args(["simulate", "--memory", "100%", "--policy", "allkeys-lru", "--overhead", "none", "--format", "csv", "--trace"])
+        .arg(&out)
+        .output()
+        .expect("the binary runs");
+    let _ = std::fs::remove_file(&out);
+    let csv = String::from_utf8_lossy(&simulated.stdout).into_owned();
+    assert!(csv.contains(",600,0.333333,"), "{csv}{}", String::from_utf8_lossy(&simulated.stderr));
+    assert_eq!(client.command(&["TRACE", "STOP"]), Value::Integer(0));
+}
+
+#[test]
+fn shadow_caches_tell_what_other_memory_would_hit() {
+    let server = Server::options().set("maxmemory", "2mb").set("shards", 1).set("whatif", "yes").start();
+    let mut client = server.client();
+    // A circle of about 5 MB: twice the memory does not hold it under lru, and tinylfu keeps a part.
+    let mut outlook = |name: &str| {
+        let fields = section(&mut client, "whatif");
+        fields.into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
+    };
+    assert!(outlook("whatif").is_some_and(|is_on| is_on == "1"));
+    let mut client = server.client();
+    let mut rounds = 0;
+    until("some reads were played", || {
+        for key in 0..5_000 {
+            cache_aside(&mut client, key);
+        }
+        rounds += 1;
+        rounds > 2 && outlook("whatif_sampled_reads").is_some_and(|reads| reads.parse::<u64>().is_ok_and(|reads| reads > 1_000))
+    });
+    let ratios = |text: Option<String>| -> Vec<f64> {
+        let text = text.expect("the shadows are on");
+        text.split(',').filter_map(|field| field.split_once('=')?.1.parse().ok()).collect()
+    };
+    let (lru, tinylfu) = (ratios(outlook("whatif_allkeys-lru")), ratios(outlook("whatif_allkeys-tinylfu")));
+    assert!(lru[1] < 0.05 && tinylfu[1] > lru[1] + 0.1 && tinylfu[2] > tinylfu[0] + 0.1, "{lru:?} {tinylfu:?}");
+    client.command(&["CONFIG", "SET", "whatif", "no"]);
+    assert_eq!(outlook("whatif_sampled_reads"), None);
 }

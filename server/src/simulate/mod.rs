@@ -20,7 +20,7 @@ use std::str::FromStr;
 /// Replays a trace through the server's own code and prints the miss ratios.
 ///
 /// A trace has a line "key size" per request, size in bytes; it may be compressed by zstd. A key that is not there is stored
-/// after its request. Values are really held, so as much memory as the largest limit is needed.
+/// after its request. A trace of leasehold trace may have a part of the keys only; limits are for all of them. Values are really held, so as much memory as the largest limit is needed.
 #[derive(Debug, Args)]
 pub(crate) struct Simulation {
     /// The trace: a line "key size" per request; plain, or compressed by zstd.
@@ -111,7 +111,7 @@ fn shards(given: &str) -> Result<usize, String> {
 /// A policy that does not exist, a trace that cannot be read or has a line that is none, an output that is closed.
 pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Result<()> {
     let policies = policies(&simulation.policy)?;
-    let trace = trace::read(&simulation.trace)
+    let trace::Recorded { trace, keys_per_traced } = trace::read(&simulation.trace)
         .with_context(|| format!("the trace {} cannot be used", simulation.trace.display()))?;
     let objective = match simulation.objective {
         Goal::Objects => Objective::Objects,
@@ -120,10 +120,12 @@ pub(crate) fn run(simulation: &Simulation, out: &mut impl Write) -> anyhow::Resu
     let mut report = Report::new(simulation.format == Format::Csv);
     report.begin(&trace, out)?;
     for memory in &simulation.memory {
-        let memory_bytes = memory.bytes(trace.footprint_bytes());
+        let memory_bytes = memory.bytes(trace.footprint_bytes().saturating_mul(keys_per_traced));
+        // A part of the keys in the same part of the memory does as all of them in all of it.
+        let part = (memory_bytes / keys_per_traced).max(1);
         let limit = match simulation.overhead {
-            Overhead::Real => Limit::Memory(memory_bytes),
-            Overhead::None => Limit::Values(memory_bytes),
+            Overhead::Real => Limit::Memory(part),
+            Overhead::None => Limit::Values(part),
         };
         for &(name, policy) in &policies {
             let misses = replay(&trace, Cache { policy, objective, limit, shards: simulation.shards });

@@ -1,5 +1,6 @@
 //! Reading a recorded trace from a file: who was asked for, in what order, and how large it is.
 
+use crate::trace::HEADER;
 use anyhow::{Context, bail};
 use leasehold_keyspace::replay::Trace;
 use ruzstd::decoding::StreamingDecoder;
@@ -17,11 +18,19 @@ const WRONG_LINES_MAX: usize = 10;
 /// A longer line is no line of a trace.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
+/// A trace, and of how many keys it has one.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub trace: Trace,
+    /// 1: all keys are in it.
+    pub keys_per_traced: u64,
+}
+
 /// Reads a file, plain or compressed by zstd.
 ///
 /// # Errors
 /// The file cannot be read, or has no request, or lines that are not "key size"; the first of these are named.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Trace> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Recorded> {
     let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
     if file.fill_buf()?.starts_with(&ZSTD_MAGIC) {
         let decoder = StreamingDecoder::new(file).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -30,8 +39,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Trace> {
     read_lines(file)
 }
 
-fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Trace> {
+fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Recorded> {
     let mut trace = Trace::default();
+    let mut keys_per_traced = 1;
     let mut wrong = Vec::new();
     let mut line = Vec::new();
     for number in 1_usize.. {
@@ -40,7 +50,11 @@ fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Trace> {
         if len == 0 {
             break;
         }
-        if trace.push_line(&line).is_err() {
+        if number == 1
+            && let Some(rate) = rate_of(&line)
+        {
+            keys_per_traced = rate;
+        } else if trace.push_line(&line).is_err() {
             wrong.push(number);
         }
         if wrong.len() == WRONG_LINES_MAX || len as u64 == LINE_BYTES_MAX {
@@ -55,12 +69,27 @@ fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Trace> {
     if trace.is_empty() {
         bail!("it has no request");
     }
-    Ok(trace)
+    Ok(Recorded { trace, keys_per_traced })
+}
+
+/// What the first line of a file of `leasehold trace` says.
+fn rate_of(line: &[u8]) -> Option<u64> {
+    let rate = std::str::from_utf8(line).ok()?.strip_prefix(HEADER)?;
+    rate.trim_end().parse().ok().filter(|&rate| rate > 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_line_may_say_how_many_keys_were_sampled() {
+        let recorded = read_lines(format!("{HEADER}16\na 1\nb 2\n").as_bytes()).expect("two requests");
+        assert_eq!((recorded.keys_per_traced, recorded.trace.len()), (16, 2));
+        let recorded = read_lines(&b"a 1\nb 2\n"[..]).expect("two requests");
+        assert_eq!((recorded.keys_per_traced, recorded.trace.len()), (1, 2));
+        assert!(read_lines(format!("{HEADER}0\na 1\n").as_bytes()).is_err());
+    }
 
     #[test]
     fn wrong_lines_are_named_by_number() {
