@@ -514,9 +514,9 @@ fn size_label(bucket: usize) -> String {
 
 /// What other memory and policies would hit, from the shadow caches.
 fn whatif(text: &mut String, node: &Node) {
-    let known = node.keyspace.with_whatif(|whatif| {
-        (whatif.outlooks(), whatif.reads(), whatif.keys_per_sample(), whatif.memory_bytes())
-    });
+    let known = node
+        .keyspace
+        .with_whatif(|whatif| (whatif.outlooks(), whatif.reads(), whatif.keys_per_sample(), whatif.memory_bytes()));
     let live = node.live.live();
     fields!(text, "whatif": u8::from(live.whatif));
     // `None` for the moment in which a thread plays events to them.

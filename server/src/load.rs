@@ -153,11 +153,8 @@ impl Loaders {
 
     /// Says which loader a key belongs to; `None` without loaders.
     pub(crate) fn loader_of(&self) -> Option<LoaderOf> {
-        let matchers: Vec<(Db, Vec<u8>, Arc<dyn Loader>)> = self
-            .list
-            .iter()
-            .map(|desk| (desk.config.db, desk.prefix.clone(), Arc::clone(&desk.loader)))
-            .collect();
+        let matchers: Vec<(Db, Vec<u8>, Arc<dyn Loader>)> =
+            self.list.iter().map(|desk| (desk.config.db, desk.prefix.clone(), Arc::clone(&desk.loader))).collect();
         let loader_of = move |db: Db, key: &[u8]| {
             let is_its = |(of, prefix, loader): &(Db, Vec<u8>, Arc<dyn Loader>)| {
                 *of == db && key.starts_with(prefix) && loader.matches(key)

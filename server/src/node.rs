@@ -166,7 +166,8 @@ impl Node {
         let shares = self.keyspace.shares(&mut self.turn()).loaders;
         for (index, view) in views.iter_mut().enumerate() {
             let share = shares.get(index).copied().unwrap_or_default();
-            let fields = [("hits", share.hits), ("misses", share.misses), ("entries", share.entries), ("bytes", share.bytes)];
+            let fields =
+                [("hits", share.hits), ("misses", share.misses), ("entries", share.entries), ("bytes", share.bytes)];
             view.counters.extend(fields.map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX))));
         }
         views

@@ -147,7 +147,18 @@ fn a_trace_of_a_running_server_can_be_simulated() {
     assert_eq!(text.lines().count(), 601);
     assert!(!text.contains("key:"));
     let simulated = std::process::Command::new(binary())
-        .args(["simulate", "--memory", "100%", "--policy", "allkeys-lru", "--overhead", "none", "--format", "csv", "--trace"])
+        .args([
+            "simulate",
+            "--memory",
+            "100%",
+            "--policy",
+            "allkeys-lru",
+            "--overhead",
+            "none",
+            "--format",
+            "csv",
+            "--trace",
+        ])
         .arg(&out)
         .output()
         .expect("the binary runs");
@@ -174,7 +185,9 @@ fn shadow_caches_tell_what_other_memory_would_hit() {
             cache_aside(&mut client, key);
         }
         rounds += 1;
-        rounds > 2 && outlook("whatif_sampled_reads").is_some_and(|reads| reads.parse::<u64>().is_ok_and(|reads| reads > 1_000))
+        rounds > 2
+            && outlook("whatif_sampled_reads")
+                .is_some_and(|reads| reads.parse::<u64>().is_ok_and(|reads| reads > 1_000))
     });
     let ratios = |text: Option<String>| -> Vec<f64> {
         let text = text.expect("the shadows are on");

@@ -77,8 +77,8 @@ pub(crate) fn run(recording: &Recording, out: &mut impl Write) -> anyhow::Result
         let password = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
         server.ask(&["AUTH", password.trim_end_matches(['\r', '\n'])])?;
     }
-    let file = File::create_new(&recording.out)
-        .with_context(|| format!("{} cannot be made", recording.out.display()))?;
+    let file =
+        File::create_new(&recording.out).with_context(|| format!("{} cannot be made", recording.out.display()))?;
     let rate = match recording.rate {
         Some(rate) => server.ask(&["TRACE", "START", "RATE", &rate.to_string()])?,
         None => server.ask(&["TRACE", "START"])?,

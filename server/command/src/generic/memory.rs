@@ -36,10 +36,14 @@ pub(super) static MEMORY: Spec = Spec {
                 context.conclude(result)
             },
         },
-        listing("bigkeys", "Lists the largest entries of the database and their bytes; scans nothing", |context, request| {
-            let result = bigkeys(context, request);
-            context.conclude(result)
-        }),
+        listing(
+            "bigkeys",
+            "Lists the largest entries of the database and their bytes; scans nothing",
+            |context, request| {
+                let result = bigkeys(context, request);
+                context.conclude(result)
+            },
+        ),
         listing(
             "prefixes",
             "Estimates bytes, keys, hits and misses by prefix of the key, those with the most bytes first",

@@ -45,11 +45,17 @@ pub(super) static TRACE: Spec = Spec {
                 context.conclude(result)
             },
         ),
-        subcommand("stop", "Ends the trace; one that is not read for 10 seconds ends by itself", 2, &[], |context, _| {
-            let was_running = context.keyspace.stop_trace();
-            context.reply.integer(was_running.into());
-            crate::Outcome::Replied
-        }),
+        subcommand(
+            "stop",
+            "Ends the trace; one that is not read for 10 seconds ends by itself",
+            2,
+            &[],
+            |context, _| {
+                let was_running = context.keyspace.stop_trace();
+                context.reply.integer(was_running.into());
+                crate::Outcome::Replied
+            },
+        ),
         help::subcommand(Group::Server, "leasehold 0.1.0"),
     ],
     run: help::run,

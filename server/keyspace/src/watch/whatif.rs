@@ -6,7 +6,8 @@
 //! adaptive window is told as the best of some fixed ones.
 //!
 //! The sample has at most [`SAMPLED_ENTRIES_MAX`] resident keys at the present memory, and all caches together take about
-//! 3 MB. What was counted fades, so figures are those of the last 50,000 to 100,000 sampled reads.
+//! 3 MB. What was counted fades, so figures are those of the last 50,000 to 100,000 sampled reads; they
+//! begin anew when events had to be dropped.
 
 use super::stream::{Event, EventKind};
 use crate::policy::duel::Objective;
@@ -118,6 +119,11 @@ impl WhatIf {
 
     /// Follows the real cache: its capacity, its objective, and with its number of entries the rate of sampling.
     pub(crate) fn follow(&mut self, cache: Cache, is_dropping: bool) {
+        if is_dropping {
+            // Without some of the events keys seem to come again sooner than they do.
+            (self.reads, self.played) = (0.0, 0);
+            self.arms.iter_mut().for_each(|arm| arm.hits = 0.0);
+        }
         let rank = self.rank_for(cache.entries, is_dropping);
         let before = self.cache.replace(cache);
         if self.arms.is_empty() {
