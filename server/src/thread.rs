@@ -373,6 +373,7 @@ impl Thread {
         self.tell_the_late(now_ms);
         let shards = self.own_shards();
         self.node.keyspace.sweep_leases(turn, shards.clone());
+        self.node.keyspace.adapt_window_if_due(turn);
         if desk.work.expired_at_ms + EXPIRE_EVERY_MS <= now_ms {
             desk.work.expired_at_ms = now_ms;
             self.expire(&mut desk);

@@ -56,6 +56,18 @@ struct Evicted {
     has_moved: bool,
 }
 
+/// What a policy with a window evicts towards: parts of what all lists may weigh when enough is evicted, so that what stands
+/// beyond them has to prove itself. With parts of what there is now, every candidate would find room, and what is evicted
+/// afterwards would not be compared with anything.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    /// Down to this the oldest of the window is a candidate. Less than the window's share where memory comes back in pieces:
+    /// then the window is now over, now under it, and the loser of a duel goes in both cases.
+    window_bytes_min: u64,
+    /// Over this a candidate takes the place of a victim.
+    main_bytes_max: u64,
+}
+
 impl Keyspace {
     /// Evicts until `bytes_wanted` more fit. Called before a command that may grow the keyspace, with no lock held. If the
     /// limit was passed by far already, frees what is wanted and a bounded number of entries more.
@@ -178,12 +190,13 @@ impl Keyspace {
     ) -> Evicted {
         let mut shard = self.lock(index);
         shard.queues.follow_window();
-        let bytes_over = match self.memory.counts_values_only() {
-            true => (self.memory.used_bytes() + bytes_wanted).saturating_sub(self.memory.bytes_allowed()),
-            // Memory comes back a segment at a time; a candidate has to make up for what comes in its place, not for that.
-            false => bytes_wanted.max(shard.mean_weight()),
+        let goal = match self.memory.counts_values_only() {
+            true => {
+                let used = self.memory.used_bytes() + bytes_wanted;
+                shard.goal_by_values(used.saturating_sub(self.memory.bytes_allowed()))
+            }
+            false => shard.goal_by_memory(bytes_wanted),
         };
-        let target = shard.weight_wished(bytes_over);
         let held_before = shard.bytes();
         let live_before = shard.log.live_bytes() as u64;
         // What is over goes before what is not.
@@ -197,7 +210,7 @@ impl Keyspace {
                 self.next_victim.fetch_add(1, Relaxed);
                 break;
             }
-            match shard.evict_step(turn.now_ms, turn.random(), target) {
+            match shard.evict_step(turn.now_ms, turn.random(), goal) {
                 Step::Removed => removed += 1,
                 Step::Moved => has_moved = true,
                 Step::Nothing => break,
@@ -205,6 +218,10 @@ impl Keyspace {
             if live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max {
                 break;
             }
+        }
+        if shard.bytes() < held_before {
+            let all = shard.evictable_weight();
+            shard.queues.settle(all);
         }
         shard.publish();
         Evicted {
@@ -222,7 +239,7 @@ impl Keyspace {
 
 impl Shard {
     /// Evicts one entry by the policy, or finds out more about which.
-    fn evict_step(&mut self, now_ms: u64, random: u64, target: u64) -> Step {
+    fn evict_step(&mut self, now_ms: u64, random: u64, goal: Goal) -> Step {
         let policy = self.queues.policy;
         let none = if policy.is_volatile() { self.count_with_ttl() == 0 } else { self.index.len() == 0 };
         if none {
@@ -230,7 +247,7 @@ impl Shard {
         }
         match policy.engine() {
             Engine::None => Step::Nothing,
-            Engine::Frequency => self.evict_by_frequency(now_ms, target),
+            Engine::Frequency => self.evict_by_frequency(now_ms, goal),
             Engine::Recency => self.evict_by_recency(now_ms),
             Engine::Ttl => self.evict_by_ttl(now_ms),
             Engine::Random => {
@@ -240,11 +257,25 @@ impl Shard {
         }
     }
 
-    /// What the evictable entries may weigh when `bytes_over` are evicted.
-    fn weight_wished(&self, bytes_over: u64) -> u64 {
-        let lists = [WINDOW, PROBATION, PROTECTED, CANDIDATES];
-        let all = lists.iter().map(|&list| self.log.list_weight(list)).sum::<usize>();
-        (all as u64).saturating_sub(bytes_over)
+    /// Where every byte over is known.
+    fn goal_by_values(&self, bytes_over: u64) -> Goal {
+        let target = self.evictable_weight().saturating_sub(bytes_over);
+        let window_bytes_max = self.queues.share.window_bytes_max(target);
+        Goal { window_bytes_min: window_bytes_max, main_bytes_max: target - window_bytes_max.min(target) }
+    }
+
+    /// Where memory comes back a segment at a time. A candidate has to make up for what comes in its place, not for that.
+    fn goal_by_memory(&mut self, bytes_wanted: u64) -> Goal {
+        let segment_bytes = self.log.segment_bytes() as u64;
+        let (all, over) = (self.evictable_weight(), bytes_wanted.max(self.mean_weight()));
+        let target = self.queues.target_bytes(all, over, segment_bytes);
+        let window_bytes_max = self.queues.share.window_bytes_max(target);
+        let window_bytes_min = (window_bytes_max / 2).min(window_bytes_max.saturating_sub(2 * segment_bytes));
+        Goal { window_bytes_min, main_bytes_max: target - window_bytes_max.min(target) }
+    }
+
+    fn evictable_weight(&self) -> u64 {
+        [WINDOW, PROBATION, PROTECTED, CANDIDATES].iter().map(|&list| self.log.list_weight(list) as u64).sum()
     }
 
     fn mean_weight(&self) -> u64 {
@@ -292,19 +323,15 @@ impl Shard {
         }
     }
 
-    /// `target` is what all lists may weigh when enough is evicted: what stands in them beyond their parts of it has to
-    /// prove itself. With their parts of what they weigh now, every candidate would find room, and what is evicted
-    /// afterwards would not be compared with anything.
-    fn evict_by_frequency(&mut self, now_ms: u64, target: u64) -> Step {
-        let window_bytes_max = self.queues.share.window_bytes_max(target);
-        let main_bytes_max = target.saturating_sub(window_bytes_max);
+    fn evict_by_frequency(&mut self, now_ms: u64, goal: Goal) -> Step {
+        let Goal { window_bytes_min, main_bytes_max } = goal;
         match self.oldest(CANDIDATES, now_ms) {
             Oldest::Expired => return Step::Removed,
             Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
             Oldest::None => {}
         }
         let mut passes = 0;
-        while self.log.list_weight(WINDOW) as u64 > window_bytes_max {
+        while self.log.list_weight(WINDOW) as u64 > window_bytes_min {
             match self.oldest(WINDOW, now_ms) {
                 Oldest::Expired => return Step::Removed,
                 Oldest::None => break,

@@ -44,9 +44,6 @@ pub struct Keyspace {
 /// Most shards: the hash has 12 bits for their number.
 const SHARDS_MAX: usize = 4096;
 
-/// Memory counts as full, so that what entries weigh now is what they may, when less than this part is free.
-const FULL_PARTS: u64 = 32;
-
 /// Lease records take this share of the memory limit, and a shard at most twice its part of that.
 const LEASES_SHARE: u64 = 8;
 
@@ -67,14 +64,20 @@ const SEGMENT_BYTES_MAX: u64 = 256 << 10;
 /// little.
 fn segment_bytes(memory_bytes_max: u64, shards: usize) -> usize {
     const PARTS: u64 = 1024;
-    const PARTS_MIN: u64 = 64;
+    /// A list has a segment that is not full and one that is half evicted, and the pool keeps some. Each part more costs a
+    /// place in the table of segments: below 1 KiB those would take more than the parts save.
+    const PARTS_MIN: u64 = 128;
+    const BYTES_MIN: u64 = 1 << 10;
+    /// Segments below a page give no memory back to the system, so only small limits have them.
+    const SMALL_LIMIT_BYTES: u64 = 8 << 20;
 
+    let bytes_min = if memory_bytes_max <= SMALL_LIMIT_BYTES { BYTES_MIN } else { PAGE_BYTES as u64 };
     let capacity = memory_bytes_max / shards as u64;
     let bytes = match capacity {
         0 => SEGMENT_BYTES,
         _ => (capacity / PARTS).clamp(SEGMENT_BYTES, SEGMENT_BYTES_MAX).min(capacity / PARTS_MIN),
     };
-    1 << bytes.max(PAGE_BYTES as u64).ilog2()
+    1 << bytes.max(bytes_min).ilog2()
 }
 
 /// An entry, borrowed under the shard's lock. What the server keeps about it (the last three) is told to quiet readers and in
@@ -434,13 +437,15 @@ impl Keyspace {
     }
 
     /// Works off a bounded part of what the shards have told of some keys, and chooses the window of the policies that have
-    /// an adaptive one. To be called from a tick of each thread, the more often the better.
+    /// an adaptive one. [`Keyspace::expire_cycle`] calls this.
     pub fn adapt_window(&self, turn: &mut Turn) {
         if !self.policy().has_adaptive_window() {
             let objective = self.objective();
-            return self.window.adapt(Cache { capacity_bytes: 0, entries: 0, objective });
+            self.window.adapt(Cache { capacity_bytes: 0, entries: 0, objective });
+            return self.memory.count_shadows(0);
         }
         self.window.adapt(self.cache(turn));
+        self.memory.count_shadows(self.window.memory_bytes());
     }
 
     /// What entries may weigh, and how many there are; a capacity of 0 = no limit.
@@ -451,13 +456,22 @@ impl Keyspace {
         let shard = self.lock(turn.random() as usize % self.shards());
         let entries = (shard.index.len() * self.shards()) as u64;
         let weight = (shard.log.weight_of_all() * self.shards()) as u64;
+        let held = (shard.bytes() * self.shards()) as u64;
         drop(shard);
-        let is_full = self.memory.used_bytes() + allowed / FULL_PARTS >= allowed;
         let capacity_bytes = match self.memory.counts_values_only() {
-            false if is_full => weight,
-            _ => allowed,
+            true => allowed,
+            // The part of the memory that is entries, now and when it is full.
+            false => (u128::from(allowed) * u128::from(weight.max(1)) / u128::from(held.max(1))) as u64,
         };
         Cache { capacity_bytes, entries, objective }
+    }
+
+    /// As [`Keyspace::adapt_window`] once there is enough to work off; else it costs two loads.
+    #[inline]
+    pub fn adapt_window_if_due(&self, turn: &mut Turn) {
+        if self.window.is_due() {
+            self.adapt_window(turn);
+        }
     }
 
     /// What the controller of the window has done so far.

@@ -20,6 +20,10 @@ const PUBLISH_BYTES_MAX: u64 = 4096;
 /// The untold bytes of all shards together stay below this share of the limit.
 const UNTOLD_SHARE: u64 = 64;
 
+/// Shadow caches take some megabytes however small the limit is. Beyond this part of it they count among the server's own
+/// memory, which is on top of the limit, so that a small limit is left to entries.
+const SHADOWS_PARTS: u64 = 32;
+
 /// Bytes that mimalloc's block for a request of `bytes` has (its `mi_good_size`, version 3).
 ///
 /// Up to 64 bytes classes are 16 bytes apart (8 for the smallest), then there are four per doubling up to 512 KiB, then
@@ -52,6 +56,9 @@ pub(crate) struct Memory {
     used_bytes_peak: CachePadded<AtomicU64>,
     bytes_allowed: AtomicU64,
     publish_bytes: AtomicU64,
+    /// Part of `used_bytes` that is shadow caches.
+    shadow_bytes: AtomicU64,
+    shadow_bytes_max: AtomicU64,
     /// From what use on room is made ahead.
     bytes_wished: AtomicU64,
     /// Whether only values count, and every byte is told at once.
@@ -67,6 +74,8 @@ impl Memory {
             used_bytes_peak: CachePadded::default(),
             bytes_allowed: AtomicU64::new(0),
             publish_bytes: AtomicU64::new(PUBLISH_BYTES_MAX),
+            shadow_bytes: AtomicU64::new(0),
+            shadow_bytes_max: AtomicU64::new(0),
             bytes_wished: AtomicU64::new(0),
             counts_values_only: AtomicBool::new(false),
             shards: shards as u64,
@@ -128,6 +137,7 @@ impl Memory {
         self.bytes_allowed.store(if bytes == 0 { 0 } else { allowed.max(1) }, Relaxed);
         self.bytes_wished.store(allowed - self.segment_bytes.min(allowed / 8), Relaxed);
         self.publish_bytes.store(publish_bytes, Relaxed);
+        self.shadow_bytes_max.store(bytes / SHADOWS_PARTS, Relaxed);
     }
 
     /// From what change on a shard must [`Memory::publish`].
@@ -142,6 +152,19 @@ impl Memory {
         if self.used_bytes_peak.load(Relaxed) < used {
             self.used_bytes_peak.fetch_max(used, Relaxed);
         }
+    }
+
+    /// Counts the caches in miniature that run beside the real one, up to a part of the limit.
+    pub(crate) fn count_shadows(&self, bytes: u64) {
+        let bytes = bytes.min(self.shadow_bytes_max.load(Relaxed));
+        let before = self.shadow_bytes.swap(bytes, Relaxed);
+        if before != bytes {
+            self.publish(bytes as i64 - before as i64);
+        }
+    }
+
+    pub(crate) fn shadow_bytes(&self) -> u64 {
+        self.shadow_bytes.load(Relaxed)
     }
 
     pub(crate) fn reset_peak(&self) {

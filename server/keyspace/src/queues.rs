@@ -10,14 +10,15 @@
 //!
 //! A change of policy puts the lists together in order and goes on with what they hold.
 
-use crate::log::{ListNumber, Location, Log};
+use crate::log::{Charge, ListNumber, Location, Log};
 use crate::policy::ageing::Ageing;
 use crate::policy::duel::{Control, Objective};
 use crate::policy::miniature::Share;
 use crate::policy::recency::{Begun, Generations};
-use crate::policy::sketch::Sketch;
+use crate::policy::sketch::{Sketch, blocks_for};
 use crate::policy::window::WindowControl;
 use crate::settings::{Engine, EvictionPolicy};
+use crate::shard::INDEX_BYTES_EACH;
 use std::sync::Arc;
 
 /// New entries, in order of arrival.
@@ -65,6 +66,21 @@ fn use_clock(now_ms: u64) -> u8 {
     (now_ms >> USE_CLOCK_SHIFT) as u8
 }
 
+/// Between one segment that comes back and the next, the entries of a shard may weigh so many segments more.
+const GRAIN_SEGMENTS: u64 = 4;
+
+/// What there was when a segment came back counts one part in so many of what there is of late.
+const SETTLED_PARTS: u64 = 8;
+
+/// Blocks of the sketch of so many entries.
+fn sketch_blocks(entries: usize, log: &Log) -> usize {
+    match log.charge() {
+        Charge::Memory => blocks_for(entries, log.live_bytes() + entries * INDEX_BYTES_EACH),
+        // Simulators do not count a sketch.
+        Charge::Value => blocks_for(entries, usize::MAX),
+    }
+}
+
 /// What decides about the entries of a shard. What a read looks at or writes comes first; see [`crate::shard::Shard`].
 #[derive(Debug)]
 #[repr(C)]
@@ -77,6 +93,8 @@ pub(crate) struct Queues {
     pub(crate) sketch: Sketch,
     /// What the shard may hold; traffic of this makes some generations.
     pub(crate) capacity_bytes: u64,
+    /// See [`Queues::target_bytes`].
+    settled_bytes: u64,
     /// Chooses the window for all shards, from what they tell it of some keys.
     window: Arc<WindowControl>,
     /// When each epoch or generation began.
@@ -103,6 +121,7 @@ impl Queues {
             share: policy.share(),
             objective: Objective::Objects,
             capacity_bytes,
+            settled_bytes: 0,
             window,
             epoch_starts_ms: [now_ms; 8],
         }
@@ -138,7 +157,7 @@ impl Queues {
         *self = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
         self.objective = policy.objective_of(wished);
         if policy.engine() == Engine::Frequency {
-            self.sketch = Sketch::new(entries);
+            self.sketch.grow_to_blocks(sketch_blocks(entries, log));
         }
         for list in BEST_FIRST {
             log.merge(list, target);
@@ -172,7 +191,7 @@ impl Queues {
     pub(crate) fn store(&mut self, newcomer: &Newcomer, log: &mut Log) -> (u8, ListNumber) {
         let control = match self.policy.engine() {
             Engine::Frequency => {
-                self.sketch.grow_to(newcomer.entries + 1);
+                self.fit_sketch(newcomer.entries + 1, log);
                 self.count_request(newcomer.entries, newcomer.now_ms);
                 self.sample(newcomer.hash, || newcomer.weight);
                 Control::stored(self.sketch.estimate(newcomer.hash), self.ageing.epoch())
@@ -233,6 +252,34 @@ impl Queues {
             log.merge(nth_of_eight(from.index()), nth_of_eight(into.index()));
         }
         self.epoch_starts_ms[self.generations.now().index()] = now_ms;
+    }
+
+    /// Grows the sketch to what the entries need, or takes one block off if it is larger by far.
+    #[inline]
+    fn fit_sketch(&mut self, entries: usize, log: &Log) {
+        let wanted = sketch_blocks(entries, log);
+        if self.sketch.blocks() < wanted {
+            self.sketch.grow_to_blocks(wanted);
+        } else if self.sketch.blocks() > wanted + wanted / 4 + 1 {
+            self.sketch.shrink_to_blocks(self.sketch.blocks() - 1);
+        }
+    }
+
+    /// What the evictable entries, which weigh `all` now, may weigh once `bytes_over` of them are evicted.
+    ///
+    /// Memory comes back a segment at a time: entries come in until one more is needed, and as many bytes of entries are
+    /// evicted until one is free, now some more, now some less. If the target followed what there is at the moment, the main
+    /// part would have room for whatever leaves the window right after one segment came back, and would lose as much without a
+    /// duel before the next. So it is what there has been of late whenever a segment came back.
+    pub(crate) fn target_bytes(&mut self, all: u64, bytes_over: u64, segment_bytes: u64) -> u64 {
+        let far_below = all.saturating_sub(GRAIN_SEGMENTS * segment_bytes);
+        self.settled_bytes = self.settled_bytes.clamp(far_below, all);
+        self.settled_bytes.min(all.saturating_sub(bytes_over))
+    }
+
+    /// Notes what the evictable entries weigh now that memory has come back.
+    pub(crate) fn settle(&mut self, all: u64) {
+        self.settled_bytes = self.settled_bytes - self.settled_bytes / SETTLED_PARTS + all / SETTLED_PARTS;
     }
 
     #[inline]

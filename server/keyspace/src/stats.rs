@@ -22,7 +22,7 @@ pub struct Stats {
     pub evicted: u64,
     /// The same counters for each policy, in order of [`EvictionPolicy::ALL`].
     pub policies: [PolicyStats; EvictionPolicy::ALL.len()],
-    /// Bytes of segments, runs, tables, absences and leases: the sum of the next eight.
+    /// Bytes of segments, runs, tables, absences and leases: the sum of the next nine.
     pub used_bytes: u64,
     /// Bytes of entries, as they say it themselves but for the index.
     pub entry_bytes: u64,
@@ -40,6 +40,8 @@ pub struct Stats {
     pub absence_bytes: u64,
     /// Bytes of lease records.
     pub lease_bytes: u64,
+    /// Bytes of the caches in miniature that choose the window, as far as they count against the limit.
+    pub shadow_bytes: u64,
     /// The most that `used_bytes` has been.
     pub used_bytes_peak: u64,
     /// Bytes of what is not entries: index, tables, sketch.
@@ -185,6 +187,8 @@ impl Keyspace {
         for index in 0..self.shards() {
             self.lock(index).add_stats(&mut sum);
         }
+        sum.shadow_bytes = self.memory.shadow_bytes();
+        sum.used_bytes += sum.shadow_bytes;
         sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
         sum
     }

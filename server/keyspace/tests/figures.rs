@@ -37,6 +37,7 @@ fn fixed_bytes(stats: &Stats) -> u64 {
         + stats.sketch_bytes
         + stats.absence_bytes
         + stats.lease_bytes
+        + stats.shadow_bytes
 }
 
 proptest! {

@@ -149,6 +149,10 @@ impl Log {
                 return number;
             }
         }
+        // By an eighth, not by doubling: of small segments the table is a part of memory that counts.
+        if self.segments.len() == self.segments.capacity() {
+            self.segments.reserve_exact(self.segments.len() / 8 + 1);
+        }
         self.segments.push(Segment::vacant());
         (self.segments.len() - 1) as u32
     }

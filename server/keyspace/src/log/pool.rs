@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Of the processors we build for; memory is resident by these.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
+/// The least: below that, what is known of a segment would be large beside it. Segments smaller than a page give no pages back;
+/// they are for limits of some hundred KiB.
+const SEGMENT_BYTES_MIN: usize = 1 << 10;
+
 /// Mapped at a time. Untouched, it costs address space only.
 const REGION_BYTES: usize = 4 << 20;
 
@@ -55,9 +59,9 @@ pub(crate) struct SegmentMemory {
 
 impl Pool {
     /// # Panics
-    /// If `segment_bytes` is not a power of two from a page to a region.
+    /// If `segment_bytes` is not a power of two from [`SEGMENT_BYTES_MIN`] to a region.
     pub(crate) fn new(segment_bytes: usize) -> Arc<Self> {
-        assert!(segment_bytes.is_power_of_two() && (PAGE_BYTES..=REGION_BYTES).contains(&segment_bytes));
+        assert!(segment_bytes.is_power_of_two() && (SEGMENT_BYTES_MIN..=REGION_BYTES).contains(&segment_bytes));
         Arc::new(Self { segment_bytes, state: Mutex::default() })
     }
 
@@ -126,18 +130,23 @@ impl SegmentMemory {
             return 0;
         }
         let before = self.resident_bytes;
-        self.resident_bytes = end.next_multiple_of(PAGE_BYTES);
+        self.resident_bytes = end.next_multiple_of(PAGE_BYTES).min(self.len);
         self.resident_bytes - before
     }
 
     /// Gives the pages behind `end` back; what was there is zero then. Returns by how much
     /// [`SegmentMemory::resident_bytes`] fell.
     pub(crate) fn release_from(&mut self, end: usize) -> usize {
-        let keep = end.next_multiple_of(PAGE_BYTES);
+        // What is smaller than a page keeps it, for its neighbours and the next taker.
+        let keep = if self.len < PAGE_BYTES && end > 0 { self.len } else { end.next_multiple_of(PAGE_BYTES) };
         if self.resident_bytes <= keep {
             return 0;
         }
         let released = self.resident_bytes - keep;
+        if self.len < PAGE_BYTES {
+            self.resident_bytes = 0;
+            return released;
+        }
         // SAFETY: `keep` is at most `resident_bytes`, which is within the segment.
         let start = unsafe { self.start.0.add(keep) };
         // SAFETY: whole pages of this segment; `&mut self` says that nobody has borrowed them.

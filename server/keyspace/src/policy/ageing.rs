@@ -49,8 +49,10 @@ impl Ageing {
     fn beat(&mut self, entries: usize, sketch: &mut Sketch) {
         self.requests_to_beat = BEAT_REQUESTS;
         let beats_per_round = entries.div_ceil(ENTRIES_PER_BLOCK).max(1);
-        // More than one while the sketch is larger than the entries need.
-        sketch.age(sketch.blocks().div_ceil(beats_per_round));
+        // Less than one block a beat where the sketch is small, more than one while it is larger than the entries need.
+        let halved_after = |beats: usize| sketch.blocks() * beats.min(beats_per_round) / beats_per_round;
+        let blocks = halved_after(self.beats + 1) - halved_after(self.beats);
+        sketch.age(blocks);
         self.beats += 1;
         if self.beats >= beats_per_round {
             self.beats = 0;
@@ -79,6 +81,16 @@ mod tests {
             assert_eq!(control.frequency(ageing.epoch()), 4, "{entries} entries");
             assert_eq!(sketch.estimate(1), 4, "{entries} entries");
         }
+    }
+
+    #[test]
+    fn a_small_sketch_keeps_the_beat() {
+        let mut ageing = Ageing::default();
+        let mut sketch = Sketch::new(160);
+        (0..100).for_each(|key| sketch.raise_to(key, 8));
+        let before: Vec<u8> = (0..100).map(|key| sketch.estimate(key)).collect();
+        (0..4 * 10 * BEAT_REQUESTS).for_each(|_| ageing.count(4 * 160, &mut sketch));
+        assert!((0..100).all(|key| sketch.estimate(key) == before[key as usize] / 2));
     }
 
     #[test]

@@ -204,6 +204,12 @@ impl Miniature {
         self.index.is_empty()
     }
 
+    /// Bytes that the resident entries may have.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
     /// Bytes of the resident entries.
     #[must_use]
     pub fn bytes(&self) -> u64 {
