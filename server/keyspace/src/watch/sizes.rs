@@ -58,6 +58,8 @@ pub(crate) struct Sizes {
     places: usize,
     /// Smaller entries are not in the list of the largest.
     least: u64,
+    /// A bit for each hash in the list, by nine bits of it: where all entries are of one size, most that go are not listed.
+    listed: [u64; 8],
 }
 
 /// An entry among the largest.
@@ -70,7 +72,7 @@ pub(crate) struct Large {
 
 impl Sizes {
     pub(crate) fn new(places: usize) -> Self {
-        Self { by_db: Vec::new(), largest: Vec::new(), places, least: 0 }
+        Self { by_db: Vec::new(), largest: Vec::new(), places, least: 0, listed: [0; 8] }
     }
 
     /// An entry was added.
@@ -92,7 +94,8 @@ impl Sizes {
         let (sizes, bucket) = (&mut self.by_db[usize::from(entry.db.0)], bucket(value_len));
         sizes.entries[bucket] -= 1;
         sizes.bytes[bucket] -= value_len as u64;
-        if (entry.key_len + value_len) as u64 >= self.least {
+        let (word, bit) = place_of(entry.hash);
+        if self.listed[word] & bit != 0 && (entry.key_len + value_len) as u64 >= self.least {
             self.drop_large(entry.hash);
         }
     }
@@ -157,7 +160,17 @@ impl Sizes {
 
     fn find_least(&mut self) {
         self.least = self.largest.iter().map(|known| known.bytes).min().unwrap_or(0);
+        self.listed = [0; 8];
+        for known in &self.largest {
+            let (word, bit) = place_of(known.hash);
+            self.listed[word] |= bit;
+        }
     }
+}
+
+#[inline]
+fn place_of(hash: u64) -> (usize, u64) {
+    ((hash & 7) as usize, 1 << (hash >> 3 & 63))
 }
 
 #[cfg(test)]
