@@ -184,6 +184,7 @@ fn memory(text: &mut String, node: &Node) {
         "x_sketch_bytes": stats.sketch_bytes,
         "x_absence_bytes": stats.absence_bytes,
         "x_lease_bytes": stats.lease_bytes,
+        "x_shadow_bytes": stats.shadow_bytes,
         "x_absence_bytes_max": live.absence_bytes_max(),
         "x_rss_peak": rss_peak,
     );

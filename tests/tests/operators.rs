@@ -47,6 +47,7 @@ fn the_parts_of_the_memory_make_up_the_whole() {
         "x_sketch_bytes",
         "x_absence_bytes",
         "x_lease_bytes",
+        "x_shadow_bytes",
     ];
     assert_eq!(parts.map(bytes).iter().sum::<u64>(), bytes("used_memory"), "{memory:?}");
     assert!(parts.iter().all(|part| *part == "x_absence_bytes" || bytes(part) > 0), "{memory:?}");

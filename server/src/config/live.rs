@@ -160,7 +160,7 @@ mod tests {
             ("timeout", "0"),
             ("tcp-keepalive", "300"),
             ("maxmemory", "0"),
-            ("MAXMEMORY-POLICY", "allkeys-lru"),
+            ("MAXMEMORY-POLICY", "allkeys-tinylfu"),
             ("proto-max-bulk-len", "536870912"),
             ("client-query-buffer-limit", "1073741824"),
             ("bind", "127.0.0.1 -::1"),

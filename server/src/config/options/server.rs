@@ -207,7 +207,7 @@ const MEMORY: &[Spec<Config>] = &[
     Spec {
         name: "maxmemory-policy",
         kind: Kind::Choice(POLICY_NAMES),
-        default: Default::Text("allkeys-lru"),
+        default: Default::Text("allkeys-tinylfu"),
         change: Change::Live,
         doc: "What goes when maxmemory is reached: what is used least for its size (tinylfu, which hits most on nearly all \
               traffic), used least often (lfu), used longest ago (lru), a random entry, or the one that expires first; \
