@@ -215,7 +215,8 @@ fn slower_than_the_soft_timeout_is_the_stale_value_and_the_late_load_still_fills
     let (reply, took) = timed(&mut setup.client, &["GET", "user:1"]);
     assert_eq!(reply, user(1));
     groups::say(&format!("database trouble: soft_timeout 100 ms: the stale value after {took:?}"));
-    assert!(took >= Duration::from_millis(100) && took < Duration::from_millis(100) + SLACK, "{took:?}");
+    // Server time has whole ms: what began in the middle of one ends a part of it early.
+    assert!(took >= Duration::from_millis(99) && took < Duration::from_millis(100) + SLACK, "{took:?}");
     setup.open_gate();
     let client = &mut setup.client;
     until("the late load has filled", || client.command(&["GET", "user:1"]) == named(1, "new"));
