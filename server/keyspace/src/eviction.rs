@@ -200,7 +200,7 @@ impl Keyspace {
         let held_before = shard.bytes();
         let live_before = shard.log.live_bytes() as u64;
         // What is over goes before what is not.
-        let mut removed = shard.expire_entries(turn.now_ms, &mut usize::from(u16::MAX));
+        let mut removed = shard.expire_entries(turn.now_ms, &mut usize::from(u16::MAX)).unwrap_or(0);
         if removed > 0 || shard.is_untidy() {
             while shard.bytes() >= held_before && shard.clean_up(turn.now_ms) {}
         }

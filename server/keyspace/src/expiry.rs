@@ -51,12 +51,14 @@ impl Keyspace {
         while done < shards.len() && steps_left > 0 {
             let mut shard = self.lock(shards.start + next % shards.len());
             next = next.wrapping_add(1);
-            removed += shard.expire_entries(turn.now_ms, &mut steps_left);
+            let expired = shard.expire_entries(turn.now_ms, &mut steps_left);
+            removed += expired.unwrap_or(0);
             shard.expire_absences(turn.now_ms, &mut steps_left);
             if shard.is_untidy() {
                 shard.clean_up(turn.now_ms);
             }
-            done = if shard.is_expiry_at_start() { done + 1 } else { 0 };
+            let is_done = expired.is_none() && shard.absence_expiry_place == Place::default();
+            done = if is_done { done + 1 } else { 0 };
         }
         let is_over = self.evict_slice(turn, steps_max.div_ceil(4));
         self.adapt_window(turn);
@@ -143,8 +145,9 @@ impl Shard {
         position
     }
 
-    /// Searches the next segment that may have entries that are gone by time and removes them; returns how many.
-    pub(crate) fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> usize {
+    /// Searches the next segment that may have entries that are gone by time and removes them; returns how many, `None` if no
+    /// segment is due.
+    pub(crate) fn expire_entries(&mut self, now_ms: u64, steps_left: &mut usize) -> Option<usize> {
         *steps_left = steps_left.saturating_sub(1);
         let found = match self.count_with_ttl() {
             0 => None,
@@ -155,7 +158,7 @@ impl Shard {
         };
         let Some(number) = found else {
             self.expiry_segment = 0;
-            return 0;
+            return None;
         };
         let (looked_at, _) = self.log.count_in_segment(number);
         *steps_left = steps_left.saturating_sub(looked_at);
@@ -177,12 +180,7 @@ impl Shard {
             self.expire(location, hash);
         }
         self.expiry_segment = if is_all { number + 1 } else { number };
-        gone.len()
-    }
-
-    /// Whether the walks through entries and absences are about to start anew.
-    fn is_expiry_at_start(&self) -> bool {
-        self.expiry_segment == 0 && self.absence_expiry_place == Place::default()
+        Some(gone.len())
     }
 
     fn expire_absences(&mut self, now_ms: u64, steps_left: &mut usize) {

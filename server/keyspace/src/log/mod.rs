@@ -464,7 +464,8 @@ impl Log {
             if list.is_open && list.newest as usize == number {
                 self.dead_bytes -= segment.used as usize;
                 let segment = &mut self.segments[number];
-                (segment.used, segment.walked, segment.gone_at_ms_min) = (0, 0, u64::MAX);
+                (segment.used, segment.walked) = (0, 0);
+                (segment.gone_at_ms_min, segment.searched_at_ms) = (u64::MAX, 0);
             } else {
                 self.free(number as u32);
             }
