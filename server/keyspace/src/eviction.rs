@@ -287,6 +287,7 @@ impl Shard {
             let list = nth_of_eight(self.queues.generations.oldest().index());
             match self.oldest(list, now_ms) {
                 Oldest::Expired => return Step::Removed,
+                Oldest::Kept => return Step::Moved,
                 Oldest::None => {
                     if !self.queues.generations.drop_oldest() {
                         return Step::Nothing;
@@ -318,6 +319,7 @@ impl Shard {
     fn evict_oldest(&mut self, list: crate::log::ListNumber, now_ms: u64) -> Step {
         match self.oldest(list, now_ms) {
             Oldest::Expired => Step::Removed,
+            Oldest::Kept => Step::Moved,
             Oldest::None => Step::Nothing,
             Oldest::Entry(location) => self.evict(location),
         }
@@ -327,6 +329,7 @@ impl Shard {
         let Goal { window_bytes_min, main_bytes_max } = goal;
         match self.oldest(CANDIDATES, now_ms) {
             Oldest::Expired => return Step::Removed,
+            Oldest::Kept => return Step::Moved,
             Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
             Oldest::None => {}
         }
@@ -334,6 +337,7 @@ impl Shard {
         while self.log.list_weight(WINDOW) as u64 > window_bytes_min {
             match self.oldest(WINDOW, now_ms) {
                 Oldest::Expired => return Step::Removed,
+                Oldest::Kept => return Step::Moved,
                 Oldest::None => break,
                 Oldest::Entry(candidate) if self.passes(candidate, &mut passes) => {
                     self.move_on(candidate, WINDOW, now_ms);
@@ -343,6 +347,7 @@ impl Shard {
         }
         match self.victim(main_bytes_max, now_ms) {
             Oldest::Expired => Step::Removed,
+            Oldest::Kept => Step::Moved,
             Oldest::Entry(victim) => self.evict(victim),
             Oldest::None => self.evict_oldest(WINDOW, now_ms),
         }
@@ -363,6 +368,7 @@ impl Shard {
         {
             match self.victim(main_bytes_max, now_ms) {
                 Oldest::None => break,
+                Oldest::Kept => return Step::Moved,
                 Oldest::Expired => step = Step::Removed,
                 Oldest::Entry(victim) if candidate_wins(rated, self.rated(victim), margin, objective) => {
                     step = self.evict(victim);
@@ -417,7 +423,7 @@ impl Shard {
                     let list = if self.passes(location, &mut passes) { PROTECTED } else { PROBATION };
                     self.move_on(location, list, now_ms);
                 }
-                Oldest::Expired => {}
+                Oldest::Expired | Oldest::Kept => {}
                 Oldest::None => return,
             }
         }
@@ -439,7 +445,7 @@ impl Shard {
             let control = Control(entry.control());
             self.move_to(location, KEPT, control, now_ms);
         }
-        Oldest::None
+        Oldest::Kept
     }
 
     /// Whether an entry at the end of its list goes on because it was used; if not, or after too many, it does not.

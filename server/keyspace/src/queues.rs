@@ -346,6 +346,8 @@ pub(crate) enum Oldest {
     Entry(Location),
     /// One that was gone by time was removed.
     Expired,
+    /// Entries that must stay were moved to where they do: there may be one behind them.
+    Kept,
     /// The list is empty.
     None,
 }
