@@ -60,7 +60,8 @@ impl Runs {
     /// Makes a run at least `len` bytes long; what is behind `len_before` is zero afterwards.
     pub(super) fn lengthen(&mut self, number: u32, len_before: usize, len: usize) {
         let run = &mut self.runs[number as usize];
-        run[len_before..].fill(0);
+        let end = len.min(run.len());
+        run[len_before..end].fill(0);
         if len > run.len() {
             let spare = if len < SPARE_FROM { 0 } else { len / 8 };
             let target = size_class(len + spare);
