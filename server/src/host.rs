@@ -43,6 +43,10 @@ impl Host for NodeHost {
         self.node.loader_views()
     }
 
+    fn loader_name(&self, loader: u32) -> String {
+        self.node.loaders.name(loader).unwrap_or("?").to_owned()
+    }
+
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
         self.node.loaders.explain(db, key)
     }

@@ -94,6 +94,11 @@ struct LoadCounters {
 const TIME_BUCKETS: usize = 32;
 
 impl Loaders {
+    /// The name of a loader, by its place in the configuration.
+    pub(crate) fn name(&self, loader: u32) -> Option<&str> {
+        self.list.get(loader as usize).map(LoaderDesk::name)
+    }
+
     /// Loaders and the queues their schedulers read.
     pub(crate) fn new(loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
         let mut queues = Vec::new();

@@ -507,6 +507,10 @@ impl Host for ScriptedWorld {
             .collect()
     }
 
+    fn loader_name(&self, loader: u32) -> String {
+        self.loaders.get(loader as usize).map_or("?", |loader| loader.name.as_str()).to_owned()
+    }
+
     fn explain(&self, _: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
         self.loader_of(key).map(|loader| vec![("loader", loader.name.clone())])
     }

@@ -21,8 +21,11 @@ pub trait Host {
     /// the loader is paused. The caller passes it to `Keyspace::fail`.
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)>;
 
-    /// Loaders in the order of the configuration.
+    /// Loaders in the order of the configuration, with all that is counted of them: takes milliseconds.
     fn loaders(&self) -> Vec<LoaderView>;
+
+    /// The name of a loader, by its place in the configuration.
+    fn loader_name(&self, loader: u32) -> String;
 
     /// `LOADER EXPLAIN`: how this key would be loaded, as field and value; `None` if no loader matches.
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>>;

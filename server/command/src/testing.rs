@@ -129,6 +129,10 @@ impl Host for FakeHost {
         Vec::new()
     }
 
+    fn loader_name(&self, _: u32) -> String {
+        "?".to_owned()
+    }
+
     fn explain(&self, _: Db, _: &[u8]) -> Option<Vec<(&'static str, String)>> {
         None
     }

@@ -103,8 +103,7 @@ pub(crate) enum Found {
 
 /// The text for a reader whose time is up.
 pub(crate) fn timeout_text(host: &dyn Host, loader: u32, timeout_ms: u64) -> String {
-    let loaders = host.loaders();
-    let name = loaders.get(loader as usize).map_or("?", |loader| loader.name.as_str());
+    let name = host.loader_name(loader);
     format!("LOADFAIL {name} no answer within {timeout_ms} ms")
 }
 
