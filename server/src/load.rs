@@ -200,6 +200,9 @@ impl LoaderDesk {
         refused.extend(without_room.into_iter().map(|load| {
             (load, format!("LOADBUSY {name} queue full: {} loads wait for the source", self.config.queue_max))
         }));
+        if group.is_empty() {
+            return;
+        }
         let jobs = group.into_iter().map(|load| Job { load, asked }).collect();
         if let Err(mpsc::error::SendError(jobs)) = self.queue.send(jobs) {
             let closed = |job: Job| (job.load, format!("LOADBUSY {name} the server is shutting down"));
