@@ -258,11 +258,7 @@ impl Connection {
     /// is run by itself.
     fn read_ahead(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<Ahead> {
         let carried = if self.input.len() <= CARRY_BYTES_MAX { self.input.len() } else { 0 };
-        if desk.batch.filled() + carried + READ_BYTES_MAX > desk.input.len() {
-            let thread = Rc::clone(&self.thread);
-            batch::execute(&thread, desk);
-        }
-        let start = desk.batch.filled();
+        let start = self.room_behind_batch(desk, carried);
         let Some(received) = ready!(self.read(desk, start + carried, task)) else {
             return Poll::Ready(Ahead::Ended);
         };
@@ -313,6 +309,15 @@ impl Connection {
         if std::mem::take(&mut self.is_wanted) || self.owes_output() || slot.is_killed() {
             slot.wake();
         }
+    }
+
+    /// Where the next input goes: behind that of the batch. The batch is executed first if there is no room for `carried` bytes
+    /// and a full read.
+    fn room_behind_batch(&self, desk: &mut Desk, carried: usize) -> usize {
+        if desk.batch.filled() + carried + READ_BYTES_MAX > desk.input.len() {
+            batch::execute(&self.thread, desk);
+        }
+        desk.batch.filled()
     }
 
     /// Reads into the thread's buffer from `start` on. `None` at the end of the stream.
@@ -579,7 +584,7 @@ impl Connection {
     /// Watches the peer of a parked command: what it sends is kept for later. Ready when it will send no more.
     fn watch(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> Poll<()> {
         while self.input.len() < PARKED_INPUT_BYTES_MAX {
-            let start = desk.batch.filled();
+            let start = self.room_behind_batch(desk, 0);
             let Some(received) = ready!(self.read(desk, start, task)) else {
                 return Poll::Ready(());
             };
@@ -595,7 +600,7 @@ impl Connection {
             let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
             let mut discarded = 0;
             while discarded < LINGER_BYTES_MAX {
-                let start = desk.batch.filled();
+                let start = self.room_behind_batch(desk, 0);
                 match self.read(desk, start, task) {
                     Poll::Ready(Some(received)) => discarded += received,
                     Poll::Ready(None) | Poll::Pending => break,
