@@ -181,6 +181,37 @@ fn counts_of_waiters_have_a_limit_and_an_answer() {
 }
 
 #[test]
+fn who_waits_may_send_on_while_all_others_send_too() {
+    let server = Server::options().set("threads", 1).start();
+    let mut busy = server.client();
+    let mut others: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    let mut waiters: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    assert_eq!(busy.command(&["GETL", "k", "LEASE", "60000"]).elements()[0].text(), "LEASE");
+    for waiter in &mut waiters {
+        waiter.send(&["GETL", "k", "WAIT", "60000"]);
+    }
+    until("all wait", || busy.info("lease_waiters") == 8);
+    let slow = request(&[&["EXISTS"][..], &["k"; 300_000]].concat());
+    let payload = "x".repeat(1_000);
+    let pings = request(&["PING", &payload]).repeat(60);
+    for _ in 0..3 {
+        // While the server is at this one, all the others send, so that it hears them all at once afterwards.
+        busy.send_raw(&slow);
+        std::thread::sleep(Duration::from_millis(20));
+        for (other, waiter) in others.iter_mut().zip(&mut waiters) {
+            other.send_raw(&pings);
+            waiter.send(&["PING"]);
+        }
+        assert_eq!(busy.receive(), Value::Integer(0));
+        for other in &mut others {
+            (0..60).for_each(|_| assert_eq!(other.receive(), Value::bulk(&payload)));
+        }
+    }
+    drop(others);
+    assert_eq!((busy.info("x_panics"), busy.info("lease_waiters")), (0, 8));
+}
+
+#[test]
 fn what_is_announced_and_never_sent_costs_nothing() {
     const CLIENTS: usize = 200;
     let server = Server::start();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{BOOT_MS, SETTINGS, check_memory, has, keyspace, set, try_set};
+use common::{BOOT_MS, SETTINGS, check_memory, has, keyspace, set, set_with, try_set};
 use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, OutOfMemory, Settings, Turn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +52,30 @@ proptest! {
         let stats = keyspace.stats();
         prop_assert_eq!(stats.entries + stats.evicted, stored);
         check_memory(&keyspace, &mut turn);
+    }
+}
+
+#[test]
+fn a_volatile_policy_finds_what_it_may_evict_behind_entries_that_stay() {
+    for policy in [EvictionPolicy::VolatileLru, EvictionPolicy::VolatileTinyLfu, EvictionPolicy::VolatileTtl] {
+        let keyspace = keyspace(Settings { shards: 1, policy, memory_bytes_max: 9 << 20, ..SETTINGS });
+        let mut turn = Turn::new(BOOT_MS, 1);
+        for number in 0..60_000_u32 {
+            let attributes = expiring(&turn, 1_000_000);
+            set_with(&keyspace, &mut turn, Db(0), &number.to_le_bytes(), &[1; 100], attributes);
+        }
+        // They stay in their list, as PERSIST writes no new entry.
+        for number in 0..60_000_u32 {
+            keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.set_expiry(None));
+        }
+        for number in 0..30_000_u32 {
+            let attributes = expiring(&turn, 1_000_000);
+            let done = try_set(&keyspace, &mut turn, format!("ttl:{number}").as_bytes(), &[2; 100], attributes);
+            assert!(done.is_ok(), "{policy:?}: entry {number} found no room");
+        }
+        let stays = (0..60_000_u32).filter(|number| has(&keyspace, &mut turn, &number.to_le_bytes())).count();
+        assert_eq!(stays, 60_000, "{policy:?}");
+        assert!(keyspace.stats().evicted > 0, "{policy:?}: the limit is too high for this test");
     }
 }
 
