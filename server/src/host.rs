@@ -1,5 +1,6 @@
 //! The world as commands see it: this node.
 
+use crate::config::live::Changed;
 use crate::info;
 use crate::load;
 use crate::node::Node;
@@ -60,19 +61,18 @@ impl Host for NodeHost {
     }
 
     fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), ReplyError> {
-        let changed = self.node.live.set(pairs)?;
-        let live = &changed.live;
-        let keyspace = &self.node.keyspace;
-        keyspace.set_memory_bytes_max(live.memory_bytes_max);
-        keyspace.set_policy(live.policy);
-        keyspace.set_objective(live.objective);
-        keyspace.set_absence_bytes_max(live.absence_bytes_max());
-        keyspace.set_prefix_delimiter(live.prefix_delimiter);
-        keyspace.set_whatif(live.whatif);
-        keyspace.set_lease_settings(live.lease);
-        self.node.log.set_level(live.log_level);
-        tracing::info!(options = ?changed.names, "CONFIG SET");
-        Ok(())
+        self.node.live.set(pairs, |Changed { live, names }| {
+            let keyspace = &self.node.keyspace;
+            keyspace.set_memory_bytes_max(live.memory_bytes_max);
+            keyspace.set_policy(live.policy);
+            keyspace.set_objective(live.objective);
+            keyspace.set_absence_bytes_max(live.absence_bytes_max());
+            keyspace.set_prefix_delimiter(live.prefix_delimiter);
+            keyspace.set_whatif(live.whatif);
+            keyspace.set_lease_settings(live.lease);
+            self.node.log.set_level(live.log_level);
+            tracing::info!(options = ?names, "CONFIG SET");
+        })
     }
 
     fn reset_stats(&self) {

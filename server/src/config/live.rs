@@ -55,11 +55,12 @@ impl LiveConfig {
             .collect()
     }
 
-    /// Sets all of these options, or none. The texts of the errors are Redis's.
+    /// Sets all of these options, or none, and has `apply` do what is to be done of it before another set begins. The texts
+    /// of the errors are Redis's.
     ///
     /// # Errors
     /// An option is unknown, named twice, fixed at start, or its value is not allowed.
-    pub(crate) fn set(&self, pairs: &[(&[u8], &[u8])]) -> Result<Changed, ReplyError> {
+    pub(crate) fn set(&self, pairs: &[(&[u8], &[u8])], apply: impl FnOnce(&Changed)) -> Result<(), ReplyError> {
         let mut config = self.lock();
         let mut next = config.clone();
         let mut named: Vec<&'static str> = Vec::with_capacity(pairs.len());
@@ -88,7 +89,8 @@ impl LiveConfig {
         let live = next.live.clone();
         *config = next;
         self.generation.fetch_add(1, Ordering::Release);
-        Ok(Changed { live, names })
+        apply(&Changed { live, names });
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Config> {
@@ -146,8 +148,8 @@ mod tests {
     fn error(config: &LiveConfig, pairs: &[(&str, &str)]) -> String {
         let pairs: Vec<(&[u8], &[u8])> =
             pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        match config.set(&pairs) {
-            Ok(changed) => format!("changed {:?}", changed.names),
+        match config.set(&pairs, |_| ()) {
+            Ok(()) => format!("set {pairs:?}"),
             Err(error) => error.to_string(),
         }
     }
@@ -181,17 +183,18 @@ mod tests {
     #[test]
     fn a_set_says_what_changed() {
         let config = running();
-        let changed = config
-            .set(&[
-                (b"maxmemory", b"100mb"),
-                (b"Maxmemory-Policy", b"NOEVICTION"),
-                (b"maxclients", b"10000"),
-                (b"timeout", b"5m"),
-            ])
-            .unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(changed.names, ["timeout", "maxmemory", "maxmemory-policy"]);
-        assert_eq!(changed.live.memory_bytes_max, 100 << 20);
-        assert_eq!(changed.live.policy, EvictionPolicy::NoEviction);
+        let pairs: [(&[u8], &[u8]); 4] = [
+            (b"maxmemory", b"100mb"),
+            (b"Maxmemory-Policy", b"NOEVICTION"),
+            (b"maxclients", b"10000"),
+            (b"timeout", b"5m"),
+        ];
+        let set = config.set(&pairs, |changed| {
+            assert_eq!(changed.names, ["timeout", "maxmemory", "maxmemory-policy"]);
+            assert_eq!(changed.live.memory_bytes_max, 100 << 20);
+            assert_eq!(changed.live.policy, EvictionPolicy::NoEviction);
+        });
+        set.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             (value(&config, "maxmemory"), value(&config, "timeout")),
             ("104857600".to_owned(), "300".to_owned())
