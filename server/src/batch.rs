@@ -11,6 +11,7 @@
 use crate::connection::{Connection, REPLY_BYTES_KEPT, REPLY_BYTES_PER_TURN};
 use crate::stage::Stage;
 use crate::thread::{Desk, Thread};
+use crate::vital::Vital;
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
 use leasehold_protocol::first_key;
 use std::cell::RefCell;
@@ -65,6 +66,7 @@ impl Batch {
 
 /// Executes batches for as long as the thread runs.
 pub(crate) async fn serve(thread: Rc<Thread>) {
+    let _vital = Vital("batch");
     poll_fn(|task| {
         let mut desk = thread.desk();
         execute(&thread, &mut desk);

@@ -48,6 +48,10 @@ impl Host for NodeHost {
         self.node.loaders.name(loader).unwrap_or("?").to_owned()
     }
 
+    fn refuse_load(&self, loader: u32) -> String {
+        self.node.loaders.refuse(loader)
+    }
+
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
         self.node.loaders.explain(db, key)
     }

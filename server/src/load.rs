@@ -14,6 +14,7 @@
 use crate::config::LoaderConfig;
 use crate::host::NodeHost;
 use crate::node::Node;
+use crate::vital::Vital;
 use bytes::Bytes;
 use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
@@ -99,6 +100,14 @@ impl Loaders {
         self.list.get(loader as usize).map(LoaderDesk::name)
     }
 
+    /// The text for a key that its command did not even ask to be loaded, as the queue cannot hold all the command wants.
+    pub(crate) fn refuse(&self, loader: u32) -> String {
+        let Some(desk) = self.list.get(loader as usize) else { return no_loader(loader) };
+        desk.counters.asked.fetch_add(1, Ordering::Relaxed);
+        desk.counters.busy.fetch_add(1, Ordering::Relaxed);
+        desk.busy_text()
+    }
+
     /// Loaders and the queues their schedulers read.
     pub(crate) fn new(loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
         let mut queues = Vec::new();
@@ -118,6 +127,7 @@ impl Loaders {
                         serve_stale: config.serve_stale,
                         soft_timeout_ms: config.soft_timeout.as_millis() as u64,
                         hard_timeout_ms: config.hard_timeout.as_millis() as u64,
+                        loads_max: config.queue_max,
                     },
                     config,
                     loader,
@@ -149,7 +159,7 @@ impl Loaders {
             let (group, others): (Vec<_>, Vec<_>) = loads.into_iter().partition(|load| load.loader == loader);
             match self.list.get(loader as usize) {
                 Some(desk) => desk.start(group, &mut refused),
-                None => refused.extend(group.into_iter().map(|load| (load, format!("NOLOADER no loader {loader}")))),
+                None => refused.extend(group.into_iter().map(|load| (load, no_loader(loader)))),
             }
             loads = others;
         }
@@ -197,9 +207,7 @@ impl LoaderDesk {
         let (asked, name) = (Instant::now(), self.name());
         let without_room = group.split_off(room);
         self.counters.busy.fetch_add(without_room.len() as u64, Ordering::Relaxed);
-        refused.extend(without_room.into_iter().map(|load| {
-            (load, format!("LOADBUSY {name} queue full: {} loads wait for the source", self.config.queue_max))
-        }));
+        refused.extend(without_room.into_iter().map(|load| (load, self.busy_text())));
         if group.is_empty() {
             return;
         }
@@ -208,6 +216,10 @@ impl LoaderDesk {
             let closed = |job: Job| (job.load, format!("LOADBUSY {name} the server is shutting down"));
             refused.extend(jobs.into_iter().map(closed));
         }
+    }
+
+    fn busy_text(&self) -> String {
+        format!("LOADBUSY {} queue full: {} loads wait for the source", self.name(), self.config.queue_max)
     }
 
     /// Takes up to `wanted` places of the queue; how many there were.
@@ -346,8 +358,13 @@ pub(crate) fn start_schedulers(node: &Arc<Node>, queues: Vec<Queue>) {
     }
 }
 
+fn no_loader(loader: u32) -> String {
+    format!("NOLOADER no loader {loader}")
+}
+
 /// Takes loads from the queue, as many together as one query takes, no more queries at one time than the loader may have.
 async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
+    let _vital = Vital("scheduler of loads");
     let desk = &node.loaders.list[index];
     let permits = Arc::new(Semaphore::new(desk.config.concurrency_max.max(1)));
     let batch_max = desk.loader.batch_max().max(1);

@@ -26,6 +26,7 @@ mod stage;
 mod stats;
 mod thread;
 mod trace;
+mod vital;
 
 use anyhow::Context;
 use clap::Parser;

@@ -14,6 +14,7 @@ use crate::log::LogControl;
 use crate::mailbox::Message;
 use crate::node::Node;
 use crate::thread;
+use crate::vital::Vital;
 use anyhow::Context as _;
 use leasehold_loader_api::Loader;
 use leasehold_loader_sql::{Source, build_loader};
@@ -70,9 +71,8 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         desk.mailbox.post(Message::Stop);
     }
     for thread in threads {
-        if thread.join().is_err() {
-            tracing::error!("a reactor thread ended by a panic");
-        }
+        // A panic has ended the process.
+        let _ = thread.join();
     }
     if let Some(runtime) = loader_runtime {
         runtime.shutdown_timeout(LOADERS_END);
@@ -207,6 +207,7 @@ async fn serve(node: &Arc<Node>, listeners: Vec<TcpListener>, welcome: &[String]
 
 /// Tells the reactor threads that time passes. They have no timers of their own.
 async fn tick(node: Arc<Node>) {
+    let _vital = Vital("tick");
     let mut sampled_at_ms = 0;
     loop {
         if node.parked() > 0 {
@@ -230,6 +231,7 @@ mod tests {
     use super::*;
     use crate::config::options::loader_named;
     use leasehold_loader_api::{LoadRequest, Loaded, Row};
+    use std::fmt::Write as _;
     use std::io::Read as _;
     use std::net::TcpStream;
     use std::pin::Pin;
@@ -377,5 +379,34 @@ mod tests {
         ask(&mut client, "MGET user:0 user:9", "*2\r\n$6\r\nuser:0\r\n$6\r\nuser:9\r\n");
         ask(&mut client, "GET user:29", "$7\r\nuser:29\r\n");
         assert_eq!(running.loader.requests.lock().expect("nobody panics with it").iter().sum::<usize>(), 11);
+    }
+
+    #[test]
+    fn a_command_starts_no_more_loads_than_may_wait() {
+        const KEYS: u32 = 300_000;
+        let running = Running::start(|loader| loader.queue_max = 100);
+        let mut client = running.connect();
+        let mut request = format!("*{}\r\n$12\r\nMLOADTHROUGH\r\n", KEYS + 1);
+        for id in 0..KEYS {
+            let key = format!("user:{id}");
+            let _ = write!(request, "${}\r\n{key}\r\n", key.len());
+        }
+        let mut reply = format!("*{KEYS}\r\n");
+        for id in 0..KEYS {
+            let key = format!("user:{id}");
+            let _ = match id {
+                0..100 => write!(reply, "${}\r\n{key}\r\n", key.len()),
+                _ => write!(reply, "-LOADBUSY user queue full: 100 loads wait for the source\r\n"),
+            };
+        }
+        let mut sender = client.try_clone().expect("a socket");
+        let sent = std::thread::spawn(move || sender.write_all(request.as_bytes()));
+        let mut bytes = vec![0; reply.len()];
+        client.read_exact(&mut bytes).expect("a reply");
+        sent.join().expect("no panic").expect("connected");
+        assert!(bytes == reply.as_bytes(), "100 values and as many errors as there are other keys");
+        let counters = running.node.loader_views().remove(0).counters;
+        let count = |name: &str| counters.iter().find(|(known, _)| *known == name).map(|(_, count)| *count);
+        assert_eq!((count("loads"), count("busy")), (Some(i64::from(KEYS)), Some(i64::from(KEYS) - 100)));
     }
 }

@@ -10,6 +10,7 @@ use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
 use crate::stage::Stage;
 use crate::stats::ThreadStats;
+use crate::vital::Vital;
 use leasehold_command::{Client, finish_effects, table};
 use leasehold_keyspace::{Release, Turn, Wake, WakeEvent};
 use leasehold_protocol::{Limits, Reply, RespVersion};
@@ -453,6 +454,7 @@ impl Work {
 /// # Errors
 /// If the runtime cannot be made: no more file descriptors.
 pub(crate) fn run(node: &Arc<Node>, id: u16) -> std::io::Result<()> {
+    let _vital = Vital("reactor");
     if node.config.pin_threads {
         pin(id);
     }

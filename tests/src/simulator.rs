@@ -433,6 +433,7 @@ impl ScriptedLoader {
                 serve_stale: ServeStale::OnError,
                 soft_timeout_ms: 50,
                 hard_timeout_ms: 2000,
+                loads_max: usize::MAX,
             },
             ttl_ms: 300_000,
             negative_ttl_ms: 10_000,
@@ -509,6 +510,10 @@ impl Host for ScriptedWorld {
 
     fn loader_name(&self, loader: u32) -> String {
         self.loaders.get(loader as usize).map_or("?", |loader| loader.name.as_str()).to_owned()
+    }
+
+    fn refuse_load(&self, _: u32) -> String {
+        "LOADBUSY".to_owned()
     }
 
     fn explain(&self, _: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {

@@ -27,6 +27,10 @@ pub trait Host {
     /// The name of a loader, by its place in the configuration.
     fn loader_name(&self, loader: u32) -> String;
 
+    /// Counts a load that is not even asked for, as its command has asked for [`LoaderPolicy::loads_max`] already; the text of
+    /// the error.
+    fn refuse_load(&self, loader: u32) -> String;
+
     /// `LOADER EXPLAIN`: how this key would be loaded, as field and value; `None` if no loader matches.
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>>;
 
@@ -99,6 +103,8 @@ pub struct LoaderPolicy {
     pub soft_timeout_ms: u64,
     /// After so long the waiter gets `-LOADFAIL`, in ms.
     pub hard_timeout_ms: u64,
+    /// So many loads may wait for the source (`queue`), and one command starts no more.
+    pub loads_max: usize,
 }
 
 /// `serve_stale` of a loader.

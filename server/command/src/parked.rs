@@ -13,7 +13,7 @@ use leasehold_keyspace::{Db, Release, Waiter, WakeEvent};
 /// A command whose reply is still owed. The connection keeps it, and executes nothing else until it is done.
 #[derive(Debug)]
 pub struct Parked {
-    /// Server time at which [`Parked::time_out`] is to be called.
+    /// Server time at which [`Parked::time_out`] is to be called; at times before any key is late, as wakes leave it alone.
     pub deadline_ms: u64,
     kind: Kind,
     keys: Vec<Awaited>,
@@ -96,7 +96,7 @@ impl Parked {
         Outcome::Parked(Box::new(parked))
     }
 
-    /// One of the awaited keys has its answer. `None`: the command waits on; look at `deadline_ms` again.
+    /// One of the awaited keys has its answer. `None`: the command waits on.
     pub fn wake(&mut self, context: &mut Context<'_>, index: u32, event: WakeEvent) -> Option<Outcome> {
         let awaited = self.keys.get_mut(index as usize)?;
         if awaited.answer.is_some() {
@@ -133,6 +133,7 @@ impl Parked {
                 answered += usize::from(awaited.answer.is_some());
             }
         }
+        self.set_deadline();
         self.answered(context, answered)
     }
 
@@ -154,13 +155,10 @@ impl Parked {
 
     fn answered(&mut self, context: &mut Context<'_>, count: usize) -> Option<Outcome> {
         self.unanswered -= count;
-        if self.unanswered == 0 {
-            return Some(self.reply(context));
-        }
-        self.set_deadline();
-        None
+        (self.unanswered == 0).then(|| self.reply(context))
     }
 
+    /// Looks at every key: not for each wake, of which there is one a key.
     fn set_deadline(&mut self) {
         let open = self.keys.iter().filter(|awaited| awaited.answer.is_none());
         self.deadline_ms = open.map(|awaited| awaited.patience.deadline_ms()).min().unwrap_or(u64::MAX);
@@ -319,6 +317,7 @@ mod tests {
                 serve_stale: ServeStale::OnError,
                 soft_timeout_ms: 50,
                 hard_timeout_ms: 1_000,
+                loads_max: 10,
             });
             let mut parked = park(&mut node, line);
             let load = node.turn.effects.loads.pop().expect("a load is to start");

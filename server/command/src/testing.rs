@@ -133,6 +133,10 @@ impl Host for FakeHost {
         "?".to_owned()
     }
 
+    fn refuse_load(&self, _: u32) -> String {
+        "LOADBUSY".to_owned()
+    }
+
     fn explain(&self, _: Db, _: &[u8]) -> Option<Vec<(&'static str, String)>> {
         None
     }

@@ -10,7 +10,7 @@ use crate::context::{Context, Outcome};
 use crate::host::{Host, LoaderPolicy, ServeStale};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use bytes::Bytes;
-use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Load, LoadCause, Lookup, Waiter};
+use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, Load, LoadCause, Lookup, Waiter};
 use leasehold_protocol::Request;
 
 /// How long a load of the server may fill, in ms: far longer than any statement timeout, so that a late load still fills.
@@ -73,7 +73,7 @@ pub(crate) fn transparent_loader(context: &Context<'_>, key: &[u8]) -> Option<Lo
 /// Answers or parks one key.
 pub(crate) fn load_one(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Outcome {
     next_ticket(context);
-    let awaited = want(context, 0, key, policy, demand);
+    let awaited = want(context, 0, key, policy, demand, &mut Started::default());
     Parked::park_or_reply(context, Kind::One, vec![awaited])
 }
 
@@ -85,11 +85,12 @@ pub(crate) fn load_many<'k>(
 ) -> Outcome {
     next_ticket(context);
     let mut wanted = Vec::new();
+    let mut started = Started::default();
     for (index, (key, found)) in keys.enumerate() {
         let index = u32::try_from(index).expect("a request has at most 2^20 arguments");
         wanted.push(match found {
             Found::Answer(answer) => answered(context, index, key, answer),
-            Found::Loader(policy) => want(context, index, key, policy, Demand::PLAIN),
+            Found::Loader(policy) => want(context, index, key, policy, Demand::PLAIN, &mut started),
         });
     }
     Parked::park_or_reply(context, kind, wanted)
@@ -99,6 +100,20 @@ pub(crate) fn load_many<'k>(
 pub(crate) enum Found {
     Answer(Answer),
     Loader(LoaderPolicy),
+}
+
+/// Loads that a command has started, by loader.
+#[derive(Default)]
+struct Started(Vec<usize>);
+
+impl Started {
+    fn of(&mut self, loader: u32) -> &mut usize {
+        let loader = loader as usize;
+        if self.0.len() <= loader {
+            self.0.resize(loader + 1, 0);
+        }
+        &mut self.0[loader]
+    }
 }
 
 /// The text for a reader whose time is up.
@@ -128,13 +143,26 @@ fn answered(context: &Context<'_>, index: u32, key: &[u8], answer: Answer) -> Aw
     }
 }
 
-fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Awaited {
+fn want(
+    context: &mut Context<'_>,
+    index: u32,
+    key: &[u8],
+    policy: LoaderPolicy,
+    demand: Demand,
+    started: &mut Started,
+) -> Awaited {
     let (db, now_ms) = (context.client.db, context.turn.now_ms);
     if !demand.fresh
         && let Some(stale) = acceptable_stale(context, key, policy, demand)
     {
         refresh_behind(context, key, policy);
         return answered(context, index, key, Answer::Value(stale));
+    }
+    // Who says how stale a value may be has been answered already if there is one.
+    let takes_stale = policy.serve_stale != ServeStale::Never && !demand.fresh && demand.stale_ms_max.is_none();
+    if *started.of(policy.loader) >= policy.loads_max {
+        let answer = without_load(context, key, policy, takes_stale);
+        return answered(context, index, key, answer);
     }
     if demand.fresh {
         // A load that began before this command may not show what its caller has just written.
@@ -147,13 +175,12 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
         fresh_required: demand.fresh,
         waiter: Some(waiter(context, index)),
     };
-    // Who says how stale a value may be has been answered already if there is one.
-    let takes_stale = policy.serve_stale != ServeStale::Never && !demand.fresh && demand.stale_ms_max.is_none();
     let stale = match context.keyspace.claim(context.turn, db, key, claim) {
         Claimed::Hit { value, .. } => return answered(context, index, key, Answer::Value(value)),
         Claimed::Negative { .. } => return answered(context, index, key, Answer::Absent),
         Claimed::Lead { token, stale, .. } => {
             will_load(context, key, policy, token);
+            *started.of(policy.loader) += 1;
             stale
         }
         Claimed::Parked { stale, .. } => stale,
@@ -178,6 +205,17 @@ fn want(context: &mut Context<'_>, index: u32, key: &[u8], policy: LoaderPolicy,
             asked_ms: now_ms,
         },
         answer: None,
+    }
+}
+
+/// The answer for a key that is not loaded, as the source has enough to do.
+fn without_load(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, takes_stale: bool) -> Answer {
+    let copy = |entry: Entry<'_>| Bytes::copy_from_slice(entry.value);
+    match context.keyspace.lookup(context.turn, context.client.db, key, Access::Quiet, copy) {
+        Lookup::Fresh(value) => Answer::Value(value),
+        Lookup::Stale(value) if takes_stale => Answer::Value(value),
+        Lookup::Negative { .. } => Answer::Absent,
+        Lookup::Stale(_) | Lookup::Absent => Answer::Error(context.host.refuse_load(policy.loader)),
     }
 }
 
