@@ -21,9 +21,11 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    #[test]
-    #[ignore = "ends its process; run by the test below"]
-    fn child() {
+    /// Whether the process is the one that is to end.
+    const CHILD: &str = "LEASEHOLD_TEST_VITAL_CHILD";
+
+    /// A task that holds a [`Vital`] panics, where the runtime would keep the panic to itself.
+    fn end_by_panic() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let vital = tokio::spawn(async {
@@ -31,15 +33,18 @@ mod tests {
                 tokio::task::yield_now().await;
                 panic!("the bug that the test wants");
             });
-            // The runtime would keep the panic to itself.
             let _ = vital.await;
         });
     }
 
     #[test]
     fn a_panic_in_a_vital_task_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            return end_by_panic();
+        }
         let child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["--exact", "vital::tests::child", "--ignored"])
+            .args(["--exact", "vital::tests::a_panic_in_a_vital_task_ends_the_process"])
+            .env(CHILD, "1")
             .output()
             .expect("it runs");
         assert_eq!(child.status.code(), Some(EXIT_BUG), "{}", String::from_utf8_lossy(&child.stderr));

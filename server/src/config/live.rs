@@ -149,7 +149,7 @@ mod tests {
         let pairs: Vec<(&[u8], &[u8])> =
             pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
         match config.set(&pairs, |_| ()) {
-            Ok(()) => format!("set {pairs:?}"),
+            Ok(()) => "it was set".to_owned(),
             Err(error) => error.to_string(),
         }
     }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_password_is_set_and_not_shown_and_the_environment_stays_closed() {
         let config = running();
-        assert_eq!(error(&config, &[("requirepass", "${PATH}")]), "changed [\"requirepass\"]");
+        assert!(config.set(&[(b"requirepass", b"${PATH}")], |_| ()).is_ok());
         assert_eq!(value(&config, "requirepass"), "");
         assert!(config.live().password.accepts(b"${PATH}"));
         assert!(!config.live().password.accepts(b"${PATH"));
