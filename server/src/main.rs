@@ -109,6 +109,7 @@ fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
     for problem in &problems {
         tracing::warn!("{problem}");
     }
+    keep_pages_small();
     match reactor::run(config, log) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => match error.downcast_ref::<ConfigProblem>() {
@@ -118,6 +119,15 @@ fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
             }
             None => Err(error),
         },
+    }
+}
+
+/// No huge pages for the heap: once a block of one is given back, the next byte written there makes all of it resident again.
+/// After a change of value sizes 343 MB were resident at a `maxmemory` of 256 MiB; without huge pages it is 286.
+fn keep_pages_small() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "cannot do without huge pages; more memory than maxmemory may be resident");
     }
 }
 
