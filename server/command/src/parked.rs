@@ -328,6 +328,61 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_load_does_not_make_a_value_less_stale_than_it_is() {
+        let mut node = Node::new();
+        let lease = token(&node.run("GETL load:1"));
+        assert_eq!(node.run(&format!("SETL load:1 {lease} old PX 10 STALEFOR 60000")), "+STORED\r\n");
+        node.advance_ms(1_010);
+        node.host.loader = Some(LoaderPolicy {
+            loader: 0,
+            transparent: true,
+            serve_stale: ServeStale::OnError,
+            soft_timeout_ms: 50,
+            hard_timeout_ms: 1_000,
+            loads_max: 10,
+        });
+        for _ in 0..2 {
+            let mut parked = park(&mut node, "LOADTHROUGH load:1 TIMEOUT 60000");
+            let load = node.turn.effects.loads.pop().expect("a load is to start");
+            node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &"LOADFAIL users down".into(), 1_000);
+            assert_eq!(wake(&mut node, &mut parked).as_deref(), Some("$3\r\nold\r\n"));
+            // Read without a load for a second.
+            node.advance_ms(500);
+            assert_eq!(node.run("GET load:1"), "$3\r\nold\r\n");
+            assert!(node.turn.effects.loads.is_empty(), "the source has a pause");
+            assert_eq!(node.run("LOADTHROUGH load:1 MAXSTALE 60000"), "$3\r\nold\r\n");
+            node.advance_ms(500);
+        }
+        // Three seconds stale by now, whatever happened since.
+        assert_eq!(node.run("LOADTHROUGH load:1 MAXSTALE 3000"), "$3\r\nold\r\n");
+        node.turn.effects.loads.clear();
+        park(&mut node, "LOADTHROUGH load:1 MAXSTALE 2999");
+    }
+
+    #[test]
+    fn who_bounds_the_staleness_asks_the_source_within_the_new_life_too() {
+        let mut node = Node::new();
+        let lease = token(&node.run("GETL load:1"));
+        assert_eq!(node.run(&format!("SETL load:1 {lease} old PX 10 STALEFOR 60000")), "+STORED\r\n");
+        node.advance_ms(1_010);
+        let lease = token(&node.run("GETL load:1"));
+        node.host.loader = Some(LoaderPolicy {
+            loader: 0,
+            transparent: true,
+            serve_stale: ServeStale::OnError,
+            soft_timeout_ms: 50,
+            hard_timeout_ms: 1_000,
+            loads_max: 10,
+        });
+        let lease = lease.parse().expect("a token");
+        node.keyspace.fail(&mut node.turn, Db(0), b"load:1", lease, &"LOADFAIL users down".into(), 1_000);
+        assert_eq!(node.run("GET load:1"), "$3\r\nold\r\n");
+        assert_eq!(node.run("LOADTHROUGH load:1 MAXSTALE 1000"), "$3\r\nold\r\n");
+        park(&mut node, "LOADTHROUGH load:1 MAXSTALE 999");
+        assert_eq!(node.turn.effects.loads.len(), 1);
+    }
+
+    #[test]
     fn a_remembered_absence_counts_once_when_it_answers_getl() {
         let mut node = Node::new();
         let lease = token(&node.run("GETL k"));

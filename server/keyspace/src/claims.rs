@@ -125,7 +125,8 @@ impl Shard {
         let now_ms = turn.now_ms;
         let load_ms = self.find(key).map(|found| u64::from(self.entry(found).fields().load_ms)).filter(|&ms| ms > 0);
         let fresh = self.find_live(key, now_ms).filter(|&found| self.entry(found).is_fresh(now_ms));
-        if let Some(found) = fresh.filter(|_| !claim.fresh_required) {
+        let is_near = |found| claim.stale_ms_max.is_none_or(|most| self.entry(found).entry().stale_ms(now_ms) <= most);
+        if let Some(found) = fresh.filter(|&found| !claim.fresh_required && is_near(found)) {
             let (found, version) = self.shown_version(found, key, now_ms);
             if claim.version_min.is_none_or(|minimum| minimum <= version) {
                 let entry = self.entry(found);
@@ -308,15 +309,19 @@ impl Shard {
         }
     }
 
-    /// Makes a stale entry fresh again for a while; its stale window ends when it would have ended.
+    /// Makes a stale entry fresh again for a while; its stale window ends when it would have ended, and since when it is stale
+    /// stays known.
     fn revive(&mut self, key: &Key<'_>, stale_life_ms: u64, now_ms: u64) {
         let stale = self.find_live(key, now_ms).filter(|&place| !self.entry(place).is_fresh(now_ms));
         if let Some(place) = stale.filter(|_| stale_life_ms > 0) {
             let change = |before: Fields| {
-                let gone_at_ms = before.expire_at_ms.unwrap_or(now_ms).saturating_add(before.stale_for_ms);
+                let before = before.with_own_life();
+                let since_ms = before.expire_at_ms.unwrap_or(now_ms);
+                let gone_at_ms = since_ms.saturating_add(before.stale_for_ms);
                 let expire_at_ms = now_ms.saturating_add(stale_life_ms).min(gone_at_ms);
                 let stale_for_ms = gone_at_ms - expire_at_ms;
-                Fields { expire_at_ms: Some(expire_at_ms), stale_for_ms, ..before }
+                let stale_since_ms = Some(since_ms);
+                Fields { expire_at_ms: Some(expire_at_ms), stale_for_ms, stale_since_ms, ..before }
             };
             self.set_fields(place, key, change, now_ms);
         }
@@ -334,6 +339,7 @@ impl Shard {
                 (Some(place), Invalidation::Soft { stale_ms }) => {
                     let invalidated_stale_ms = self.lease_settings.invalidated_stale_ms;
                     let change = |before: Fields| {
+                        let before = before.with_own_life();
                         let own = (before.stale_for_ms > 0).then_some(before.stale_for_ms);
                         let stale_for_ms = stale_ms.or(own).unwrap_or(invalidated_stale_ms);
                         let expire_at_ms = Some(before.expire_at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));

@@ -68,6 +68,8 @@ pub(crate) struct Key<'k> {
 pub(crate) struct Fields {
     pub(crate) expire_at_ms: Option<u64>,
     pub(crate) stale_for_ms: u64,
+    /// When the entry's own fresh life ended, if a failed load has given it another since.
+    pub(crate) stale_since_ms: Option<u64>,
     pub(crate) external_version: Option<u64>,
     pub(crate) client_flags: u32,
     /// How long the key's last load took, in ms; 0 = unknown.
@@ -77,6 +79,13 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
+    /// Without the new life that a failed load gave: the window ends when it would have ended.
+    pub(crate) fn with_own_life(self) -> Self {
+        let (Some(since_ms), Some(expire_at_ms)) = (self.stale_since_ms, self.expire_at_ms) else { return self };
+        let stale_for_ms = expire_at_ms.saturating_add(self.stale_for_ms).saturating_sub(since_ms);
+        Self { expire_at_ms: Some(since_ms), stale_for_ms, stale_since_ms: None, ..self }
+    }
+
     fn flags(&self) -> u8 {
         let expires = if self.expire_at_ms.is_some() { EXPIRES } else { 0 };
         let stale = if self.stale_for_ms > 0 { STALE } else { 0 };

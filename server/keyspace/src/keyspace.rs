@@ -96,6 +96,8 @@ pub struct Entry<'a> {
     pub expire_at_ms: Option<u64>,
     /// How long the entry stays readable as stale after that, in ms.
     pub stale_for_ms: u64,
+    /// When its own fresh life ended, if it has a new one only because a load failed.
+    pub stale_since_ms: Option<u64>,
     /// memcached's client flags; RESP writes reset them to 0.
     pub client_flags: u32,
     /// Milliseconds since the last access that counted as one, roughly: a byte is kept for it, or the epoch of use.
@@ -104,6 +106,14 @@ pub struct Entry<'a> {
     pub frequency: Option<u8>,
     /// Bytes this entry has: in its segment or run, and its place in the index.
     pub memory_bytes: usize,
+}
+
+impl Entry<'_> {
+    /// How long ago the value's own fresh life ended, in ms; 0 within it. A new life that a failed load gave does not count.
+    #[must_use]
+    pub fn stale_ms(&self, now_ms: u64) -> u64 {
+        self.stale_since_ms.or(self.expire_at_ms).map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
+    }
 }
 
 /// Whether a read counts as use of the entry.

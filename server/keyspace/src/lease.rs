@@ -27,6 +27,8 @@ pub struct Claim {
     pub version_min: Option<u64>,
     /// Treat a fresh value as stale (`LOADTHROUGH … FRESH`).
     pub fresh_required: bool,
+    /// Treat as stale what is longer past its own fresh life than this, in ms, and is fresh only because a load failed.
+    pub stale_ms_max: Option<u64>,
     /// Park this waiter if another holds the lease.
     pub waiter: Option<Waiter>,
 }

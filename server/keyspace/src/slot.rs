@@ -108,7 +108,7 @@ impl<'s> Slot<'s> {
         if expire_at_ms.is_some_and(|expire_at_ms| expire_at_ms <= self.now_ms) {
             return self.remove();
         }
-        let change = |before| Fields { expire_at_ms, ..before };
+        let change = |before: Fields| Fields { expire_at_ms, ..before.with_own_life() };
         self.location = Some(self.shard.set_fields(location, &self.key, change, self.now_ms));
         true
     }

@@ -11,8 +11,14 @@ const KEY: &[u8] = b"key";
 
 /// Makes the key known to have no row, as a loader does.
 fn remember_absent(keyspace: &Keyspace, turn: &mut Turn, ttl_ms: u64) {
-    let claim =
-        Claim { claimant: Claimant::Client, lease_ms: None, version_min: None, fresh_required: false, waiter: None };
+    let claim = Claim {
+        claimant: Claimant::Client,
+        lease_ms: None,
+        version_min: None,
+        fresh_required: false,
+        stale_ms_max: None,
+        waiter: None,
+    };
     let Claimed::Lead { token, .. } = keyspace.claim(turn, Db(0), KEY, claim) else { panic!("nobody else asks") };
     let filled = keyspace.fill(turn, Db(0), KEY, token, Fill::Absent { ttl_ms });
     assert!(matches!(filled, Filled::Stored));

@@ -151,6 +151,7 @@ impl World {
             lease_ms: None,
             version_min: None,
             fresh_required: false,
+            stale_ms_max: None,
             waiter: waits.then(|| waiter(actor)),
         };
         match self.keyspace.claim(&mut self.turn, DB, &name(key), claim) {
@@ -179,6 +180,7 @@ impl World {
             lease_ms: Some(60_000),
             version_min: None,
             fresh_required: false,
+            stale_ms_max: None,
             waiter: Some(waiter(actor)),
         };
         match self.keyspace.claim(&mut self.turn, DB, &name(key), claim) {

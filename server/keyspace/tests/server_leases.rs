@@ -181,3 +181,23 @@ fn a_load_that_fails_after_an_invalidation_does_not_make_the_old_value_fresh() {
     node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 1_000);
     assert_eq!(node.value(), None);
 }
+
+#[test]
+fn a_soft_invalidation_ends_the_new_life_and_leaves_the_window_of_the_own_one() {
+    let mut node = Node::new();
+    let first = node.lead();
+    node.fill_with(first, b"v", Expiry::At(START_MS + 100), 10_000, None);
+    node.pass_ms(1_100);
+    let token = token(node.claim(SERVER));
+    node.keyspace.fail(&mut node.turn, DB, KEY, token, &"LOADFAIL users down".into(), 2_000);
+    let near = |most_ms| Claim { stale_ms_max: Some(most_ms), ..CLIENT };
+    assert!(matches!(node.claim(near(1_000)), Claimed::Hit { .. }));
+    node.pass_ms(500);
+    assert!(node.invalidate(Invalidation::Soft { stale_ms: None }, None), "it was fresh by its new life");
+    assert_eq!(node.value(), None);
+    node.pass_ms(8_499);
+    assert!(matches!(node.claim(CLIENT), Claimed::Lead { stale: Some(_), .. }));
+    node.pass_ms(1);
+    node.delete();
+    assert!(matches!(node.claim(CLIENT), Claimed::Lead { stale: None, .. }));
+}

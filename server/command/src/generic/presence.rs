@@ -144,6 +144,7 @@ mod tests {
             lease_ms: None,
             version_min: None,
             fresh_required: false,
+            stale_ms_max: None,
             waiter: None,
         };
         let Claimed::Lead { token, .. } = node.keyspace.claim(&mut node.turn, Db(0), b"a", claim) else {

@@ -115,6 +115,7 @@ impl Wish {
             lease_ms: self.lease_ms,
             version_min: self.version_min,
             fresh_required: false,
+            stale_ms_max: None,
             waiter,
         };
         Some(match context.keyspace.claim(context.turn, db, key, claim) {

@@ -132,7 +132,7 @@ fn loadthrough(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     };
     let key = request.arg(1);
     if !demand.fresh {
-        match look(context, key) {
+        match look(context, key, demand.stale_ms_max) {
             Some(Answer::Value(value)) => {
                 context.reply.bulk(&value);
                 return Outcome::Replied;
@@ -174,14 +174,16 @@ fn parse_demand(request: Request<'_>) -> Result<Demand, ReplyError> {
     Ok(demand)
 }
 
-/// What the keyspace can answer by itself: a fresh value, or a known absence.
-fn look(context: &mut Context<'_>, key: &[u8]) -> Option<Answer> {
-    let access = context.client.access();
-    let lookup = context
-        .keyspace
-        .lookup(context.turn, context.client.db, key, access, |entry| Bytes::copy_from_slice(entry.value));
+/// What the keyspace can answer by itself: a fresh value, or a known absence. A value that is fresh only because a load failed
+/// is none past `stale_ms_max`.
+fn look(context: &mut Context<'_>, key: &[u8], stale_ms_max: Option<u64>) -> Option<Answer> {
+    let (access, now_ms) = (context.client.access(), context.turn.now_ms);
+    let lookup = context.keyspace.lookup(context.turn, context.client.db, key, access, |entry| {
+        let is_near = stale_ms_max.is_none_or(|most| entry.stale_ms(now_ms) <= most);
+        is_near.then(|| Bytes::copy_from_slice(entry.value))
+    });
     match lookup {
-        Lookup::Fresh(value) => Some(Answer::Value(value)),
+        Lookup::Fresh(value) => value.map(Answer::Value),
         Lookup::Negative { .. } => Some(Answer::Absent),
         Lookup::Stale(_) | Lookup::Absent => None,
     }
@@ -190,7 +192,7 @@ fn look(context: &mut Context<'_>, key: &[u8]) -> Option<Answer> {
 fn mloadthrough(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let mut found = Vec::with_capacity(request.len() - 1);
     for key in request.args_from(1) {
-        let known = look(context, key).map(Found::Answer);
+        let known = look(context, key, None).map(Found::Answer);
         found.push(match known {
             Some(answer) => answer,
             None => match context.host.loader_for(context.client.db, key) {

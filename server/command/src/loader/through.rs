@@ -173,6 +173,7 @@ fn want(
         lease_ms: Some(SERVER_LEASE_MS),
         version_min: None,
         fresh_required: demand.fresh,
+        stale_ms_max: demand.stale_ms_max,
         waiter: Some(waiter(context, index)),
     };
     let stale = match context.keyspace.claim(context.turn, db, key, claim) {
@@ -228,8 +229,7 @@ fn acceptable_stale(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy,
         (None, ServeStale::OnError | ServeStale::Never) => return None,
     };
     let lookup = context.keyspace.lookup(context.turn, context.client.db, key, Access::Quiet, |entry| {
-        let stale_ms = now_ms.saturating_sub(entry.expire_at_ms.unwrap_or(now_ms));
-        (stale_ms <= stale_ms_max).then(|| Bytes::copy_from_slice(entry.value))
+        (entry.stale_ms(now_ms) <= stale_ms_max).then(|| Bytes::copy_from_slice(entry.value))
     });
     match lookup {
         Lookup::Stale(value) => value,
@@ -268,6 +268,7 @@ fn refresh_behind(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy) {
         lease_ms: Some(SERVER_LEASE_MS),
         version_min: None,
         fresh_required: false,
+        stale_ms_max: None,
         waiter: None,
     };
     if let Claimed::Lead { token, .. } = context.keyspace.claim(context.turn, context.client.db, key, claim) {

@@ -3,7 +3,7 @@
 //! ```text
 //!     control u8 │ flags u8 │ key_len u8 │ value_len 1–5 bytes │ {key_len u16} │ {more flags u8}
 //!     {db u8} {expire_at_ms u42 with load u6, or u64} {version u64} {stale_for_ms u64} {external u64}
-//!     {client_flags u32} {room u32}
+//!     {client_flags u32} {room u32} {stale_since_ms u64}
 //!     key │ value │ room │ up to 3 bytes to a multiple of 4
 //! ```
 //!
@@ -37,6 +37,7 @@ const STALE: u8 = 1 << 0;
 const EXTERNAL: u8 = 1 << 1;
 const CLIENT_FLAGS: u8 = 1 << 2;
 const ROOM: u8 = 1 << 3;
+const STALE_SINCE: u8 = 1 << 4;
 
 const KEY_LEN_LONG: usize = u8::MAX as usize;
 /// Of 48: up to the year 2109. Above them stands the load.
@@ -82,7 +83,8 @@ impl Layout {
         let more = flag(fields.stale_for_ms > 0, STALE)
             | flag(fields.external_version.is_some(), EXTERNAL)
             | flag(fields.client_flags > 0, CLIENT_FLAGS)
-            | flag(self.room > 0, ROOM);
+            | flag(self.room > 0, ROOM)
+            | flag(fields.stale_since_ms.is_some(), STALE_SINCE);
         let flags = flag(fields.expire_at_ms.is_some(), EXPIRES)
             | flag(fields.expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS > 0), FAR)
             | flag(self.version.is_some(), VERSION)
@@ -189,6 +191,9 @@ impl Writer<'_> {
         if more & ROOM != 0 {
             let room = u32::try_from(layout.room).expect("an entry is shorter than its segment");
             self.put(room.to_le_bytes());
+        }
+        if let Some(since_ms) = fields.stale_since_ms {
+            self.put(since_ms.to_le_bytes());
         }
     }
 }
@@ -367,6 +372,10 @@ impl<'s> EntryView<'s> {
         if self.more & STALE == 0 { 0 } else { self.u64_at(self.more_at(STALE)) }
     }
 
+    fn stale_since_ms(&self) -> Option<u64> {
+        (self.more & STALE_SINCE != 0).then(|| self.u64_at(self.more_at(STALE_SINCE)))
+    }
+
     pub(crate) fn external_version(&self) -> Option<u64> {
         (self.more & EXTERNAL != 0).then(|| self.u64_at(self.more_at(EXTERNAL)))
     }
@@ -379,6 +388,7 @@ impl<'s> EntryView<'s> {
         Fields {
             expire_at_ms: self.expire_at_ms(),
             stale_for_ms: self.stale_for_ms(),
+            stale_since_ms: self.stale_since_ms(),
             external_version: self.external_version(),
             client_flags: self.client_flags(),
             load_ms: self.load_ms(),
@@ -421,15 +431,17 @@ impl<'s> EntryView<'s> {
             external_version: None,
             expire_at_ms: None,
             stale_for_ms: 0,
+            stale_since_ms: None,
             client_flags: 0,
             idle_ms: 0,
             frequency: None,
             memory_bytes: 0,
         };
         entry.expire_at_ms = self.expire_at_ms();
-        if self.more & (STALE | EXTERNAL | CLIENT_FLAGS) != 0 {
+        if self.more & (STALE | EXTERNAL | CLIENT_FLAGS | STALE_SINCE) != 0 {
             entry.external_version = self.external_version();
             entry.stale_for_ms = self.stale_for_ms();
+            entry.stale_since_ms = self.stale_since_ms();
             entry.client_flags = self.client_flags();
         }
         entry
@@ -473,7 +485,7 @@ fn fields_len(flags: u8, more: u8) -> usize {
         return first;
     }
     let part = |flag: u8, len: usize| if more & flag == 0 { 0 } else { len };
-    first + part(STALE, 8) + part(EXTERNAL, 8) + part(CLIENT_FLAGS, 4) + part(ROOM, 4)
+    first + part(STALE, 8) + part(EXTERNAL, 8) + part(CLIENT_FLAGS, 4) + part(ROOM, 4) + part(STALE_SINCE, 8)
 }
 
 /// Of the fields that the first flags name; a read looks it up for each entry.

@@ -90,8 +90,14 @@ impl Node {
     }
 }
 
-pub(crate) const CLIENT: Claim =
-    Claim { claimant: Claimant::Client, lease_ms: None, version_min: None, fresh_required: false, waiter: None };
+pub(crate) const CLIENT: Claim = Claim {
+    claimant: Claimant::Client,
+    lease_ms: None,
+    version_min: None,
+    fresh_required: false,
+    stale_ms_max: None,
+    waiter: None,
+};
 pub(crate) const SERVER: Claim = Claim { claimant: Claimant::Server { loader: 0 }, ..CLIENT };
 
 pub(crate) fn waiting(claim: Claim, index: u32) -> Claim {

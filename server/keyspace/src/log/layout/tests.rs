@@ -13,10 +13,12 @@ fn fields() -> impl Strategy<Value = Fields> {
         prop::option::of(number()),
         rarely(small()),
         0..64_u8,
+        prop::option::of(number()),
     )
-        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load)| Fields {
+        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load, stale_since_ms)| Fields {
             expire_at_ms,
             stale_for_ms,
+            stale_since_ms,
             external_version,
             client_flags: client_flags as u32,
             load_ms: if expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS == 0) { load_ms(load) } else { 0 },
@@ -60,6 +62,7 @@ proptest! {
         let entry = view.entry();
         prop_assert_eq!((entry.db, entry.value.len(), entry.expire_at_ms), (Db(db), value_len, fields.expire_at_ms));
         prop_assert_eq!((entry.client_flags, entry.stale_for_ms), (fields.client_flags, fields.stale_for_ms));
+        prop_assert_eq!(entry.stale_since_ms, fields.stale_since_ms);
         mark_dead(&mut bytes);
         prop_assert!(EntryView::new(&bytes).is_dead());
         prop_assert_eq!(EntryView::new(&bytes).layout(), layout);
