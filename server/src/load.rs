@@ -6,8 +6,8 @@
 //!                  │ full: LOADBUSY                       │ at most concurrency_max under way
 //! ```
 //!
-//! A load is never cancelled: its waiters give up by themselves, and after the hard timeout the lease is failed so that the next
-//! reader may ask again; a late answer still fills if its token is still good. Leases keep a key from being loaded
+//! A load is never cancelled: its waiters give up by themselves, each by its own time, and one that comes after the hard timeout
+//! still fills if its token is still good. Leases keep a key from being loaded
 //! twice; when a token was revoked during its load and the key is wanted again, both answers may come from one query only
 //! if that began after the second token was issued.
 
@@ -400,14 +400,18 @@ async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
 async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: OwnedSemaphorePermit) {
     let desk = &node.loaders.list[index];
     let hard_timeout = desk.config.hard_timeout;
-    // Whoever waited for these has left: the source has enough to do.
+    // Whoever began these has left: the source has enough to do. They are asked for again if somebody has come since.
     let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.asked.elapsed() >= hard_timeout);
     if !late.is_empty() {
         desk.counters.timeouts.fetch_add(late.len() as u64, Ordering::Relaxed);
         let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
-        end(&node, |turn| late.iter().for_each(|job| fail(&node, desk, turn, &job.load, &reason)));
+        let patience_ms = hard_timeout.as_millis() as u64;
+        let give_up = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
+            node.keyspace.drop_load(turn, *db, key, *token, &reason, patience_ms);
+        };
+        end(&node, |turn| late.iter().for_each(|job| give_up(turn, &job.load)));
     }
-    // Each reader keeps its own time; the batch is overdue when the last who asked has waited long enough.
+    // The batch is overdue when the last of its loads has waited long enough.
     let Some(youngest) = batch.iter().map(|job| job.asked).max() else { return };
     let (keys, jobs) = group_by_key(batch);
     let counters = &desk.counters;
@@ -426,7 +430,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
         desk.note_error(&reason);
         let life_ms = desk.failure_life_ms();
         let overdue = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
-            node.keyspace.overdue(turn, *db, key, *token, &reason, life_ms);
+            node.keyspace.overdue(turn, *db, key, *token, life_ms);
         };
         end(&node, |turn| jobs.iter().flatten().for_each(|job| overdue(turn, &job.load)));
     }

@@ -340,9 +340,7 @@ impl Simulator {
                 && under_way.overdue_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some()
             {
                 let loader = &self.world.loaders[load.loader as usize];
-                let reason = format!("no answer within {} ms", loader.policy.hard_timeout_ms);
-                let reason = loader.failure(&reason);
-                self.keyspace.overdue(&mut self.turn, load.db, &load.key, load.token, &reason, loader.stale_life_ms());
+                self.keyspace.overdue(&mut self.turn, load.db, &load.key, load.token, loader.stale_life_ms());
             }
         }
     }

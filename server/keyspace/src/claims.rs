@@ -3,7 +3,7 @@
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
 use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
-use crate::lease_table::{Contest, End, Failure, LeaseTable, Moment, TokenState};
+use crate::lease_table::{Contest, End, LeaseTable, Moment, TokenState, Told};
 use crate::settings::Db;
 use crate::shard::{Absence, AbsenceKind, Shard};
 use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
@@ -41,15 +41,27 @@ impl Keyspace {
     /// life so that a dead source is not asked once per request.
     pub fn fail(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
         self.with_shard(db, key, |shard, key| {
-            shard.fail(key, token, Failure::Ended, reason, stale_life_ms, turn);
+            shard.fail(key, token, Told::All, reason, stale_life_ms, turn);
         });
     }
 
-    /// As [`Keyspace::fail`] for a load that is under way still: it keeps the lease, may fill when it comes back, and no other
-    /// is started beside it.
-    pub fn overdue(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
+    /// The server's load takes longer than it should, and is under way still: it keeps the lease, may fill when it comes back,
+    /// and no other is started beside it. Nobody is told, as each reader has a time of its own; the stale entry gets a new life
+    /// as by [`Keyspace::fail`].
+    pub fn overdue(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, stale_life_ms: u64) {
         self.with_shard(db, key, |shard, key| {
-            shard.fail(key, token, Failure::Overdue, reason, stale_life_ms, turn);
+            if let TokenState::Valid { .. } = shard.leases.check(key.db, key.bytes, token, turn.now_ms) {
+                shard.revive(key, stale_life_ms, turn.now_ms);
+            }
+        });
+    }
+
+    /// The server's load was given up before the source was asked: readers who have waited for `patience_ms` hear `reason`. If
+    /// others wait, the key is loaded for them.
+    pub fn drop_load(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, patience_ms: u64) {
+        self.with_shard(db, key, |shard, key| {
+            let told = Told::WhoWaited { ms: patience_ms };
+            shard.fail(key, token, told, reason, 0, turn);
         });
     }
 
@@ -290,19 +302,11 @@ impl Shard {
         self.ended(key, token, End::Lost, turn);
     }
 
-    fn fail(
-        &mut self,
-        key: &Key<'_>,
-        token: u64,
-        failure: Failure,
-        reason: &Arc<str>,
-        stale_life_ms: u64,
-        turn: &mut Turn,
-    ) {
+    fn fail(&mut self, key: &Key<'_>, token: u64, told: Told, reason: &Arc<str>, stale_life_ms: u64, turn: &mut Turn) {
         let state = self.leases.check(key.db, key.bytes, token, turn.now_ms);
         let stale = self.stale(key, turn.now_ms).map(|(value, _)| value);
         let event = WakeEvent::Failed { stale, reason: reason.clone() };
-        self.lease_event(key, turn, |leases, at| leases.failed(at, token, failure, &event));
+        self.lease_event(key, turn, |leases, at| leases.failed(at, token, told, &event));
         // A load that began before an invalidation says nothing about whether one after it would fail as well.
         if matches!(state, TokenState::Valid { .. }) {
             self.revive(key, stale_life_ms, turn.now_ms);

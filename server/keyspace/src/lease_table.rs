@@ -395,28 +395,30 @@ impl LeaseTable {
         self.hand_over(at, cause);
     }
 
-    /// The server's load of `token` failed, or takes too long: readers who wait hear `event`. The token of one that takes too
-    /// long stays good, so that it still fills. Once the load has ended, the first client who waits leads.
-    pub(crate) fn failed(&mut self, at: Moment<'_>, token: u64, failure: Failure, event: &WakeEvent) {
+    /// The server's load of `token` ended without an answer: readers who wait hear `event`, as far as they are `told`. The first
+    /// of the others leads.
+    pub(crate) fn failed(&mut self, at: Moment<'_>, token: u64, told: Told, event: &WakeEvent) {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         if record.holder.is_none_or(|holder| holder.token != token) {
             return;
         }
         let before = record.waiting.len();
         record.waiting.retain(|waiting| {
-            let is_client = waiting.claimant == Claimant::Client;
-            if !is_client {
+            let is_told = waiting.claimant != Claimant::Client
+                && match told {
+                    Told::All => true,
+                    Told::WhoWaited { ms } => waiting.since_ms.saturating_add(ms) <= at.now_ms,
+                };
+            if is_told {
                 self.counters.wait_ended(waiting, at.now_ms);
                 at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
             }
-            is_client
+            !is_told
         });
         self.waiters.remove(before - record.waiting.len());
-        if failure == Failure::Ended {
-            record.issued.retain(|issued| issued.token != token);
-            record.holder = None;
-            self.hand_over(at, LoadCause::HolderLost);
-        }
+        record.issued.retain(|issued| issued.token != token);
+        record.holder = None;
+        self.hand_over(at, LoadCause::HolderLost);
     }
 
     /// The key was written, deleted or hard invalidated: no token issued so far may fill it. The caller goes on to
@@ -616,13 +618,14 @@ struct Pace {
     load_ms: Option<u64>,
 }
 
-/// What is wrong with a load of the server.
+/// Which readers of a loader's key hear that a load of it has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// It came back without a row.
-    Ended,
-    /// It is under way still; no other is started beside it.
-    Overdue,
+pub(crate) enum Told {
+    All,
+    /// Those who have waited so long, in ms.
+    WhoWaited {
+        ms: u64,
+    },
 }
 
 /// How a lease ended that did not fill.

@@ -67,11 +67,37 @@ fn a_failed_load_is_told_and_a_client_who_waits_leads() {
 fn a_late_load_still_fills_and_no_other_is_started_beside_it() {
     let mut node = Node::new();
     let late = token(node.claim(waiting(SERVER, 1)));
-    node.keyspace.overdue(&mut node.turn, DB, KEY, late, &"LOADFAIL users late".into(), 0);
-    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
     assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
+    node.keyspace.overdue(&mut node.turn, DB, KEY, late, 0);
+    assert!(node.wakes().is_empty(), "each reader has a time of its own");
+    assert!(node.keyspace.leave(&mut node.turn, DB, KEY, waiting(SERVER, 1).waiter.unwrap()));
+    assert!(matches!(node.claim(waiting(SERVER, 3)), Claimed::Parked { .. }));
     assert!(matches!(node.fill(late, b"row"), Filled::Stored));
-    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. })] if value == "row"));
+    assert!(matches!(&node.wakes()[..], [(2, WakeEvent::Value { value, .. }), (3, _)] if value == "row"));
+}
+
+#[test]
+fn a_load_given_up_in_the_queue_is_begun_again_for_those_who_came_since() {
+    let mut node = Node::new();
+    let first = token(node.claim(waiting(SERVER, 1)));
+    node.pass_ms(300);
+    node.claim(waiting(SERVER, 2));
+    node.pass_ms(500);
+    let reason = "LOADFAIL users not asked within 800 ms".into();
+    node.keyspace.drop_load(&mut node.turn, DB, KEY, first, &reason, 800);
+    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
+    let second = node.turn.effects.loads.pop().unwrap().token;
+    assert_eq!(node.fill(first, b"given up"), LOST_UNKNOWN);
+    assert!(matches!(node.fill(second, b"row"), Filled::Stored));
+    assert!(matches!(node.wakes()[..], [(2, WakeEvent::Value { .. })]));
+    // Where nobody came since, nothing is loaded.
+    node.delete();
+    let third = token(node.claim(waiting(SERVER, 3)));
+    node.pass_ms(800);
+    node.keyspace.drop_load(&mut node.turn, DB, KEY, third, &reason, 800);
+    assert!(matches!(node.wakes()[..], [(3, WakeEvent::Failed { .. })]));
+    assert!(node.turn.effects.loads.is_empty());
+    assert_eq!(node.keyspace.stats().leases, 0);
 }
 
 #[test]
