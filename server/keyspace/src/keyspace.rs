@@ -44,7 +44,7 @@ pub struct Keyspace {
 /// Most shards: the hash has 12 bits for their number.
 const SHARDS_MAX: usize = 4096;
 
-/// Lease records take this share of the memory limit, and a shard at most twice its part of that.
+/// Lease records take at most this share of the memory limit, and each shard an equal part of that.
 const LEASES_SHARE: u64 = 8;
 
 /// Keys that [`Keyspace::prefetch`] looks at: about as many misses as a core has in flight, and 16 blocks of two lines fit in
@@ -420,8 +420,7 @@ impl Keyspace {
         self.memory.set_bytes_max(bytes);
         let part = match bytes {
             0 => usize::MAX,
-            // Keys spread unevenly.
-            _ => usize::try_from(2 * (bytes / LEASES_SHARE) / self.shards() as u64).unwrap_or(usize::MAX),
+            _ => usize::try_from(bytes / LEASES_SHARE / self.shards() as u64).unwrap_or(usize::MAX),
         };
         let capacity_bytes = if bytes == 0 { u64::MAX } else { bytes / self.shards() as u64 };
         for index in 0..self.shards() {

@@ -159,7 +159,7 @@ pub(crate) enum Contest {
 pub(crate) struct LeaseTable {
     records: HashMap<RecordKey, Record, ahash::RandomState>,
     settings: LeaseSettings,
-    /// Share of `records_max` of this shard.
+    /// This shard's part of `records_max`, at least 1.
     records_max: usize,
     /// For records without waiters, so that a rush of leases does not push all entries out.
     bytes_max: usize,
@@ -211,9 +211,9 @@ impl LeaseTable {
 
     pub(crate) fn set_settings(&mut self, settings: LeaseSettings, shards: usize) {
         self.settings = settings;
-        // Keys spread unevenly over shards; twice the mean share keeps one shard from refusing while others are empty.
-        let share = |total: usize| if shards == 1 { total } else { (2 * total).div_ceil(shards) };
-        self.records_max = share(settings.records_max).max(1);
+        // Equal parts: keys spread over shards by their hash, and a total that all count by would be one more line of memory for
+        // all of them to write.
+        self.records_max = (settings.records_max / shards).max(1);
     }
 
     /// From now on this shard's waiters count against `waiters_max` together with those of all tables that are given `count`.

@@ -145,11 +145,12 @@ pub struct LeaseSettings {
     pub lease_ms_max: u64,
     /// Least time between two tokens of a key in ms; `None` = min(lease, 4 × the key's recent load time).
     pub reissue_after_ms: Option<u64>,
-    /// Waiters that may park on one key.
+    /// Waiters that may park on one key, beside the one whose miss starts a load of the server.
     pub waiters_per_key_max: usize,
-    /// Waiters that may park in all.
+    /// Waiters that may park in all, beside those.
     pub waiters_max: usize,
-    /// Lease records in all; over it the oldest record without waiters goes, and its tokens are lost.
+    /// Lease records in all, of which each shard may have an equal part, at least one; over it the oldest of some records without
+    /// waiters goes, and its tokens are lost.
     pub records_max: usize,
     /// How long a key stays remembered as deleted at a version, in ms.
     pub tombstone_ttl_ms: u64,

@@ -305,7 +305,8 @@ const LEASES: &[Spec<Config>] = &[
         kind: integer(0, 1_000_000),
         default: Default::Text("10000"),
         change: Change::Live,
-        doc: "Clients that may wait on one key. One more gets WAIT at once.",
+        doc: "Clients that may wait on one key, beside the one whose miss starts a load. One more gets WAIT at once, or LOADBUSY if it \
+              reads through a loader.",
         write: |config, value| config.live.lease.waiters_per_key_max = value.usize(),
         read: |config| Value::from_usize(config.live.lease.waiters_per_key_max),
     },
@@ -314,7 +315,8 @@ const LEASES: &[Spec<Config>] = &[
         kind: integer(0, 10_000_000),
         default: Default::Text("100000"),
         change: Change::Live,
-        doc: "Clients that may wait on all keys together. One more gets WAIT at once.",
+        doc: "Clients that may wait on all keys together, beside those whose misses start loads. One more gets WAIT at once, or LOADBUSY \
+              if it reads through a loader.",
         write: |config, value| config.live.lease.waiters_max = value.usize(),
         read: |config| Value::from_usize(config.live.lease.waiters_max),
     },
@@ -323,8 +325,8 @@ const LEASES: &[Spec<Config>] = &[
         kind: integer(1, 100_000_000),
         default: Default::Text("1000000"),
         change: Change::Live,
-        doc: "Keys with a lease at one time. Over it the oldest lease that nobody waits on is forgotten, and its fill is LOST. So \
-              is it when the leases take more than an eighth of maxmemory.",
+        doc: "Keys with a lease at one time. Each shard has an equal part of them, at least one. Over it an old lease that nobody \
+              waits on is forgotten, and its fill is LOST. So is it when the leases take more than an eighth of maxmemory.",
         write: |config, value| config.live.lease.records_max = value.usize(),
         read: |config| Value::from_usize(config.live.lease.records_max),
     },
