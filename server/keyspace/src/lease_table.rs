@@ -1,6 +1,7 @@
 //! The lease table of one shard: who leads, who waits, which tokens may still fill.
 
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};
+use crate::memory::size_class;
 use crate::settings::{Db, LeaseSettings};
 use crate::turn::{Effects, Load, LoadCause, Waiter, Wake, WakeEvent};
 use crate::waiter_count::WaiterCount;
@@ -26,14 +27,25 @@ const RECORD_SAMPLES: usize = 16;
 /// Records given up for one new one at most: a long key may take the place of many short ones.
 const RECORDS_GIVEN_UP_MAX: usize = 16;
 
-/// Bytes a record costs beside its key: itself, its token list and its place in the table.
-const RECORD_BYTES: usize = size_of::<Record>() + ISSUED_MAX * size_of::<Issued>() + 32;
+/// Records that a table always has room for: most shards have few leases at a time, and need not allocate for each.
+const RECORDS_KEPT: usize = 3;
+
+/// A table gives memory back once it has room for so many times the records in it.
+const SPARSE: usize = 8;
+
+/// Bytes of a record in the table, for the share of the memory that leases may take: a table that has just grown has twice the
+/// places it needs, and fills seven eighths of them; each has a control byte. Where leases come and go at the limit a table can
+/// be twice as large again, because places of records that went stay unusable for a while; what it really takes is counted.
+const PLACE_BYTES: usize = (size_of::<(RecordKey, Record)>() + 1) * 2 * 8 / 7;
+
+/// Bytes that a record without waiters has beside its place and its key: most have one token.
+const TOKEN_BYTES: usize = size_class(size_of::<Issued>());
 
 /// Name of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RecordKey {
     db: Db,
-    key: Bytes,
+    key: Box<[u8]>,
 }
 
 /// A borrowed [`RecordKey`]; hashes alike.
@@ -164,7 +176,10 @@ pub(crate) struct LeaseTable {
     /// For records without waiters, so that a rush of leases does not push all entries out.
     bytes_max: usize,
     waiters: WaiterCount,
-    key_bytes: usize,
+    /// Of the table.
+    table_bytes: usize,
+    /// Of all keys, tokens and waiters, as allocated.
+    heap_bytes: usize,
     /// Load time over all keys of the shard, exponentially averaged over about 8 fills; for keys that have none of their own.
     load_ms: Option<u64>,
     /// Nothing is due before this time.
@@ -194,17 +209,19 @@ impl LeaseCounters {
 impl LeaseTable {
     pub(crate) fn new(settings: LeaseSettings, shards: usize, hasher: ahash::RandomState) -> Self {
         let mut table = Self {
-            records: HashMap::with_hasher(hasher),
+            records: HashMap::with_capacity_and_hasher(RECORDS_KEPT, hasher),
             settings,
             records_max: 0,
             bytes_max: usize::MAX,
             waiters: WaiterCount::default(),
-            key_bytes: 0,
+            table_bytes: 0,
+            heap_bytes: 0,
             load_ms: None,
             due_ms: u64::MAX,
             revoking: true,
             counters: LeaseCounters::default(),
         };
+        table.table_bytes = table.records.allocation_size();
         table.set_settings(settings, shards);
         table
     }
@@ -245,8 +262,17 @@ impl LeaseTable {
         self.waiters.here()
     }
 
+    /// What is allocated for leases, used or not.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.records.len() * RECORD_BYTES + self.key_bytes + self.waiters.here() * size_of::<Waiting>()
+        self.table_bytes + self.heap_bytes
+    }
+
+    /// Checks the counts against what is there; for tests.
+    pub(crate) fn check_counts(&self) {
+        assert_eq!(self.table_bytes, self.records.allocation_size());
+        let heap = self.records.iter().map(|(name, record)| size_class(name.key.len()) + record.heap_bytes());
+        assert_eq!(self.heap_bytes, heap.sum::<usize>());
+        assert_eq!(self.waiters.here(), self.records.values().map(|record| record.waiting.len()).sum::<usize>());
     }
 
     /// Whether [`LeaseTable::sweep`] has something to do at `now_ms`.
@@ -269,6 +295,7 @@ impl LeaseTable {
         let waiters_per_key_max = self.settings.waiters_per_key_max;
         let room = self.waiters.everywhere() < self.settings.waiters_max;
         let record = self.records.get_mut(&RecordRef { db, key }).expect("made above");
+        let heap_bytes_before = record.heap_bytes();
         record.load_ms = record.load_ms.or(entry_load_ms);
         let is_server = matches!(claim.claimant, Claimant::Server { .. });
         let free_at_ms = record.free_at_ms();
@@ -287,6 +314,7 @@ impl LeaseTable {
             record.waiting.push_back(Waiting { waiter, claimant, lease_ms, since_ms, asked_at, is_overtaken: false });
             self.waiters.add_one();
         }
+        self.heap_bytes = self.heap_bytes + record.heap_bytes() - heap_bytes_before;
         self.due_ms = self.due_ms.min(record.due_ms());
         if leads {
             Contest::Lead(Issue { token, lease_ms })
@@ -341,7 +369,7 @@ impl LeaseTable {
             at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
         }
         self.due_ms = self.due_ms.min(record.due_ms());
-        self.drop_if_over(&at.name(), at.now_ms);
+        self.tidy(&at.name(), at.now_ms);
     }
 
     /// `token` came back with a fill that was not stored as fresh; `event` is what it brought. If the server loaded it, a
@@ -496,6 +524,9 @@ impl LeaseTable {
             self.counters.wait_ended(&waiting, now_ms);
             self.waiters.remove(1);
         }
+        self.heap_bytes -= record.heap_bytes();
+        record.shrink();
+        self.heap_bytes += record.heap_bytes();
         true
     }
 
@@ -525,7 +556,7 @@ impl LeaseTable {
             let claimant = record.holder.map(|holder| holder.claimant).or(newest.map(|issued| issued.claimant))?;
             Some(LeaseView {
                 db: name.db,
-                key: name.key.clone(),
+                key: Bytes::copy_from_slice(&name.key),
                 token: newest.map_or(0, |issued| issued.token),
                 claimant,
                 issued_at_ms: newest.map_or(now_ms, |issued| issued.issued_at_ms),
@@ -544,7 +575,9 @@ impl LeaseTable {
             && let Some(&waiting) = record.waiting.front()
         {
             let Waiting { waiter, claimant, lease_ms, .. } = waiting;
+            let heap_bytes_before = record.heap_bytes();
             record.issue(token, claimant, lease_ms, now_ms, &pace);
+            self.heap_bytes = self.heap_bytes + record.heap_bytes() - heap_bytes_before;
             self.counters.issued += 1;
             let key = Bytes::copy_from_slice(at.key);
             match claimant {
@@ -560,7 +593,7 @@ impl LeaseTable {
             }
         }
         self.due_ms = self.due_ms.min(record.due_ms());
-        self.drop_if_over(&RecordRef { db, key: at.key }, now_ms);
+        self.tidy(&RecordRef { db, key: at.key }, now_ms);
     }
 
     fn pace(&self) -> Pace {
@@ -572,7 +605,8 @@ impl LeaseTable {
             return;
         }
         for _ in 0..RECORDS_GIVEN_UP_MAX {
-            let has_room = self.memory_bytes() + RECORD_BYTES + key.len() <= self.bytes_max;
+            let bytes = self.records.len() * PLACE_BYTES + self.heap_bytes;
+            let has_room = bytes + PLACE_BYTES + TOKEN_BYTES + size_class(key.len()) <= self.bytes_max;
             if has_room && self.records.len() < self.records_max {
                 break;
             }
@@ -585,26 +619,34 @@ impl LeaseTable {
                 .min_by_key(|(_, record)| (record.holder.is_some(), record.keep_until_ms))
                 .map(|(name, _)| name.clone());
             let Some(name) = oldest else { break };
-            self.drop_record(&name);
+            self.drop_record(&RecordRef { db: name.db, key: &name.key });
         }
-        self.key_bytes += key.len();
-        let record = Record { keep_until_ms: now_ms, ..Record::default() };
-        self.records.insert(RecordKey { db, key: Bytes::copy_from_slice(key) }, record);
-    }
-
-    fn drop_record(&mut self, name: &RecordKey) {
-        if let Some(record) = self.records.remove(name) {
-            debug_assert!(record.waiting.is_empty());
-            self.key_bytes -= name.key.len();
-        }
+        let record = Record { issued: Vec::with_capacity(1), keep_until_ms: now_ms, ..Record::default() };
+        self.heap_bytes += size_class(key.len()) + record.heap_bytes();
+        self.records.insert(RecordKey { db, key: key.into() }, record);
+        self.table_bytes = self.records.allocation_size();
     }
 
     /// Drops a record at once when nothing is to be remembered of it: one for each of a million loaded keys would cost half a
-    /// gigabyte.
-    fn drop_if_over(&mut self, name: &RecordRef<'_>, now_ms: u64) {
-        if self.records.get(name).is_some_and(|record| record.is_over(now_ms)) {
-            self.records.remove(name);
-            self.key_bytes -= name.key.len();
+    /// gigabyte. One that stays gives back the memory of a crowd that waited for it.
+    fn tidy(&mut self, name: &RecordRef<'_>, now_ms: u64) {
+        let Some(record) = self.records.get_mut(name) else { return };
+        if record.is_over(now_ms) {
+            return self.drop_record(name);
+        }
+        self.heap_bytes -= record.heap_bytes();
+        record.shrink();
+        self.heap_bytes += record.heap_bytes();
+    }
+
+    fn drop_record(&mut self, name: &RecordRef<'_>) {
+        let Some(record) = self.records.remove(name) else { return };
+        debug_assert!(record.waiting.is_empty());
+        self.heap_bytes -= size_class(name.key.len()) + record.heap_bytes();
+        let len = self.records.len();
+        if self.records.capacity() > (SPARSE * len).max(RECORDS_KEPT) {
+            self.records.shrink_to((2 * len).max(RECORDS_KEPT));
+            self.table_bytes = self.records.allocation_size();
         }
     }
 }
@@ -638,6 +680,20 @@ pub(crate) enum End {
 }
 
 impl Record {
+    /// Bytes of its tokens and waiters, as allocated.
+    fn heap_bytes(&self) -> usize {
+        let allocated = |bytes: usize| if bytes > 0 { size_class(bytes) } else { 0 };
+        allocated(self.issued.capacity() * size_of::<Issued>())
+            + allocated(self.waiting.capacity() * size_of::<Waiting>())
+    }
+
+    /// Gives back most of what a crowd of waiters took.
+    fn shrink(&mut self) {
+        if self.waiting.capacity() > SPARSE * self.waiting.len() {
+            self.waiting.shrink_to(2 * self.waiting.len());
+        }
+    }
+
     /// When somebody may lead: now if there is no holder and no back-off.
     fn free_at_ms(&self) -> u64 {
         self.holder.map_or(0, |holder| holder.until_ms).max(self.backoff_until_ms)

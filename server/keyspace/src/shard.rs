@@ -556,6 +556,7 @@ impl Shard {
     /// Checks all counts against what is there; for tests.
     pub(crate) fn check(&self) {
         self.log.check();
+        self.leases.check_counts();
         let mut counts = [Count::default(); DATABASES_MAX];
         let mut position = 0;
         let mut found = 0;

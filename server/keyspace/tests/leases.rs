@@ -433,8 +433,12 @@ fn a_rush_of_leases_leaves_the_memory_to_the_entries() {
         }
         let used_bytes = node.keyspace.stats().used_bytes - empty_bytes;
         let most = 1 << 20;
-        let entry_bytes = 16 << 10;
-        assert!(used_bytes > most / 4 && used_bytes <= most + entry_bytes, "{used_bytes} bytes of leases");
+        let (entry_bytes, table_bytes) = (16 << 10, 64 << 10);
+        assert!(
+            used_bytes > most / 4 && used_bytes <= most + entry_bytes + table_bytes,
+            "{used_bytes} bytes of leases in round {round}, {} leases",
+            node.keyspace.stats().leases
+        );
         let key = [&19_999u32.to_le_bytes()[..], &[round; 1_000]].concat();
         let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None };
         assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, last, fill), Filled::Stored));
@@ -452,4 +456,52 @@ fn the_lease_records_of_all_shards_together_keep_to_their_limit() {
         node.keyspace.claim(&mut node.turn, DB, &number.to_le_bytes(), CLIENT);
     }
     assert_eq!(node.keyspace.stats().leases, 64);
+}
+
+#[test]
+fn what_leases_and_waiters_hold_is_counted_to_the_byte() {
+    let lease = LeaseSettings { waiters_per_key_max: 10_000, waiters_max: 10_000, ..settings().lease };
+    let settings = Settings { lease, ..settings() };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    let empty_bytes = node.keyspace.stats().used_bytes;
+    let first = node.lead();
+    let alone_bytes = node.keyspace.stats().used_bytes;
+    for index in 0..5_000 {
+        node.claim(waiting(CLIENT, index));
+    }
+    node.keyspace.check();
+    assert!(node.keyspace.stats().used_bytes > alone_bytes + 5_000 * 32, "waiters count");
+    for index in 0..4_990 {
+        node.keyspace.leave(&mut node.turn, DB, KEY, waiting(CLIENT, index).waiter.unwrap());
+    }
+    node.keyspace.check();
+    assert!(node.keyspace.stats().used_bytes < alone_bytes + 16_384, "who has left costs nothing");
+    for _ in 0..12 {
+        node.pass_ms(10_000);
+        node.keyspace.check();
+    }
+    assert_eq!(node.fill(first, b"v"), LOST_UNKNOWN);
+    for number in 0..900u32 {
+        let key = number.to_le_bytes().repeat(1 + number as usize % 40);
+        node.keyspace.claim(&mut node.turn, DB, &key, CLIENT);
+    }
+    node.keyspace.check();
+    node.pass_ms(10_000);
+    node.pass_ms(10_000);
+    node.keyspace.check();
+    assert_eq!((node.keyspace.stats().leases, node.keyspace.stats().used_bytes), (0, empty_bytes));
+}
+
+#[test]
+fn a_rush_of_leases_on_short_keys_takes_no_more_than_its_share() {
+    let lease = LeaseSettings { records_max: 1_000_000, ..settings().lease };
+    let settings = Settings { memory_bytes_max: 8 << 20, lease, ..settings() };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    let empty_bytes = node.keyspace.stats().used_bytes;
+    let mut most = 0;
+    for number in 0..20_000u32 {
+        node.keyspace.claim(&mut node.turn, DB, &number.to_le_bytes(), CLIENT);
+        most = most.max(node.keyspace.used_bytes().saturating_sub(empty_bytes));
+    }
+    assert!(most > 1 << 18 && most <= 1 << 20, "{most} bytes of leases");
 }

@@ -66,7 +66,7 @@ fn absence_is_remembered_until_its_time_and_costs_nothing_after() {
     assert_eq!(shard.version_floor(&key, 999), Some(7));
     assert_eq!(shard.version_floor(&key, 1000), None);
     assert_eq!(shard.absence(&key, 1000), None);
-    assert_eq!(shard.bytes(), shard.table_bytes());
+    assert_eq!(shard.bytes(), shard.table_bytes() + shard.leases.memory_bytes());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_lowered_budget_drops_absences_and_none_at_all_keeps_none() {
     assert_eq!(shard.absences.len(), 0);
     remember(&mut shard, 1, AbsenceKind::Negative, 1000);
     assert_eq!(shard.absences.len(), 0);
-    assert_eq!(shard.bytes(), shard.table_bytes());
+    assert_eq!(shard.bytes(), shard.table_bytes() + shard.leases.memory_bytes());
 }
 
 #[test]
