@@ -190,11 +190,17 @@ impl Shard {
                     return Filled::Lost(LostReason::OlderVersion);
                 }
                 let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
-                let event = fill_event(fill, stored.unwrap_or(0), now_ms);
-                self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, &event));
+                self.tell_filled(key, token, fill, stored.unwrap_or(0), load_ms, turn);
                 stored.map_or(Filled::Lost(LostReason::NoRoom), |_| Filled::Stored)
             }
         }
+    }
+
+    /// The key was filled; those who wait for it hear what it is now. The value is copied for them, once.
+    fn tell_filled(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, version: u64, load_ms: u64, turn: &mut Turn) {
+        let is_awaited = self.leases.has_waiters(key.db, key.bytes);
+        let event = is_awaited.then(|| fill_event(fill, version, turn.now_ms));
+        self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, event.as_ref()));
     }
 
     /// Whether the key is known to have a newer version, or this one with another value. The version of an invalidation may be
@@ -283,8 +289,7 @@ impl Shard {
             (TokenState::Valid { load_ms, .. }, Some(ttl_ms)) => {
                 let fill = Fill::Absent { ttl_ms };
                 let version = self.store_fill(key, &fill, load_ms, turn.now_ms);
-                let event = fill_event(&fill, version, turn.now_ms);
-                self.lease_event(key, turn, |leases, at| leases.filled(at, token, load_ms, &event));
+                self.tell_filled(key, token, &fill, version, load_ms, turn);
             }
             (TokenState::Valid { .. } | TokenState::Softened, _) => {
                 self.ended(key, token, End::Released { backoff_ms: release.backoff_ms.unwrap_or(0) }, turn);

@@ -351,8 +351,9 @@ impl LeaseTable {
         }
     }
 
-    /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`.
-    pub(crate) fn filled(&mut self, at: Moment<'_>, token: u64, load_ms: u64, event: &WakeEvent) {
+    /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`, which is
+    /// there if somebody does.
+    pub(crate) fn filled(&mut self, at: Moment<'_>, token: u64, load_ms: u64, event: Option<&WakeEvent>) {
         let average = self.load_ms.map_or(load_ms, |average| (average * 7 + load_ms).div_ceil(8));
         self.load_ms = Some(average);
         let Some(record) = self.records.get_mut(&at.name()) else { return };
@@ -363,10 +364,13 @@ impl LeaseTable {
         if record.holder.is_some_and(|holder| holder.token == token || holder.claimant == Claimant::Client) {
             record.holder = None;
         }
-        self.waiters.remove(record.waiting.len());
-        for waiting in record.waiting.drain(..) {
-            self.counters.wait_ended(&waiting, at.now_ms);
-            at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+        debug_assert!(event.is_some() || record.waiting.is_empty());
+        if let Some(event) = event {
+            self.waiters.remove(record.waiting.len());
+            for waiting in record.waiting.drain(..) {
+                self.counters.wait_ended(&waiting, at.now_ms);
+                at.effects.wakes.push(Wake { waiter: waiting.waiter, event: event.clone() });
+            }
         }
         self.due_ms = self.due_ms.min(record.due_ms());
         self.tidy(&at.name(), at.now_ms);
