@@ -189,6 +189,7 @@ impl Shard {
                     self.ended(key, token, End::Released { backoff_ms: OLDER_VERSION_BACKOFF_MS }, turn);
                     return Filled::Lost(LostReason::OlderVersion);
                 }
+                let fill = &self.with_kept_ttl(key, *fill, now_ms);
                 let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
                 self.tell_filled(key, token, fill, stored.unwrap_or(0), load_ms, turn);
                 stored.map_or(Filled::Lost(LostReason::NoRoom), |_| Filled::Stored)
@@ -222,15 +223,21 @@ impl Shard {
         }
     }
 
+    /// The fill with the TTL that the key has, if it is to keep that.
+    fn with_kept_ttl<'f>(&mut self, key: &Key<'_>, fill: Fill<'f>, now_ms: u64) -> Fill<'f> {
+        let Fill::Value { value, expiry: Expiry::Keep, stale_for_ms, version } = fill else { return fill };
+        let fresh = self.find_live(key, now_ms).map(|place| self.entry(place)).filter(|entry| entry.is_fresh(now_ms));
+        let expiry = fresh.and_then(|entry| entry.expire_at_ms()).map_or(Expiry::Never, Expiry::At);
+        Fill::Value { value, expiry, stale_for_ms, version }
+    }
+
     fn store_fill(&mut self, key: &Key<'_>, fill: &Fill<'_>, load_ms: u64, now_ms: u64) -> u64 {
         let place = self.find_live(key, now_ms);
         match *fill {
             Fill::Value { value, expiry, stale_for_ms, version } => {
-                let fresh = place.map(|place| self.entry(place)).filter(|entry| entry.is_fresh(now_ms));
                 let expire_at_ms = match expiry {
-                    Expiry::Never => None,
+                    Expiry::Never | Expiry::Keep => None,
                     Expiry::At(at_ms) => Some(at_ms),
-                    Expiry::Keep => fresh.and_then(|entry| entry.expire_at_ms()),
                 };
                 let fields = Fields {
                     expire_at_ms,

@@ -505,3 +505,17 @@ fn a_rush_of_leases_on_short_keys_takes_no_more_than_its_share() {
     }
     assert!(most > 1 << 18 && most <= 1 << 20, "{most} bytes of leases");
 }
+
+#[test]
+fn waiters_are_told_the_ttl_that_a_fill_keeps() {
+    let mut node = Node::new();
+    let first = node.lead();
+    node.fill_with(first, b"v", Expiry::At(START_MS + 5_000), 0, Some(1));
+    let newer = Claim { version_min: Some(2), ..CLIENT };
+    let second = token(node.claim(newer));
+    assert!(matches!(node.claim(waiting(newer, 1)), Claimed::Parked { .. }));
+    node.fill_with(second, b"w", Expiry::Keep, 0, Some(2));
+    let kept_ms = START_MS + 5_000;
+    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Value { expire_at_ms: Some(at), .. })] if at == kept_ms));
+    assert!(matches!(node.claim(CLIENT), Claimed::Hit { expire_at_ms: Some(at), .. } if at == kept_ms));
+}
