@@ -4,6 +4,7 @@ use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
 use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 use crate::lease_table::{Contest, End, LeaseTable, Moment, TokenState, Told};
+use crate::log::Location;
 use crate::settings::Db;
 use crate::shard::{Absence, AbsenceKind, Shard};
 use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
@@ -239,6 +240,9 @@ impl Shard {
                     Expiry::Never | Expiry::Keep => None,
                     Expiry::At(at_ms) => Some(at_ms),
                 };
+                if expire_at_ms.is_some_and(|at_ms| at_ms.saturating_add(stale_for_ms) <= now_ms) {
+                    return self.fill_with_nothing(key, place, version, now_ms);
+                }
                 let fields = Fields {
                     expire_at_ms,
                     stale_for_ms,
@@ -269,6 +273,25 @@ impl Shard {
                 version
             }
         }
+    }
+
+    /// A fill whose time is over deletes, as a SET does; with a version it leaves a tombstone, so that no older fill follows.
+    fn fill_with_nothing(&mut self, key: &Key<'_>, place: Option<Location>, version: Option<u64>, now_ms: u64) -> u64 {
+        if let Some(place) = place {
+            self.remove(place, key.hash);
+        }
+        if version.is_some() {
+            self.leave_tombstone(key, version, now_ms);
+        } else {
+            self.end_negative(key, now_ms);
+        }
+        self.next_version()
+    }
+
+    fn leave_tombstone(&mut self, key: &Key<'_>, version_floor: Option<u64>, now_ms: u64) {
+        let until_ms = now_ms.saturating_add(self.lease_settings.tombstone_ttl_ms);
+        let version = self.next_version();
+        self.set_absence(key, Absence { kind: AbsenceKind::Tombstone, until_ms, version, version_floor });
     }
 
     /// A fill that was overtaken by a soft invalidation: better than the stale value that is there, no more.
@@ -366,12 +389,7 @@ impl Shard {
                 (None, _) => {}
             }
             match version {
-                Some(_) => {
-                    let until_ms = now_ms.saturating_add(self.lease_settings.tombstone_ttl_ms);
-                    let internal = self.next_version();
-                    let kind = AbsenceKind::Tombstone;
-                    self.set_absence(key, Absence { kind, until_ms, version: internal, version_floor: version });
-                }
+                Some(_) => self.leave_tombstone(key, version, now_ms),
                 // A negative entry is a claim about the source, and the source has changed. A tombstone goes on counting.
                 None => self.end_negative(key, now_ms),
             }

@@ -88,9 +88,10 @@ pub enum Fill<'a> {
     Value {
         /// The bytes.
         value: &'a [u8],
-        /// TTL of the fresh life from now in ms; `None` = no end. `KEEPTTL` is resolved by the caller giving `Keep`.
+        /// End of the fresh life. `Keep` leaves that of the fresh value that is there; without one there is no end.
         expiry: crate::keyspace::Expiry,
-        /// How long the entry stays readable as stale after that, in ms.
+        /// How long the entry stays readable as stale after that, in ms. A fill whose stale time has passed already deletes the
+        /// key, and counts as stored; who waits hears the value, with no TTL left: else each of them would have to load it.
         stale_for_ms: u64,
         /// External version.
         version: Option<u64>,

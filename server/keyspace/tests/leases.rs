@@ -519,3 +519,22 @@ fn waiters_are_told_the_ttl_that_a_fill_keeps() {
     assert!(matches!(node.wakes()[..], [(1, WakeEvent::Value { expire_at_ms: Some(at), .. })] if at == kept_ms));
     assert!(matches!(node.claim(CLIENT), Claimed::Hit { expire_at_ms: Some(at), .. } if at == kept_ms));
 }
+
+#[test]
+fn a_fill_whose_time_is_over_deletes_the_key_and_waiters_hear_what_it_brought() {
+    let mut node = Node::new();
+    let first = node.lead();
+    node.fill_with(first, b"old", Expiry::At(START_MS + 100), 60_000, None);
+    node.pass_ms(100);
+    let second = node.lead();
+    node.claim(waiting(CLIENT, 1));
+    assert_eq!(node.fill_with(second, b"new", Expiry::At(START_MS), 0, None), Filled::Stored);
+    assert!(matches!(&node.wakes()[..], [(1, WakeEvent::Value { value, .. })] if value == "new"));
+    assert_eq!(node.keyspace.len(DB), 0, "no dead entry");
+    assert_eq!(node.keyspace.stats().expired, 0, "a deletion");
+    // Still within its stale window: stored, as stale.
+    let third = node.lead();
+    assert_eq!(node.fill_with(third, b"stale", Expiry::At(START_MS), 60_000, None), Filled::Stored);
+    assert!(matches!(node.claim(CLIENT), Claimed::Wait { .. } | Claimed::Lead { stale: Some(_), .. }));
+    assert_eq!((node.keyspace.len(DB), node.value()), (1, None));
+}
