@@ -3,7 +3,7 @@
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
 use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
-use crate::lease_table::{Contest, End, LeaseTable, Moment, TokenState, Told};
+use crate::lease_table::{Contest, End, LeaseTable, Moment, RECORD_BYTES, TokenState, Told};
 use crate::log::Location;
 use crate::settings::Db;
 use crate::shard::{Absence, AbsenceKind, Shard};
@@ -17,6 +17,8 @@ const OLDER_VERSION_BACKOFF_MS: u64 = 50;
 impl Keyspace {
     /// A reader that missed asks for the right to fill; see [`Claimed`].
     pub fn claim(&self, turn: &mut Turn, db: Db, key: &[u8], claim: Claim) -> Claimed {
+        // For a record, which may be new. Where nothing can go a lease is given all the same: they have their share of the memory.
+        let _ = self.make_room(turn, key.len() + RECORD_BYTES);
         self.with_shard(db, key, |shard, key| shard.claim(key, &claim, turn))
     }
 

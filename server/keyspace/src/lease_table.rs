@@ -41,6 +41,9 @@ const PLACE_BYTES: usize = (size_of::<(RecordKey, Record)>() + 1) * 2 * 8 / 7;
 /// Bytes that a record without waiters has beside its place and its key: most have one token.
 const TOKEN_BYTES: usize = size_class(size_of::<Issued>());
 
+/// Bytes of a record without waiters, beside its key.
+pub(crate) const RECORD_BYTES: usize = PLACE_BYTES + TOKEN_BYTES;
+
 /// Name of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RecordKey {
@@ -610,7 +613,7 @@ impl LeaseTable {
         }
         for _ in 0..RECORDS_GIVEN_UP_MAX {
             let bytes = self.records.len() * PLACE_BYTES + self.heap_bytes;
-            let has_room = bytes + PLACE_BYTES + TOKEN_BYTES + size_class(key.len()) <= self.bytes_max;
+            let has_room = bytes + RECORD_BYTES + size_class(key.len()) <= self.bytes_max;
             if has_room && self.records.len() < self.records_max {
                 break;
             }

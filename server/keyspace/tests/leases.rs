@@ -7,8 +7,8 @@ mod lease;
 
 use lease::*;
 use leasehold_keyspace::{
-    Claim, Claimed, Expiry, Fill, Filled, HashSeed, Invalidation, Keyspace, LeaseSettings, LostReason, Release,
-    Settings, Turn, WakeEvent,
+    Attributes, Claim, Claimed, EvictionPolicy, Expiry, Fill, Filled, HashSeed, Invalidation, Keyspace, LeaseSettings,
+    LostReason, Release, Settings, Turn, WakeEvent,
 };
 
 #[test]
@@ -537,4 +537,47 @@ fn a_fill_whose_time_is_over_deletes_the_key_and_waiters_hear_what_it_brought() 
     assert_eq!(node.fill_with(third, b"stale", Expiry::At(START_MS), 60_000, None), Filled::Stored);
     assert!(matches!(node.claim(CLIENT), Claimed::Wait { .. } | Claimed::Lead { stale: Some(_), .. }));
     assert_eq!((node.keyspace.len(DB), node.value()), (1, None));
+}
+
+#[test]
+fn leases_of_many_absent_keys_make_room_for_themselves() {
+    let limit = 8 << 20;
+    let lease = LeaseSettings { records_max: 1_000_000, ..settings().lease };
+    let settings = Settings { memory_bytes_max: limit, lease, ..settings() };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    for number in 0..20_000u32 {
+        let key = number.to_le_bytes();
+        node.keyspace.make_room(&mut node.turn, 1_004).unwrap();
+        node.keyspace.update(&mut node.turn, DB, &key, |slot| slot.set(&[7; 1_000], Attributes::PLAIN));
+    }
+    let full_bytes = node.keyspace.used_bytes();
+    assert!(full_bytes > limit / 10 * 9, "{full_bytes} bytes of entries");
+    for number in 0..20_000u64 {
+        node.keyspace.claim(&mut node.turn, DB, &number.to_le_bytes(), CLIENT);
+        // What a shard has not told of yet comes on top, and the segment that is being filled.
+        let used_bytes = node.keyspace.used_bytes();
+        assert!(used_bytes <= limit + (256 << 10), "{used_bytes} bytes after {number} leases");
+    }
+}
+
+#[test]
+fn where_nothing_may_be_evicted_leases_are_given_all_the_same() {
+    let settings = Settings { policy: EvictionPolicy::NoEviction, memory_bytes_max: 1 << 20, ..settings() };
+    let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
+    for number in 0..2_000u32 {
+        if node.keyspace.make_room(&mut node.turn, 1_004).is_ok() {
+            let key = number.to_le_bytes();
+            node.keyspace.update(&mut node.turn, DB, &key, |slot| slot.set(&[7; 1_000], Attributes::PLAIN));
+        }
+    }
+    assert!(node.keyspace.make_room(&mut node.turn, 1_004).is_err(), "full");
+    for number in 2_000..12_000u32 {
+        assert!(matches!(node.keyspace.claim(&mut node.turn, DB, &number.to_le_bytes(), CLIENT), Claimed::Lead { .. }));
+    }
+    // An eighth for leases, and what shards have not told of.
+    assert!(
+        node.keyspace.stats().used_bytes <= (1 << 20) / 8 * 9 + (32 << 10),
+        "{:?}",
+        node.keyspace.stats().used_bytes
+    );
 }
