@@ -541,7 +541,8 @@ impl Connection {
         reply.buffer_mut().clear();
         reply.set_version(self.version);
         let now_ms = turn.now_ms;
-        while let Some(mut parked) = self.parked.take() {
+        // The command stays where it is while it runs: if it panics, the end of the connection takes it out of all queues.
+        while let Some(parked) = &mut self.parked {
             let mut context =
                 Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
             let outcome = if let Some(wake) = self.slot.take_wake() {
@@ -559,11 +560,10 @@ impl Connection {
                 outcome
             } else {
                 thread.park(&self.slot, parked.deadline_ms);
-                self.parked = Some(parked);
                 return;
             };
             match outcome {
-                None => self.parked = Some(parked),
+                None => {}
                 Some(Outcome::Parked(next)) => self.parked = Some(next),
                 Some(outcome) => {
                     if matches!(outcome, Outcome::Close) {
@@ -574,6 +574,7 @@ impl Connection {
                     }
                     silence(&mut context, 0);
                     self.version = context.reply.version();
+                    self.parked = None;
                     thread.unpark(&self.slot);
                     return;
                 }
@@ -671,8 +672,8 @@ impl Drop for Connection {
                 turn: &mut turn,
             };
             parked.abandon(&mut context);
-            thread.unpark(&self.slot);
         }
+        thread.unpark(&self.slot);
         while let Some(wake) = self.slot.take_wake() {
             thread.give_back(&mut turn, wake.event);
         }
