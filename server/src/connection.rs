@@ -19,8 +19,7 @@ use crate::batch;
 use crate::clients::Card;
 use crate::stage::{Stage, StageEnd};
 use crate::thread::{Desk, Slot, Thread, Work};
-use leasehold_command::dispatch::silence;
-use leasehold_command::{Client, Context, Outcome, Parked, execute, load_ahead};
+use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, load_ahead};
 use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX};
 use leasehold_protocol::{Limits, Parsed, Parser, Request, RespVersion};
 use std::cell::RefCell;
@@ -549,7 +548,7 @@ impl Connection {
                 if wake.waiter.ticket == context.client.ticket {
                     parked.wake(&mut context, wake.waiter.index, wake.event)
                 } else {
-                    thread.give_back(context.turn, wake.event);
+                    give_back(context.keyspace, context.turn, wake.event);
                     None
                 }
             } else if parked.deadline_ms <= now_ms {
@@ -572,7 +571,6 @@ impl Connection {
                     if context.reply.as_bytes().first() == Some(&b'-') {
                         thread.stats().count_error(context.client.last_command, context.reply.as_bytes());
                     }
-                    silence(&mut context, 0);
                     self.version = context.reply.version();
                     self.parked = None;
                     thread.unpark(&self.slot);
@@ -675,7 +673,7 @@ impl Drop for Connection {
         }
         thread.unpark(&self.slot);
         while let Some(wake) = self.slot.take_wake() {
-            thread.give_back(&mut turn, wake.event);
+            give_back(&thread.node.keyspace, &mut turn, wake.event);
         }
         thread.remove(&self.slot);
         thread.settle(&mut turn);

@@ -11,8 +11,8 @@ use crate::node::{Node, ThreadDesk};
 use crate::stage::Stage;
 use crate::stats::ThreadStats;
 use crate::vital::Vital;
-use leasehold_command::{Client, finish_effects, table};
-use leasehold_keyspace::{Release, Turn, Wake, WakeEvent};
+use leasehold_command::{Client, finish_effects, give_back, table};
+use leasehold_keyspace::{Turn, Wake, WakeEvent};
 use leasehold_protocol::{Limits, Reply, RespVersion};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -256,7 +256,7 @@ impl Thread {
             self.node.post_wakes(others);
             for wake in own {
                 if let Some(event) = self.deliver(wake) {
-                    self.give_back(turn, event);
+                    give_back(&self.node.keyspace, turn, event);
                 }
             }
         }
@@ -271,13 +271,6 @@ impl Thread {
                 None
             }
             None => Some(wake.event),
-        }
-    }
-
-    /// A wake that nobody hears: a lease in it goes to the next waiter.
-    pub(crate) fn give_back(&self, turn: &mut Turn, event: WakeEvent) {
-        if let WakeEvent::Lead { db, key, token, .. } = event {
-            self.node.keyspace.release(turn, db, &key, token, Release::default());
         }
     }
 
@@ -343,7 +336,7 @@ impl Thread {
                     Message::Wake(wake) => {
                         if let Some(event) = self.deliver(wake) {
                             let mut turn = node.turn();
-                            self.give_back(&mut turn, event);
+                            give_back(&node.keyspace, &mut turn, event);
                             self.settle(&mut turn);
                         }
                     }

@@ -45,7 +45,7 @@ fn execute_silenced(context: &mut Context<'_>, request: Request<'_>) -> Outcome 
 
 /// Takes back the reply written from `start` on, if the client wants none. Called when a command ends; for one that was
 /// parked, when it ends later.
-pub fn silence(context: &mut Context<'_>, start: usize) {
+pub(crate) fn silence(context: &mut Context<'_>, start: usize) {
     match context.client.reply_mode {
         // SKIP was said just now, and has no reply of its own; or replies are on again, and this one says so.
         ReplyMode::On | ReplyMode::SkipNext => {}

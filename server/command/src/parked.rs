@@ -8,7 +8,7 @@ use crate::dispatch::silence;
 use crate::lease::getl;
 use crate::loader::through;
 use bytes::Bytes;
-use leasehold_keyspace::{Db, Release, Waiter, WakeEvent};
+use leasehold_keyspace::{Db, Keyspace, Release, Turn, Waiter, WakeEvent};
 
 /// A command whose reply is still owed. The connection keeps it, and executes nothing else until it is done.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Parked {
     pub fn wake(&mut self, context: &mut Context<'_>, index: u32, event: WakeEvent) -> Option<Outcome> {
         let awaited = self.keys.get_mut(index as usize)?;
         if awaited.answer.is_some() {
-            give_back(context, event);
+            give_back(context.keyspace, context.turn, event);
             return None;
         }
         let answer = match &awaited.patience {
@@ -115,7 +115,7 @@ impl Parked {
                 WakeEvent::Absent { .. } => Answer::Absent,
                 WakeEvent::Failed { stale, reason } => awaited.failed(stale, &reason),
                 WakeEvent::Lead { .. } => {
-                    give_back(context, event);
+                    give_back(context.keyspace, context.turn, event);
                     return None;
                 }
             },
@@ -229,9 +229,9 @@ const WAKE_UNDER_WAY_MS: u64 = 100;
 
 /// A wake that nobody takes any more: a lease that came with it goes to the next waiter. The reactor calls this for wakes
 /// whose connection is gone or busy with a later command.
-pub fn give_back(context: &mut Context<'_>, event: WakeEvent) {
+pub fn give_back(keyspace: &Keyspace, turn: &mut Turn, event: WakeEvent) {
     if let WakeEvent::Lead { db, key, token, .. } = event {
-        context.keyspace.release(context.turn, db, &key, token, Release::default());
+        keyspace.release(turn, db, &key, token, Release::default());
     }
 }
 

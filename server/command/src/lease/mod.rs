@@ -9,6 +9,7 @@ use crate::error::ReplyError;
 use crate::glob;
 use crate::help;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
+use crate::string::lifetime::EXPIRATION;
 use leasehold_keyspace::{Claimant, Invalidation, Release};
 use leasehold_protocol::Request;
 
@@ -54,17 +55,7 @@ const SETL: Spec = Spec {
         Argument::key("key"),
         Argument::integer("token"),
         Argument::string("value"),
-        Argument::one_of(
-            "expiry",
-            &[
-                Argument::integer("seconds").with_token("EX"),
-                Argument::integer("milliseconds").with_token("PX"),
-                Argument::integer("unix-time-seconds").with_token("EXAT"),
-                Argument::integer("unix-time-milliseconds").with_token("PXAT"),
-                Argument::word("keepttl", "KEEPTTL"),
-            ],
-        )
-        .optional(),
+        EXPIRATION,
         Argument::integer("stale-for-ms").with_token("STALEFOR").optional(),
         Argument::integer("version").with_token("VER").optional(),
     ],

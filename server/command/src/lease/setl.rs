@@ -1,9 +1,10 @@
 //! SETL: fill a key under a lease.
 
-use crate::argument::{self, TimeUnit};
+use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
-use leasehold_keyspace::{Expiry, Fill, Filled, Turn};
+use crate::string::lifetime::Lifetime;
+use leasehold_keyspace::{Fill, Filled, Turn};
 use leasehold_protocol::Request;
 
 /// Runs SETL.
@@ -23,21 +24,18 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 fn parse<'a>(request: Request<'a>, turn: &Turn) -> Result<(u64, Fill<'a>), ReplyError> {
     let token = argument::token(request.arg(2))?;
     let value = request.arg(3);
-    let mut expiry = None;
+    let mut lifetime = Lifetime::default();
     let mut stale_for_ms = 0;
     let mut version = None;
     let mut index = 4;
     while let Some(word) = request.get(index) {
-        index += 1;
-        if argument::is_word(word, "KEEPTTL") && expiry.is_none() {
-            expiry = Some(Expiry::Keep);
+        if let Some(next) = lifetime.take("KEEPTTL", request, index)? {
+            index = next;
             continue;
         }
-        let argument = request.get(index).ok_or(ReplyError::Syntax)?;
-        index += 1;
-        if let Some(unit) = TimeUnit::from_word(word).filter(|_| expiry.is_none()) {
-            expiry = Some(Expiry::At(unit.deadline_ms(argument, turn, "setl")?));
-        } else if argument::is_word(word, "STALEFOR") {
+        let argument = request.get(index + 1).ok_or(ReplyError::Syntax)?;
+        index += 2;
+        if argument::is_word(word, "STALEFOR") {
             stale_for_ms = argument::milliseconds(argument)?;
         } else if argument::is_word(word, "VER") {
             version = Some(argument::version(argument)?);
@@ -45,5 +43,5 @@ fn parse<'a>(request: Request<'a>, turn: &Turn) -> Result<(u64, Fill<'a>), Reply
             return Err(ReplyError::Syntax);
         }
     }
-    Ok((token, Fill::Value { value, expiry: expiry.unwrap_or(Expiry::Never), stale_for_ms, version }))
+    Ok((token, Fill::Value { value, expiry: lifetime.expiry(turn, "setl")?, stale_for_ms, version }))
 }

@@ -11,7 +11,7 @@ use leasehold_protocol::Request;
 
 /// What the options of a request say, numbers not yet parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Lifetime<'a> {
+pub(crate) enum Lifetime<'a> {
     #[default]
     Unsaid,
     /// The bare word.
@@ -24,7 +24,7 @@ impl<'a> Lifetime<'a> {
     ///
     /// # Errors
     /// [`ReplyError::Syntax`] for a second lifetime of another kind, and for a unit without a number.
-    pub(super) fn take(&mut self, bare: &str, request: Request<'a>, index: usize) -> Result<Option<usize>, ReplyError> {
+    pub(crate) fn take(&mut self, bare: &str, request: Request<'a>, index: usize) -> Result<Option<usize>, ReplyError> {
         let word = request.arg(index);
         if let Some(unit) = TimeUnit::from_word(word) {
             let allowed = match self {
@@ -51,7 +51,7 @@ impl<'a> Lifetime<'a> {
     ///
     /// # Errors
     /// Those of [`TimeUnit::deadline_ms`].
-    pub(super) fn expiry(self, turn: &Turn, command: &'static str) -> Result<Expiry, ReplyError> {
+    pub(crate) fn expiry(self, turn: &Turn, command: &'static str) -> Result<Expiry, ReplyError> {
         match self {
             Self::Unsaid => Ok(Expiry::Never),
             Self::Bare => Ok(Expiry::Keep),
@@ -78,7 +78,7 @@ const UNIX_SECONDS: Argument = Argument::new("unix-time-seconds", ArgumentKind::
 const UNIX_MILLISECONDS: Argument = Argument::new("unix-time-milliseconds", ArgumentKind::UnixTime).with_token("PXAT");
 
 /// The lifetime of a value that is stored.
-pub(super) const EXPIRATION: Argument = Argument::one_of(
+pub(crate) const EXPIRATION: Argument = Argument::one_of(
     "expiration",
     &[SECONDS, MILLISECONDS, UNIX_SECONDS, UNIX_MILLISECONDS, Argument::word("keepttl", "KEEPTTL")],
 )

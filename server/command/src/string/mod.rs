@@ -3,7 +3,7 @@
 mod extended;
 mod get;
 mod lcs;
-mod lifetime;
+pub(crate) mod lifetime;
 mod multi;
 mod number;
 mod range;
