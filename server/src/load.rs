@@ -558,6 +558,8 @@ pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Resu
 mod tests {
     use super::*;
     use leasehold_keyspace::LoadCause;
+    use leasehold_loader_sql::LoaderSettings;
+    use std::pin::Pin;
 
     fn job(key: &'static str, token: u64) -> Job {
         let load = Load {
@@ -576,6 +578,65 @@ mod tests {
         assert_eq!(keys, ["a", "b"]);
         let tokens: Vec<Vec<u64>> = jobs.iter().map(|jobs| jobs.iter().map(|job| job.load.token).collect()).collect();
         assert_eq!(tokens, [vec![2, 4], vec![3]]);
+    }
+
+    /// Its loads are counted by who sends them; it is never asked.
+    struct Unasked;
+
+    impl Loader for Unasked {
+        fn matches(&self, _: &[u8]) -> bool {
+            true
+        }
+
+        fn load(&self, _: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
+            unreachable!("no scheduler runs")
+        }
+
+        fn batch_max(&self) -> usize {
+            1
+        }
+
+        fn explain(&self, _: &[u8]) -> Vec<(&'static str, String)> {
+            Vec::new()
+        }
+
+        fn health(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn misses_on_a_full_loader_are_refused_and_nothing_is_queued_for_them() {
+        let config = LoaderConfig {
+            settings: LoaderSettings::new("users", "user:{id:int}", "SELECT 1"),
+            source: "main".to_owned(),
+            db: Db(0),
+            transparent: true,
+            serve_stale: ServeStale::Never,
+            ttl: Duration::from_secs(1),
+            jitter: 0.0,
+            negative_ttl: Duration::ZERO,
+            stale_for: Duration::ZERO,
+            soft_timeout: Duration::from_millis(50),
+            hard_timeout: Duration::from_secs(2),
+            concurrency_max: 1,
+            queue_max: 3,
+            batch_window: Duration::ZERO,
+        };
+        let (loaders, mut queues) = Loaders::new(vec![(config, Arc::new(Unasked))]);
+        let queue = &mut queues[0];
+        let miss = |token| job("user:1", token).load;
+        let refused = loaders.start((1..=5).map(miss).collect());
+        assert_eq!(refused.iter().map(|(load, _)| load.token).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(queue.try_recv().map(|group| group.len()), Ok(3));
+        for token in 0..10_000 {
+            let refused = loaders.start(vec![miss(token)]);
+            assert!(
+                matches!(&refused[..], [(load, text)] if load.token == token && text.starts_with("LOADBUSY users "))
+            );
+        }
+        assert!(queue.try_recv().is_err(), "the channel is empty");
+        assert_eq!(loaders.list[0].counters.busy.load(Ordering::Relaxed), 10_002);
     }
 
     #[test]
