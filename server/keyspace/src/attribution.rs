@@ -25,7 +25,7 @@ use crate::turn::Turn;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Prefixes told apart.
 pub const PREFIXES_MAX: usize = 256;
@@ -42,7 +42,8 @@ const SAMPLED_PER_SHARD_MIN: usize = 16;
 /// Sampled requests of new prefixes per one that gets a place in a full table.
 const NEWCOMERS_REFUSED: u32 = 16;
 
-/// Says which loader a key belongs to, by its number. Runs under a shard's lock: keep it short, and do not call the keyspace.
+/// Says which loader a key belongs to, by its number. For a sampled request, of which a shard has about a hundred a second, it runs
+/// under the shard's lock: keep it linear in the key and free of allocations, and do not call the keyspace.
 pub type LoaderOf = Box<dyn Fn(Db, &[u8]) -> Option<u32> + Send + Sync>;
 
 /// What belongs to a prefix or a loader: estimates.
@@ -94,12 +95,13 @@ enum Prefix<'k> {
 pub(crate) struct Attribution {
     /// 256 = none: no key has a prefix.
     delimiter: AtomicU16,
+    /// Beside the table: who matches many keys must not keep those waiting who note one, under the lock of a shard.
+    loader_of: RwLock<Option<LoaderOf>>,
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
 struct Table {
-    loader_of: Option<LoaderOf>,
     named: HashMap<Box<[u8]>, Tracked>,
     unprefixed: Share,
     other: Share,
@@ -122,7 +124,7 @@ impl fmt::Debug for Attribution {
 
 impl Default for Attribution {
     fn default() -> Self {
-        Self { delimiter: AtomicU16::new(b':'.into()), table: Mutex::default() }
+        Self { delimiter: AtomicU16::new(b':'.into()), loader_of: RwLock::default(), table: Mutex::default() }
     }
 }
 
@@ -135,16 +137,16 @@ impl Attribution {
             false => Share { misses: weight, ..Share::default() },
         };
         let prefix = self.prefix_of(key.bytes);
+        let loader = self.loader_of().as_ref().and_then(|loader_of| loader_of(key.db, key.bytes));
         let mut table = self.table();
         table.note(prefix, share);
-        if let Some(loader) = table.loader_of.as_ref().and_then(|loader_of| loader_of(key.db, key.bytes)) {
+        if let Some(loader) = loader {
             share_of(&mut table.loaders, loader).add(share);
         }
     }
 
     pub(crate) fn reset(&self) {
-        let mut table = self.table();
-        *table = Table { loader_of: table.loader_of.take(), ..Table::default() };
+        *self.table() = Table::default();
     }
 
     fn prefix_of<'k>(&self, key: &'k [u8]) -> Prefix<'k> {
@@ -155,8 +157,12 @@ impl Attribution {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Whole after every statement: a panic of `loader_of` leaves nothing half done.
+        // Whole after every statement: a panic leaves nothing half done.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loader_of(&self) -> RwLockReadGuard<'_, Option<LoaderOf>> {
+        self.loader_of.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,7 +205,7 @@ impl Keyspace {
 
     /// From now on hits and memory are told by loader too.
     pub fn attribute_to_loaders(&self, loader_of: LoaderOf) {
-        self.observers().attribution.table().loader_of = Some(loader_of);
+        *self.observers().attribution.loader_of.write().unwrap_or_else(PoisonError::into_inner) = Some(loader_of);
     }
 
     /// Hits and misses by prefix and loader, without entries and bytes.
@@ -225,6 +231,7 @@ impl Keyspace {
         let mut named: HashMap<Vec<u8>, Share> = shares.prefixes.drain(..).collect();
         let attribution = &self.observers().attribution;
         let per_shard = (SAMPLED_ENTRIES / self.shards()).max(SAMPLED_PER_SHARD_MIN);
+        let loader_of = attribution.loader_of();
         let (mut all, mut looked_at) = (0, 0);
         let mut sample = Sample::default();
         for index in 0..self.shards() {
@@ -232,7 +239,6 @@ impl Keyspace {
             all += entries;
             looked_at += sample.entries.len();
             let scale = entries as f64 / sample.entries.len().max(1) as f64;
-            let table = attribution.table();
             for (db, key, bytes) in sample.iter() {
                 let part = Part { entries: scale, bytes: bytes as f64 * scale };
                 let share = match attribution.prefix_of(key) {
@@ -244,7 +250,7 @@ impl Keyspace {
                     Prefix::TooLong => &mut shares.other,
                 };
                 part.add_to(share);
-                if let Some(loader) = table.loader_of.as_ref().and_then(|loader_of| loader_of(db, key)) {
+                if let Some(loader) = loader_of.as_ref().and_then(|loader_of| loader_of(db, key)) {
                     part.add_to(share_of(&mut shares.loaders, loader));
                 }
             }
