@@ -69,9 +69,10 @@ pub(crate) struct Work {
     pub(crate) turn: Turn,
     /// Turns so far.
     pub(crate) turns: u64,
-    // Copies of live settings, refreshed by the tick.
+    // As configured at the start.
     pub(crate) limits: Limits,
     pub(crate) limits_unauthenticated: Limits,
+    // Copies of live settings, refreshed by the tick.
     pub(crate) live: Live,
     pub(crate) password_required: bool,
     live_generation: u64,

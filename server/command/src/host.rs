@@ -14,11 +14,11 @@ pub trait Host {
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy>;
 
     /// Starts loads whose leases the server holds; those of one loader reach it together, and share queries as far as they
-    /// take them. Each ends in [`leasehold_keyspace::Keyspace::fill`] or `fail`, at the latest after the loader's hard
-    /// timeout, whatever becomes of the clients.
+    /// take them. Each ends in [`leasehold_keyspace::Keyspace::fill`], `fail` or `drop_load`, whatever becomes of the clients; one
+    /// that passes the loader's hard timeout is told to `overdue`, and runs on.
     ///
     /// Answers the loads that were refused, with the text of the error reply (`LOADBUSY …`): the loader's queue is full or
-    /// the loader is paused. The caller passes it to `Keyspace::fail`.
+    /// the server is shutting down. The caller passes it to `Keyspace::fail`.
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)>;
 
     /// Loaders in the order of the configuration, with all that is counted of them: takes milliseconds.

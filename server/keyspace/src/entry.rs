@@ -13,7 +13,6 @@
 //!     │ expire_at_ms u64      if flags has EXPIRES
 //!     │ stale_for_ms u64      if flags has STALE
 //!     │ external_version u64  if flags has EXTERNAL
-//!     │ client_flags u32, load_ms u32  if NOTES │
 //!     ├─────────────────────────────────────────┤
 //!     │ key        key_len bytes                │
 //!     └─────────────────────────────────────────┘
@@ -25,7 +24,7 @@ use crate::settings::Db;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// Bytes of an entry's place in a table: the pointer and the control byte.
+/// Bytes of a block's place in a table: the pointer and the control byte.
 pub(crate) const PLACE_BYTES: usize = size_of::<Block>() + 1;
 
 #[repr(C)]
@@ -49,12 +48,11 @@ const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const EXPIRES: u8 = 1 << 0;
 const STALE: u8 = 1 << 1;
 const EXTERNAL: u8 = 1 << 2;
-const NOTES: u8 = 1 << 3;
-const FIELDS: u8 = EXPIRES | STALE | EXTERNAL | NOTES;
+const FIELDS: u8 = EXPIRES | STALE | EXTERNAL;
 /// The block is an absence that the source confirmed, not a tombstone. No field belongs to it.
 const NEGATIVE: u8 = 1 << 7;
 
-/// Whose entry a block is.
+/// A key, and its hash.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'k> {
     pub(crate) db: Db,
@@ -63,7 +61,7 @@ pub(crate) struct Key<'k> {
     pub(crate) hash: u64,
 }
 
-/// What most entries do not have.
+/// What most entries do not have. Of an absence only the times, the external version and `negative` are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) expire_at_ms: Option<u64>,
@@ -90,21 +88,16 @@ impl Fields {
         let expires = if self.expire_at_ms.is_some() { EXPIRES } else { 0 };
         let stale = if self.stale_for_ms > 0 { STALE } else { 0 };
         let external = if self.external_version.is_some() { EXTERNAL } else { 0 };
-        let notes = if self.notes() > 0 { NOTES } else { 0 };
         let negative = if self.negative { NEGATIVE } else { 0 };
-        expires | stale | external | notes | negative
-    }
-
-    fn notes(&self) -> u64 {
-        u64::from(self.client_flags) | u64::from(self.load_ms) << 32
+        expires | stale | external | negative
     }
 }
 
-/// An entry's block, owned.
+/// An absence's block, owned.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// Points to `capacity` bytes, allocated with [`BLOCK_ALIGN`], that begin with a [`Header`]; fields, key and value after
-    /// it are initialised.
+    /// Points to `capacity` bytes, allocated with [`BLOCK_ALIGN`], that begin with a [`Header`]; fields and key after it are
+    /// initialised.
     start: NonNull<u8>,
 }
 
@@ -173,7 +166,7 @@ impl Block {
         self.header().capacity as usize
     }
 
-    /// Asks the processor to have the block at hand soon: header, and key and value of a small entry. A hint, no access.
+    /// Asks the processor to have the block at hand soon: header, and a short key. A hint, no access.
     #[inline]
     pub(crate) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -233,9 +226,6 @@ impl Block {
         if let Some(version) = fields.external_version {
             self.write_field(EXTERNAL, version);
         }
-        if fields.notes() > 0 {
-            self.write_field(NOTES, fields.notes());
-        }
     }
 
     #[inline]
@@ -267,11 +257,11 @@ impl Block {
         unsafe { self.start.add(field_offset(flags, flag)).cast::<u64>().write(field) }
     }
 
-    /// `offset` and `len` must be those of the key or the value.
+    /// `offset` and `len` must be those of the key.
     #[inline]
     fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         debug_assert!(offset + len <= self.capacity());
-        // SAFETY: key and value are initialised and inside the block, by its header; the borrow keeps writers away.
+        // SAFETY: the key is initialised and inside the block, by its header; the borrow keeps writers away.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), len) }
     }
 
@@ -286,7 +276,7 @@ impl Block {
 /// this is on the path of every key comparison.
 #[inline]
 const fn fields_count(flags: u8) -> usize {
-    const COUNTS: u64 = 0x4332_3221_3221_2110;
+    const COUNTS: u32 = 0x3221_2110;
     (COUNTS >> ((flags & FIELDS) * 4) & 0xf) as usize
 }
 

@@ -9,9 +9,9 @@
 //!                hashbrown's tag       shard    table number     position in the table
 //! ```
 //!
-//! Tables are split in order of their number, and the half that moves goes to a new table with the highest number. `SCAN`
-//! relies on that: blocks move to higher numbers only. A table that becomes sparse gives buckets
-//! back; their number falls only by [`Tables::take`].
+//! Tables are split in order of their number, and the half that moves goes to a new table with the highest number. The cycle of
+//! expiry relies on that: blocks move to higher numbers only. A table that becomes sparse gives buckets back; the number of tables
+//! falls only by [`Tables::take`].
 
 use crate::entry::{Block, Key};
 use crate::settings::Db;
