@@ -27,8 +27,19 @@ const BARREN_ROUNDS_MAX: usize = 4;
 /// slices.
 const EVICTIONS_EXTRA_MAX: usize = 64;
 
-/// Entries of one lock that are moved to where they may stay.
-const MOVES_MAX: usize = 256;
+/// What moving entries to where they may stay may cost in one step, in bytes of copying: about 1800 small entries, a quarter of
+/// a millisecond. With less, more entries than necessary would go although they were used.
+const STEP_COST_MAX: usize = 1 << 20;
+
+/// After so much no further step begins under this lock.
+const LOCK_COST_MAX: usize = STEP_COST_MAX / 2;
+
+/// Locks of one command under which entries were moved and none was found to go, before what comes first goes: two milliseconds
+/// at worst. Where that must not go, memory counts as out; the next command goes on from there.
+const MOVING_LOCKS_MAX: usize = 8;
+
+/// Victims of one step: a large candidate that wins takes the places of many small ones, some with each step.
+const VICTIMS_MAX: usize = 64;
 
 /// What an entry has besides key and value in bytes, at most, and its place in the index.
 const ENTRY_OVERHEAD: usize = 64;
@@ -42,6 +53,25 @@ enum Step {
     Moved,
     /// There is nothing to evict.
     Nothing,
+}
+
+/// What the steps under one lock are for, and how far they go.
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    /// By the command that needs room.
+    bytes_wanted: u64,
+    /// Of entries that go.
+    bytes_max: u64,
+    steps_max: usize,
+    choice: Choice,
+}
+
+/// How it is found out which entries go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    ByPolicy,
+    /// Whatever comes first, for who has looked long enough.
+    Any,
 }
 
 /// What some steps came to.
@@ -66,6 +96,11 @@ struct Goal {
     window_bytes_min: u64,
     /// Over this a candidate takes the place of a victim.
     main_bytes_max: u64,
+}
+
+impl Goal {
+    /// Every candidate goes: for who has no time to find out which ones should.
+    const ANY: Self = Self { window_bytes_min: 0, main_bytes_max: 0 };
 }
 
 impl Keyspace {
@@ -96,8 +131,13 @@ impl Keyspace {
         }
         if self.fits(bytes_wanted) {
             if self.policy() != EvictionPolicy::NoEviction {
-                let evicted =
-                    self.evict_steps(self.victim_shard(), turn, bytes_wanted, 2 * bytes_wanted, STEPS_PER_LOCK);
+                let slice = Slice {
+                    bytes_wanted,
+                    bytes_max: 2 * bytes_wanted,
+                    steps_max: STEPS_PER_LOCK,
+                    choice: Choice::ByPolicy,
+                };
+                let evicted = self.evict_steps(self.victim_shard(), turn, slice);
                 if evicted.entries == 0 && !evicted.has_freed {
                     self.next_victim.fetch_add(1, Relaxed);
                 }
@@ -126,6 +166,7 @@ impl Keyspace {
         let mut freed_bytes = 0;
         let mut evictions_extra = 0;
         let mut barren = 0;
+        let mut moving = 0;
         while !self.fits(bytes_wanted) {
             if freed_bytes > bytes_wanted && evictions_extra >= evictions_extra_max {
                 return Ok(());
@@ -139,11 +180,24 @@ impl Keyspace {
             };
             if evicts {
                 let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
-                let evicted = self.evict_steps(index, turn, bytes_wanted, u64::MAX, steps.clamp(1, STEPS_PER_LOCK));
+                let slice = Slice {
+                    bytes_wanted,
+                    bytes_max: u64::MAX,
+                    steps_max: steps.clamp(1, STEPS_PER_LOCK),
+                    choice: if moving + 1 < MOVING_LOCKS_MAX { Choice::ByPolicy } else { Choice::Any },
+                };
+                let evicted = self.evict_steps(index, turn, slice);
                 freed_bytes += evicted.bytes;
                 evictions_extra += evicted.entries;
-                if evicted.entries > 0 || evicted.has_freed || evicted.has_moved {
-                    barren = 0;
+                if evicted.entries > 0 || evicted.has_freed {
+                    (barren, moving) = (0, 0);
+                    continue;
+                }
+                if evicted.has_moved {
+                    (barren, moving) = (0, moving + 1);
+                    if moving == MOVING_LOCKS_MAX {
+                        return Err(OutOfMemory);
+                    }
                     continue;
                 }
             }
@@ -180,17 +234,13 @@ impl Keyspace {
 
     /// Evicts from a shard until entries of so many bytes are gone or a segment is free. Goes on to the next shard once memory
     /// has come back.
-    fn evict_steps(
-        &self,
-        index: usize,
-        turn: &mut Turn,
-        bytes_wanted: u64,
-        bytes_max: u64,
-        steps_max: usize,
-    ) -> Evicted {
+    fn evict_steps(&self, index: usize, turn: &mut Turn, slice: Slice) -> Evicted {
+        let Slice { bytes_wanted, bytes_max, steps_max, choice } = slice;
         let mut shard = self.lock(index);
         shard.queues.follow_window();
+        shard.log.count_moves_anew();
         let goal = match self.memory.counts_values_only() {
+            _ if choice == Choice::Any => Goal::ANY,
             true => {
                 let used = self.memory.used_bytes() + bytes_wanted;
                 shard.goal_by_values(used.saturating_sub(self.memory.bytes_allowed()))
@@ -215,7 +265,8 @@ impl Keyspace {
                 Step::Moved => has_moved = true,
                 Step::Nothing => break,
             }
-            if live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max {
+            let is_enough = live_before.saturating_sub(shard.log.live_bytes() as u64) >= bytes_max;
+            if is_enough || shard.log.moved_cost() > LOCK_COST_MAX {
                 break;
             }
         }
@@ -283,7 +334,8 @@ impl Shard {
     }
 
     fn evict_by_recency(&mut self, now_ms: u64) -> Step {
-        for _ in 0..MOVES_MAX {
+        let cost_max = self.log.moved_cost() + STEP_COST_MAX;
+        loop {
             let list = nth_of_eight(self.queues.generations.oldest().index());
             match self.oldest(list, now_ms) {
                 Oldest::Expired => return Step::Removed,
@@ -296,15 +348,16 @@ impl Shard {
                 Oldest::Entry(location) => {
                     let control = Control(self.entry(location).control());
                     match self.queues.generations.verdict(control) {
-                        Verdict::Evict => return self.evict(location),
-                        Verdict::Move(generation) => {
+                        Verdict::Move(generation) if self.log.moved_cost() < cost_max => {
                             self.move_to(location, nth_of_eight(generation.index()), control, now_ms);
                         }
+                        // One that was used goes after so many that were: after a long time without an eviction the whole
+                        // list may be such.
+                        Verdict::Evict | Verdict::Move(_) => return self.evict(location),
                     }
                 }
             }
         }
-        Step::Moved
     }
 
     /// From the list in which the first entry ends soonest.
@@ -362,6 +415,7 @@ impl Shard {
         }
         let (margin, objective) = (self.queues.share.margin, self.queues.objective);
         let mut rotations = 0;
+        let mut victims = 0;
         let mut step = Step::Moved;
         while (self.log.list_weight(PROBATION) + self.log.list_weight(PROTECTED)) as u64 + u64::from(rated.bytes)
             > main_bytes_max
@@ -372,6 +426,10 @@ impl Shard {
                 Oldest::Expired => step = Step::Removed,
                 Oldest::Entry(victim) if candidate_wins(rated, self.rated(victim), margin, objective) => {
                     step = self.evict(victim);
+                    victims += 1;
+                    if victims == VICTIMS_MAX {
+                        return step;
+                    }
                 }
                 Oldest::Entry(victim) => {
                     self.move_on(victim, PROBATION, now_ms);
@@ -415,9 +473,7 @@ impl Shard {
     fn demote(&mut self, main_bytes_max: u64, now_ms: u64) {
         let protected_bytes_max = main_bytes_max * PROTECTED_PERCENT / 100;
         let mut passes = 0;
-        let mut moves = 0;
-        while self.log.list_weight(PROTECTED) as u64 > protected_bytes_max && moves < MOVES_MAX {
-            moves += 1;
+        while self.log.list_weight(PROTECTED) as u64 > protected_bytes_max && self.log.moved_cost() < LOCK_COST_MAX {
             match self.oldest(PROTECTED, now_ms) {
                 Oldest::Entry(location) => {
                     let list = if self.passes(location, &mut passes) { PROTECTED } else { PROBATION };
@@ -431,7 +487,8 @@ impl Shard {
 
     /// The oldest entry of a list. Those that are gone by time are removed, and those that must stay are moved to where they do.
     fn oldest(&mut self, list: crate::log::ListNumber, now_ms: u64) -> Oldest {
-        for _ in 0..MOVES_MAX {
+        let cost_max = self.log.moved_cost() + STEP_COST_MAX;
+        while self.log.moved_cost() < cost_max {
             let Some(location) = self.log.oldest(list) else { return Oldest::None };
             let entry = self.log.view(location);
             if entry.is_gone(now_ms) {

@@ -54,6 +54,7 @@ impl Keyspace {
             let expired = shard.expire_entries(turn.now_ms, &mut steps_left);
             removed += expired.unwrap_or(0);
             shard.expire_absences(turn.now_ms, &mut steps_left);
+            shard.tend_sketch();
             if shard.is_untidy() {
                 shard.clean_up(turn.now_ms);
             }
@@ -181,6 +182,10 @@ impl Shard {
         }
         self.expiry_segment = if is_all { number + 1 } else { number };
         Some(gone.len())
+    }
+
+    fn tend_sketch(&mut self) {
+        self.queues.tend_sketch(self.index.len(), &self.log);
     }
 
     fn expire_absences(&mut self, now_ms: u64, steps_left: &mut usize) {

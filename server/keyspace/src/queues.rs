@@ -8,7 +8,9 @@
 //!     all:           one list of what must not be evicted
 //! ```
 //!
-//! A change of policy puts the lists together in order and goes on with what they hold.
+//! A change of policy puts the lists together in order and goes on with what they hold. That takes as long however many
+//! entries there are: what has to be done for each is done when it comes to the end of its list, and the sketch is made larger
+//! or given back by and by.
 
 use crate::log::{Charge, ListNumber, Location, Log};
 use crate::policy::ageing::Ageing;
@@ -72,6 +74,11 @@ const GRAIN_SEGMENTS: u64 = 4;
 /// What there was when a segment came back counts one part in so many of what there is of late.
 const SETTLED_PARTS: u64 = 8;
 
+/// Blocks by which the sketch grows with one entry that is stored, and by which it grows or shrinks in one cycle of expiry,
+/// when a policy that has none gave way to one that has, or the reverse. 1 and 64 KiB, some microseconds of a lock.
+const SKETCH_BLOCKS_PER_STORE: usize = 16;
+const SKETCH_BLOCKS_PER_CYCLE: usize = 1024;
+
 /// Blocks of the sketch of so many entries.
 fn sketch_blocks(entries: usize, log: &Log) -> usize {
     match log.charge() {
@@ -132,6 +139,8 @@ impl Queues {
     pub(crate) fn bytes(&self) -> usize {
         match self.policy.engine() {
             Engine::Frequency => self.sketch.memory_bytes(),
+            // That of the policy before.
+            _ if self.sketch.blocks() > 1 => self.sketch.memory_bytes(),
             _ => 0,
         }
     }
@@ -141,8 +150,9 @@ impl Queues {
         self.policy.engine() == Engine::Frequency
     }
 
-    /// Changes the policy: what is in the lists stays, in order, and goes through the new ones.
-    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, wished: Objective, log: &mut Log, entries: usize) {
+    /// Changes the policy: what is in the lists stays, in order, and goes through the new ones. Takes as long however many
+    /// entries there are.
+    pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, wished: Objective, log: &mut Log) {
         self.objective = policy.objective_of(wished);
         if policy == self.policy {
             return;
@@ -154,11 +164,10 @@ impl Queues {
             Engine::Recency | Engine::Ttl => nth_of_eight(0),
         };
         let began_ms = self.epoch_starts_ms.into_iter().min().unwrap_or(0);
-        *self = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
+        let fresh = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
+        // What it says of keys that are gone holds whatever the policy is, and to give it back takes a while.
+        self.sketch = std::mem::replace(self, fresh).sketch;
         self.objective = policy.objective_of(wished);
-        if policy.engine() == Engine::Frequency {
-            self.sketch.grow_to_blocks(sketch_blocks(entries, log));
-        }
         for list in BEST_FIRST {
             log.merge(list, target);
         }
@@ -254,12 +263,23 @@ impl Queues {
         self.epoch_starts_ms[self.generations.now().index()] = now_ms;
     }
 
+    /// Brings the sketch nearer to what the policy needs, by a bounded part: called about ten times a second.
+    pub(crate) fn tend_sketch(&mut self, entries: usize, log: &Log) {
+        let blocks = self.sketch.blocks();
+        match self.policy.engine() {
+            Engine::Frequency => {
+                self.sketch.grow_to_blocks(sketch_blocks(entries, log).min(blocks + SKETCH_BLOCKS_PER_CYCLE));
+            }
+            _ => self.sketch.forget_blocks(SKETCH_BLOCKS_PER_CYCLE),
+        }
+    }
+
     /// Grows the sketch to what the entries need, or takes one block off if it is larger by far.
     #[inline]
     fn fit_sketch(&mut self, entries: usize, log: &Log) {
         let wanted = sketch_blocks(entries, log);
         if self.sketch.blocks() < wanted {
-            self.sketch.grow_to_blocks(wanted);
+            self.sketch.grow_to_blocks(wanted.min(self.sketch.blocks() + SKETCH_BLOCKS_PER_STORE));
         } else if self.sketch.blocks() > wanted + wanted / 4 + 1 {
             self.sketch.shrink_to_blocks(self.sketch.blocks() - 1);
         }

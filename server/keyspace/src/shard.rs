@@ -497,11 +497,10 @@ impl Shard {
         hash_at(&self.log, &self.hash, location)
     }
 
-    /// Changes what is evicted.
+    /// Changes what is evicted. Takes as long however many entries there are.
     pub(crate) fn set_policy(&mut self, policy: EvictionPolicy, objective: Objective) {
         self.stats.close_policy(self.queues.policy, self.reads);
-        let (queues, log) = (&mut self.queues, &mut self.log);
-        queues.set_policy(policy, objective, log, self.index.len());
+        self.queues.set_policy(policy, objective, &mut self.log);
     }
 
     /// Whether dead bytes are worth cleaning up.

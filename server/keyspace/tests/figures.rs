@@ -109,6 +109,36 @@ fn counters_stand_under_the_policy_that_was_in_force() {
 }
 
 #[test]
+fn a_changed_policy_takes_its_memory_and_gives_it_back_in_slices() {
+    const SLICE_BYTES_MAX: u64 = 70 << 10;
+
+    let keyspace = keyspace(Settings { shards: 1, policy: EvictionPolicy::AllKeysLru, ..SETTINGS });
+    let mut turn = Turn::new(BOOT_MS, 1);
+    for number in 0..100_000_u32 {
+        keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.set(&[7; 80], Attributes::PLAIN));
+    }
+    keyspace.set_policy(EvictionPolicy::AllKeysTinyLfu);
+    let sketch_bytes = || keyspace.stats().sketch_bytes;
+    assert!(sketch_bytes() <= 2 << 10, "nothing is done for each entry at once");
+    let mut slices = 0;
+    while sketch_bytes() < 350_000 {
+        let before = sketch_bytes();
+        keyspace.expire_cycle(&mut turn, 0..1, 1000);
+        assert!((1..=SLICE_BYTES_MAX).contains(&(sketch_bytes() - before)), "{before} to {}", sketch_bytes());
+        slices += 1;
+    }
+    assert!(slices >= 5, "{slices} slices");
+    keyspace.set_policy(EvictionPolicy::AllKeysLru);
+    while sketch_bytes() > 0 {
+        let before = sketch_bytes();
+        assert_eq!(keyspace.stats().used_bytes, keyspace.used_bytes(), "what is not yet given back is counted");
+        keyspace.expire_cycle(&mut turn, 0..1, 1000);
+        assert!((1..=SLICE_BYTES_MAX).contains(&(before - sketch_bytes())), "{before} to {}", sketch_bytes());
+    }
+    keyspace.check();
+}
+
+#[test]
 fn frequency_is_told_where_it_is_counted() {
     for policy in EvictionPolicy::ALL {
         let keyspace = keyspace(Settings { policy, ..SETTINGS });

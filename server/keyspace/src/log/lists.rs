@@ -45,7 +45,10 @@ impl Log {
         for attempt in 0..TRIES {
             let number = (random.rotate_left(attempt as u32 * 4) >> 16) as usize % self.segments.len();
             let segment = &self.segments[number];
-            if segment.memory.is_some() && segment.list == list.0 && number as u32 != oldest {
+            if segment.memory.is_some()
+                && self.labels.list(segment.label) == usize::from(list.0)
+                && number as u32 != oldest
+            {
                 let number = number as u32;
                 self.close(list, number);
                 self.unlink(number);
@@ -55,18 +58,15 @@ impl Log {
         }
     }
 
-    /// Puts all segments of a list before the oldest of another.
+    /// Puts all segments of a list before the oldest of another; takes as long however many there are.
     pub(crate) fn merge(&mut self, from: ListNumber, into: ListNumber) {
         let source = std::mem::take(&mut self.lists[usize::from(from.0)]);
         if source.newest == NONE || from == into {
             self.lists[usize::from(from.0)] = source;
             return;
         }
-        let mut number = source.oldest;
-        while number != NONE {
-            self.segments[number as usize].list = into.0;
-            number = self.segments[number as usize].newer;
-        }
+        self.labels.merge(from, into);
+        self.count_tables();
         let oldest_before = self.lists[usize::from(into.0)].oldest;
         self.segments[source.newest as usize].newer = oldest_before;
         let target = &mut self.lists[usize::from(into.0)];
@@ -108,8 +108,9 @@ impl Log {
         self.resident_bytes += memory.resident_bytes();
         let number = self.vacant_number();
         let newest = self.lists[usize::from(list.0)].newest;
+        let label = self.labels.name(list);
         self.segments[number as usize] =
-            Segment { memory: Some(memory), older: newest, list: list.0, opened_at_ms: now_ms, ..Segment::vacant() };
+            Segment { memory: Some(memory), older: newest, label, opened_at_ms: now_ms, ..Segment::vacant() };
         if newest != NONE {
             self.segments[newest as usize].newer = number;
         }
@@ -137,6 +138,7 @@ impl Log {
         self.dead_bytes -= segment.used as usize;
         self.resident_bytes -= memory.resident_bytes();
         self.garbage.segments.push(memory);
+        self.labels.release(segment.label);
         self.vacant.push(number);
         self.trim();
     }
@@ -152,6 +154,7 @@ impl Log {
         // By an eighth, not by doubling: of small segments the table is a part of memory that counts.
         if self.segments.len() == self.segments.capacity() {
             self.segments.reserve_exact(self.segments.len() / 8 + 1);
+            self.count_tables();
         }
         self.segments.push(Segment::vacant());
         (self.segments.len() - 1) as u32
@@ -164,13 +167,14 @@ impl Log {
         }
         if self.segments.len() * 4 < self.segments.capacity() {
             self.segments.shrink_to(self.segments.len() * 2);
+            self.count_tables();
             self.vacant.retain(|&number| (number as usize) < self.segments.len());
         }
     }
 
     pub(super) fn unlink(&mut self, number: u32) {
         let segment = &self.segments[number as usize];
-        let (older, newer, list) = (segment.older, segment.newer, usize::from(segment.list));
+        let (older, newer, list) = (segment.older, segment.newer, self.labels.list(segment.label));
         match older {
             NONE => self.lists[list].oldest = newer,
             older => self.segments[older as usize].newer = newer,

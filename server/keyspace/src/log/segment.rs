@@ -1,6 +1,7 @@
 //! A segment: a piece of memory with entries one after the other, and what is known of them.
 
 use super::NONE;
+use super::labels::Label;
 use super::layout::EntryView;
 use super::pool::SegmentMemory;
 
@@ -16,7 +17,8 @@ pub(super) struct Segment {
     pub(super) live_count: u32,
     pub(super) older: u32,
     pub(super) newer: u32,
-    pub(super) list: u8,
+    /// Says in which list it is.
+    pub(super) label: Label,
     /// No live entry of it is gone before.
     pub(super) gone_at_ms_min: u64,
     /// When it was last searched for entries that are gone.
@@ -34,7 +36,7 @@ impl Segment {
             live_count: 0,
             older: NONE,
             newer: NONE,
-            list: 0,
+            label: Label::default(),
             gone_at_ms_min: u64::MAX,
             searched_at_ms: 0,
             opened_at_ms: 0,

@@ -12,7 +12,9 @@ impl Log {
         let gives = |segment: &Segment| {
             let newer = self.segments.get(segment.newer as usize).filter(|newer| newer.memory.is_some());
             let fits = |newer: &Segment| (newer.live_bytes + segment.live_bytes) as usize <= self.segment_bytes();
-            pages(segment.live_bytes) < pages(segment.used) || newer.is_some_and(fits) || segment.list == refilled.0
+            pages(segment.live_bytes) < pages(segment.used)
+                || newer.is_some_and(fits)
+                || self.labels.list(segment.label) == usize::from(refilled.0)
         };
         let numbered = self.segments.iter().enumerate();
         let (number, segment) = numbered
@@ -115,7 +117,7 @@ impl Log {
 
     /// Adds nothing to a segment any more.
     pub(crate) fn retire(&mut self, number: u32) {
-        let list = ListNumber(self.segments[number as usize].list);
+        let list = ListNumber(self.list_index(number as usize) as u8);
         self.close(list, number);
     }
 
@@ -141,7 +143,7 @@ impl Log {
     /// Entries of a segment, and its list.
     pub(crate) fn count_in_segment(&self, number: u32) -> (usize, ListNumber) {
         let segment = &self.segments[number as usize];
-        (segment.live_count as usize, ListNumber(segment.list))
+        (segment.live_count as usize, ListNumber(self.list_index(number as usize) as u8))
     }
 
     /// Checks all counts against what is there; for tests.
@@ -153,7 +155,7 @@ impl Log {
             let mut number = list.oldest;
             while number != NONE {
                 let segment = &self.segments[number as usize];
-                assert_eq!((usize::from(segment.list), segment.older), (index, older), "segment {number}");
+                assert_eq!((self.labels.list(segment.label), segment.older), (index, older), "segment {number}");
                 let (mut count, mut bytes) = (0, 0);
                 self.live_in(number, |_, view| {
                     count += 1;

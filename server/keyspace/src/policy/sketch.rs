@@ -150,6 +150,21 @@ impl Sketch {
         self.hand = self.hand.min(self.len - 1);
     }
 
+    /// Gives up to `blocks_max` blocks back, whatever they say, in whole pieces; the first stays.
+    pub fn forget_blocks(&mut self, blocks_max: usize) {
+        let pieces = self.pieces.len().saturating_sub(blocks_max / PIECE_BLOCKS).max(1);
+        if pieces < self.pieces.len() {
+            self.pieces.truncate(pieces);
+            self.len = pieces * PIECE_BLOCKS;
+        } else if self.len > 1 {
+            self.shrink_to_blocks(1);
+        }
+        self.hand = self.hand.min(self.len - 1);
+        if self.pieces.len() * 4 < self.pieces.capacity() {
+            self.pieces.shrink_to(self.pieces.len() * 2);
+        }
+    }
+
     /// Halves the counters of the next `blocks` blocks. The caller spreads one round over as many requests as history shall
     /// last: [`Sketch::blocks`] is the length of a round.
     pub fn age(&mut self, blocks: usize) {
@@ -346,6 +361,23 @@ mod tests {
         }
         sketch.shrink_to(1000);
         assert!(sketch.memory_bytes() <= bytes_max(200_000) - 195_000 * 4, "{}", sketch.memory_bytes());
+    }
+
+    #[test]
+    fn a_sketch_is_forgotten_in_parts_until_one_block_is_left() {
+        let mut sketch = Sketch::new(100_000);
+        (0..1000).for_each(|key| sketch.raise_to(key, 9));
+        let mut parts = 0;
+        while sketch.blocks() > 1 {
+            let before = sketch.blocks();
+            sketch.forget_blocks(1024);
+            assert!(sketch.blocks() < before && before - sketch.blocks() <= 1024, "{before} to {}", sketch.blocks());
+            sketch.age(3);
+            (0..1000).for_each(|key| assert!(sketch.estimate(key) <= FREQUENCY_MAX));
+            parts += 1;
+        }
+        assert_eq!(parts, 8, "6250 blocks, 6 times 1024 and what is left of the last pieces");
+        assert!(sketch.memory_bytes() <= 1024 + 64, "{}", sketch.memory_bytes());
     }
 
     #[test]
