@@ -62,7 +62,10 @@ fn main() -> ExitCode {
         };
     }
     #[cfg(feature = "hold-times")]
-    leasehold_keyspace::observe_holds(clock::since_start_ns);
+    leasehold_keyspace::observe_holds(leasehold_keyspace::HoldClocks {
+        wall_ns: clock::since_start_ns,
+        cpu_ns: clock::thread_cpu_ns,
+    });
     if arguments.print_config {
         return say(render::conf().trim_end());
     }

@@ -1,12 +1,12 @@
 //! The guard of a shard's lock. With the feature `hold-times` it records how long each lock is held, for the bench of stalls;
-//! the clock comes from who wants to know. Without it, it is the guard of the standard library.
+//! the clocks come from who wants to know. Without it, it is the guard of the standard library.
 
 #[cfg(not(feature = "hold-times"))]
 pub(crate) use plain::{Guard, guard};
 #[cfg(feature = "hold-times")]
 pub(crate) use timed::{Guard, guard};
 #[cfg(feature = "hold-times")]
-pub use timed::{HOLD_CLASSES, observe_holds, take_holds};
+pub use timed::{HoldClocks, HoldTimes, Holds, observe_holds, take_holds};
 
 #[cfg(not(feature = "hold-times"))]
 mod plain {
@@ -28,36 +28,92 @@ mod timed {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::sync::{MutexGuard, OnceLock};
 
-    /// Classes of times: class n holds those below 2^n ns.
-    pub const HOLD_CLASSES: usize = 40;
+    /// Holds are counted as long from here on.
+    const LONG_NS: u64 = 1_000_000;
 
-    static CLOCK_NS: OnceLock<fn() -> u64> = OnceLock::new();
-    static COUNTS: [AtomicU64; HOLD_CLASSES] = [const { AtomicU64::new(0) }; HOLD_CLASSES];
-    static LONGEST_NS: AtomicU64 = AtomicU64::new(0);
-
-    /// From now on all holds of all shards' locks are timed.
-    pub fn observe_holds(clock_ns: fn() -> u64) {
-        // Who came first stays: there is one clock.
-        let _ = CLOCK_NS.set(clock_ns);
+    /// By what holds are timed, in ns.
+    #[derive(Clone, Copy, Debug)]
+    pub struct HoldClocks {
+        /// Time as it passes: what waits for a lock waits by it.
+        pub wall_ns: fn() -> u64,
+        /// The processor time of the calling thread: it stands still while another thread or machine has the processor.
+        pub cpu_ns: fn() -> u64,
     }
 
-    /// How many holds each class had since the last call, and the longest in ns.
+    /// Holds since they were last taken.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct Holds {
+        /// All.
+        pub count: u64,
+        /// By the clock on the wall.
+        pub wall: HoldTimes,
+        /// By what the thread did itself, page faults among it.
+        pub cpu: HoldTimes,
+    }
+
+    /// Holds by one clock.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct HoldTimes {
+        /// Holds of a millisecond or more.
+        pub over_1ms: u64,
+        /// The longest, in ns.
+        pub longest_ns: u64,
+    }
+
+    #[derive(Debug)]
+    struct Counters {
+        over_1ms: AtomicU64,
+        longest_ns: AtomicU64,
+    }
+
+    static CLOCKS: OnceLock<HoldClocks> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static WALL: Counters = Counters::new();
+    static CPU: Counters = Counters::new();
+
+    /// From now on all holds of all shards' locks are timed.
+    pub fn observe_holds(clocks: HoldClocks) {
+        // Who came first stays: there is one set of clocks.
+        let _ = CLOCKS.set(clocks);
+    }
+
+    /// What holds there were since the last call.
     #[must_use]
-    pub fn take_holds() -> ([u64; HOLD_CLASSES], u64) {
-        let mut counts = [0; HOLD_CLASSES];
-        for (count, class) in counts.iter_mut().zip(&COUNTS) {
-            *count = class.swap(0, Relaxed);
+    pub fn take_holds() -> Holds {
+        Holds { count: COUNT.swap(0, Relaxed), wall: WALL.take(), cpu: CPU.take() }
+    }
+
+    impl Counters {
+        const fn new() -> Self {
+            Self { over_1ms: AtomicU64::new(0), longest_ns: AtomicU64::new(0) }
         }
-        (counts, LONGEST_NS.swap(0, Relaxed))
+
+        fn count(&self, held_ns: u64) {
+            if held_ns >= LONG_NS {
+                self.over_1ms.fetch_add(1, Relaxed);
+            }
+            self.longest_ns.fetch_max(held_ns, Relaxed);
+        }
+
+        fn take(&self) -> HoldTimes {
+            HoldTimes { over_1ms: self.over_1ms.swap(0, Relaxed), longest_ns: self.longest_ns.swap(0, Relaxed) }
+        }
     }
 
     pub(crate) struct Guard<'k> {
         guard: MutexGuard<'k, Shard>,
-        since_ns: Option<u64>,
+        since: Option<Since>,
+    }
+
+    struct Since {
+        wall_ns: u64,
+        cpu_ns: u64,
     }
 
     pub(crate) fn guard(guard: MutexGuard<'_, Shard>) -> Guard<'_> {
-        Guard { guard, since_ns: CLOCK_NS.get().map(|clock_ns| clock_ns()) }
+        // In this order, and in the reverse one at the end: to ask for processor time is a call to the system.
+        let since = CLOCKS.get().map(|clocks| Since { cpu_ns: (clocks.cpu_ns)(), wall_ns: (clocks.wall_ns)() });
+        Guard { guard, since }
     }
 
     impl Deref for Guard<'_> {
@@ -76,11 +132,10 @@ mod timed {
 
     impl Drop for Guard<'_> {
         fn drop(&mut self) {
-            if let (Some(since_ns), Some(clock_ns)) = (self.since_ns, CLOCK_NS.get()) {
-                let held_ns = clock_ns().saturating_sub(since_ns);
-                let class = (u64::BITS - held_ns.leading_zeros()) as usize;
-                COUNTS[class.min(HOLD_CLASSES - 1)].fetch_add(1, Relaxed);
-                LONGEST_NS.fetch_max(held_ns, Relaxed);
+            if let (Some(since), Some(clocks)) = (&self.since, CLOCKS.get()) {
+                WALL.count((clocks.wall_ns)().saturating_sub(since.wall_ns));
+                CPU.count((clocks.cpu_ns)().saturating_sub(since.cpu_ns));
+                COUNT.fetch_add(1, Relaxed);
             }
         }
     }
