@@ -108,17 +108,19 @@ impl Keyspace {
     /// limit was passed by far already, frees what is wanted and a bounded number of entries more.
     ///
     /// # Errors
-    /// [`OutOfMemory`] if the policy leaves nothing to evict; the client gets `-OOM`.
+    /// [`OutOfMemory`] if the policy leaves nothing to evict, or a shard is full ([`SHARD_BYTES_MAX`](crate::memory)); the
+    /// client gets `-OOM`.
     #[inline]
     pub fn make_room(&self, turn: &mut Turn, bytes_wanted: usize) -> Result<(), OutOfMemory> {
-        if self.memory.bytes_allowed() == 0 {
+        let bytes_wished = self.memory.bytes_wished();
+        if bytes_wished == u64::MAX {
             return Ok(());
         }
         let bytes_wanted = match self.memory.counts_values_only() {
             true => bytes_wanted as u64,
             false => (size_class(bytes_wanted) + ENTRY_OVERHEAD) as u64,
         };
-        if self.memory.used_bytes() + bytes_wanted <= self.memory.bytes_wished() {
+        if self.memory.used_bytes() + bytes_wanted <= bytes_wished {
             return Ok(());
         }
         self.make_room_slowly(turn, bytes_wanted)
@@ -126,8 +128,15 @@ impl Keyspace {
 
     #[cold]
     fn make_room_slowly(&self, turn: &mut Turn, bytes_wanted: u64) -> Result<(), OutOfMemory> {
-        if bytes_wanted > self.memory.bytes_allowed() {
+        if let Some(index) = self.memory.full_shard() {
+            self.make_room_in(index, turn)?;
+        }
+        let bytes_allowed = self.memory.bytes_allowed();
+        if bytes_allowed > 0 && bytes_wanted > bytes_allowed {
             return Err(OutOfMemory);
+        }
+        if self.memory.used_bytes() + bytes_wanted <= self.memory.bytes_wished() {
+            return Ok(());
         }
         if self.fits(bytes_wanted) {
             if self.policy() != EvictionPolicy::NoEviction {
@@ -146,6 +155,27 @@ impl Keyspace {
         }
         let evictions_extra_max = if self.memory.counts_values_only() { usize::MAX } else { EVICTIONS_EXTRA_MAX };
         self.evict(turn, bytes_wanted, evictions_extra_max)
+    }
+
+    /// Evicts from a shard that is full until a segment of it is free: other shards have more room, so no other will do.
+    #[cold]
+    fn make_room_in(&self, index: usize, turn: &mut Turn) -> Result<(), OutOfMemory> {
+        let choice = Choice::ByPolicy;
+        let slice = Slice { bytes_wanted: 0, bytes_max: u64::MAX, steps_max: STEPS_PER_LOCK, choice };
+        let mut barren = 0;
+        while barren < MOVING_LOCKS_MAX {
+            if !self.lock(index).log.is_full() {
+                self.memory.note_room();
+                return Ok(());
+            }
+            let has_removed = match self.policy() {
+                EvictionPolicy::NoEviction => false,
+                _ => self.evict_steps(index, turn, slice).entries > 0,
+            };
+            let has_gained = has_removed || self.lock(index).clean_up(turn.now_ms);
+            barren = if has_gained { 0 } else { barren + 1 };
+        }
+        Err(OutOfMemory)
     }
 
     /// Evicts up to `evictions_max` entries while the limit is passed. Whether it still is, and more can go.
@@ -553,3 +583,6 @@ impl Shard {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

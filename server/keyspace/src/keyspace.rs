@@ -179,6 +179,7 @@ pub struct OutOfMemory;
 /// A locked shard. Tells the node's memory counter of changes when it is let go.
 pub(crate) struct Locked<'k> {
     shard: Guard<'k>,
+    number: usize,
     memory: &'k Memory,
     /// Dropped after the guard: giving memory back to the system takes time.
     garbage: Option<Garbage>,
@@ -214,6 +215,9 @@ impl Locked<'_> {
     pub(crate) fn publish(&mut self) {
         self.memory.publish(self.shard.unpublished_bytes());
         self.shard.note_published();
+        if self.shard.log.is_full() {
+            self.memory.note_full(self.number);
+        }
     }
 }
 
@@ -563,7 +567,7 @@ impl Keyspace {
     /// Locks a shard. A thread that panicked under the lock left every count valid, if not the entry it wrote.
     #[inline]
     pub(crate) fn lock(&self, index: usize) -> Locked<'_> {
-        Locked { shard: self.lock_unpublished(index), memory: &self.memory, garbage: None }
+        Locked { shard: self.lock_unpublished(index), number: index, memory: &self.memory, garbage: None }
     }
 
     #[inline]

@@ -35,7 +35,7 @@ pub use expiry::{Cycle, Flushed};
 pub use guard::{HoldClocks, HoldTimes, Holds, observe_holds, take_holds};
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
-pub use memory::{KEY_BYTES_MAX, VALUE_BYTES_MAX, size_class};
+pub use memory::{KEY_BYTES_MAX, SHARD_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use policy::duel::Objective;
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 pub use slot::{Slot, Slots};

@@ -5,7 +5,7 @@
 
 use crate::log::KEPT_MAX;
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Longest key in bytes: an entry keeps the length in 16 bits. Commands refuse longer keys.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -48,6 +48,11 @@ pub const fn size_class(bytes: usize) -> usize {
     }
 }
 
+/// What a shard may be given to hold: half of what its locations can name, because keys spread unevenly. More shards hold more.
+pub const SHARD_BYTES_MAX: u64 = crate::log::BYTES_MAX / 2;
+
+const NO_SHARD: usize = usize::MAX;
+
 /// The node's memory counter and its limit.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -59,8 +64,10 @@ pub(crate) struct Memory {
     /// Part of `used_bytes` that is shadow caches.
     shadow_bytes: AtomicU64,
     shadow_bytes_max: AtomicU64,
-    /// From what use on room is made ahead.
+    /// From what use on room is made ahead: `u64::MAX` without a limit, 0 while a shard is full.
     bytes_wished: AtomicU64,
+    /// A shard that has no room for more segments, however much memory there is; [`NO_SHARD`] = none.
+    full_shard: AtomicUsize,
     /// Whether only values count, and every byte is told at once.
     counts_values_only: AtomicBool,
     shards: u64,
@@ -77,6 +84,7 @@ impl Memory {
             shadow_bytes: AtomicU64::new(0),
             shadow_bytes_max: AtomicU64::new(0),
             bytes_wished: AtomicU64::new(0),
+            full_shard: AtomicUsize::new(NO_SHARD),
             counts_values_only: AtomicBool::new(false),
             shards: shards as u64,
             segment_bytes: segment_bytes as u64,
@@ -102,7 +110,7 @@ impl Memory {
         self.bytes_allowed.load(Relaxed)
     }
 
-    /// Over this, room is made a little ahead.
+    /// Over this, room is made a little ahead. `u64::MAX` = there is no limit.
     #[inline]
     pub(crate) fn bytes_wished(&self) -> u64 {
         self.bytes_wished.load(Relaxed)
@@ -122,9 +130,8 @@ impl Memory {
     pub(crate) fn set_bytes_max(&self, bytes: u64) {
         if self.counts_values_only() {
             self.bytes_allowed.store(bytes, Relaxed);
-            self.bytes_wished.store(bytes, Relaxed);
             self.publish_bytes.store(0, Relaxed);
-            return;
+            return self.wish();
         }
         let publish_bytes = match bytes {
             0 => PUBLISH_BYTES_MAX,
@@ -135,9 +142,38 @@ impl Memory {
         let kept = (KEPT_MAX as u64 + 1) * self.segment_bytes;
         let allowed = bytes - (untold + kept).min(bytes / 4);
         self.bytes_allowed.store(if bytes == 0 { 0 } else { allowed.max(1) }, Relaxed);
-        self.bytes_wished.store(allowed - self.segment_bytes.min(allowed / 8), Relaxed);
         self.publish_bytes.store(publish_bytes, Relaxed);
         self.shadow_bytes_max.store(bytes / SHADOWS_PARTS, Relaxed);
+        self.wish();
+    }
+
+    /// A shard that is full, if one is.
+    pub(crate) fn full_shard(&self) -> Option<usize> {
+        Some(self.full_shard.load(Relaxed)).filter(|&shard| shard != NO_SHARD)
+    }
+
+    /// No command may grow the keyspace before it has looked at this shard. Of several the last stands for all: the others are
+    /// noted again when they next grow.
+    #[cold]
+    pub(crate) fn note_full(&self, shard: usize) {
+        self.full_shard.store(shard, Relaxed);
+        self.wish();
+    }
+
+    /// Whoever looked at the full shard has found room in it.
+    pub(crate) fn note_room(&self) {
+        self.full_shard.store(NO_SHARD, Relaxed);
+        self.wish();
+    }
+
+    fn wish(&self) {
+        let wished = match self.bytes_allowed() {
+            _ if self.full_shard().is_some() => 0,
+            0 => u64::MAX,
+            allowed if self.counts_values_only() => allowed,
+            allowed => allowed - self.segment_bytes.min(allowed / 8),
+        };
+        self.bytes_wished.store(wished, Relaxed);
     }
 
     /// From what change on a shard must [`Memory::publish`].

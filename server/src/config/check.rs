@@ -5,6 +5,7 @@ use super::problem::{Level, Problem};
 use super::text::{show_bytes, show_duration};
 use super::{Config, LoaderConfig};
 use leasehold_command::ServeStale;
+use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, Template, build_loader, overlaps};
 use std::time::Duration;
 
@@ -19,7 +20,19 @@ pub(crate) fn between_options(config: &Config) -> Option<(&'static str, String)>
         let most = show_bytes(config.limits.request_bytes_max as u64);
         return Some(("proto-max-bulk-len", format!("is more than client-query-buffer-limit ({most})")));
     }
-    None
+    match config.live.memory_bytes_max {
+        0 => Some(("shards", too_few_shards(config.shards, super::machine::memory_bytes()?)?)),
+        bytes => Some(("maxmemory", too_few_shards(config.shards, bytes)?)),
+    }
+}
+
+/// What is wrong if so many shards cannot hold so much memory.
+fn too_few_shards(shards: usize, bytes: u64) -> Option<String> {
+    let wanted = bytes.div_ceil(SHARD_BYTES_MAX).next_power_of_two();
+    (wanted > shards as u64).then(|| {
+        let (all, each) = (show_bytes(bytes), show_bytes(SHARD_BYTES_MAX));
+        format!("{shards} shards cannot hold {all}, at {each} each; allowed: shards = {wanted} or more")
+    })
 }
 
 /// Every rule between options that does not hold.
@@ -201,6 +214,26 @@ pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_that_cannot_hold_the_memory_are_refused() {
+        assert_eq!(too_few_shards(1, 8 << 30), None);
+        assert_eq!(too_few_shards(256, 2 << 40), None);
+        let text = too_few_shards(1, (8 << 30) + 1).expect("more than a shard holds");
+        assert_eq!(text, "1 shards cannot hold 8589934593, at 8gb each; allowed: shards = 2 or more");
+        let config = Config { shards: 4, ..Config::default() };
+        let with_limit = |bytes| {
+            let mut config = config.clone();
+            config.live.memory_bytes_max = bytes;
+            config
+        };
+        assert_eq!(between_options(&with_limit(32 << 30)), None);
+        let (option, text) = between_options(&with_limit(100 << 30)).expect("too much for four shards");
+        assert_eq!(
+            (option, text.as_str()),
+            ("maxmemory", "4 shards cannot hold 100gb, at 8gb each; allowed: shards = 16 or more")
+        );
+    }
 
     #[test]
     fn memory_beyond_four_fifths_of_the_machine_is_warned_of() {

@@ -104,9 +104,10 @@ impl Log {
         if newest != NONE && self.segments[newest as usize].live_count == 0 {
             self.free(newest);
         }
+        let number = self.vacant_number();
         let memory = self.pool.take();
         self.resident_bytes += memory.resident_bytes();
-        let number = self.vacant_number();
+        self.segments_in_use += 1;
         let newest = self.lists[usize::from(list.0)].newest;
         let label = self.labels.name(list);
         self.segments[number as usize] =
@@ -139,6 +140,7 @@ impl Log {
         self.resident_bytes -= memory.resident_bytes();
         self.garbage.segments.push(memory);
         self.labels.release(segment.label);
+        self.segments_in_use -= 1;
         self.vacant.push(number);
         self.trim();
     }
@@ -151,6 +153,7 @@ impl Log {
                 return number;
             }
         }
+        assert!(self.segments.len() <= self.segments_max, "writes are refused while a log is full");
         // By an eighth, not by doubling: of small segments the table is a part of memory that counts.
         if self.segments.len() == self.segments.capacity() {
             self.segments.reserve_exact(self.segments.len() / 8 + 1);

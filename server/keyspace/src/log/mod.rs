@@ -43,6 +43,13 @@ const MOVE_COST: usize = 512;
 /// Lists of a log.
 pub(crate) const LISTS: usize = 13;
 
+/// Bytes of segments that locations can name: 16 GiB.
+pub(crate) const BYTES_MAX: u64 = (1 << u32::BITS) * WORD as u64;
+
+/// Segments that are left to what is under way when a log counts as full: threads that are past the question whether there is
+/// room, and entries that move.
+pub(crate) const SPARE_SEGMENTS: usize = 64;
+
 /// Segments have numbers from 1.
 const NONE: u32 = 0;
 
@@ -74,6 +81,9 @@ pub(crate) struct Log {
     word_bits: u32,
     /// By number; the first is never used.
     segments: Vec<Segment>,
+    segments_in_use: usize,
+    /// As many as have numbers.
+    segments_max: usize,
     /// Numbers of segments that are not in use.
     vacant: Vec<u32>,
     lists: [List; LISTS],
@@ -130,6 +140,8 @@ impl Log {
             pool,
             word_bits: words.ilog2(),
             segments: vec![Segment::vacant()],
+            segments_in_use: 0,
+            segments_max: (1 << (u32::BITS - words.ilog2())) - 1,
             vacant: Vec::new(),
             lists: [List::default(); LISTS],
             labels: Labels::default(),
@@ -144,6 +156,18 @@ impl Log {
         };
         log.count_tables();
         log
+    }
+
+    /// Whether nothing more should be added, because there are hardly any numbers for segments left.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.segments_in_use + SPARE_SEGMENTS > self.segments_max
+    }
+
+    /// As if locations had fewer bits, for tests of what happens when they are used up.
+    #[cfg(test)]
+    pub(crate) fn limit_segments(&mut self, segments_max: usize) {
+        self.segments_max = segments_max;
     }
 
     /// Bytes of memory that the log holds.
@@ -169,9 +193,9 @@ impl Log {
         self.table_bytes
     }
 
-    /// Segments in use; looks at all.
+    /// Segments in use.
     pub(crate) fn segments(&self) -> usize {
-        self.segments.iter().filter(|segment| segment.memory.is_some()).count()
+        self.segments_in_use
     }
 
     pub(crate) fn segment_bytes(&self) -> usize {

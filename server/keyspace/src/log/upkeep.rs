@@ -181,6 +181,8 @@ impl Log {
         }
         assert_eq!((self.live_bytes, self.dead_bytes, self.resident_bytes), (live, dead, resident));
         assert_eq!(self.runs.bytes(), run_bytes);
+        let in_use = self.segments.iter().filter(|segment| segment.memory.is_some()).count();
+        assert_eq!(self.segments_in_use, in_use);
         for (list, weight) in self.lists.iter().zip(weights) {
             assert_eq!(list.weight, weight);
         }

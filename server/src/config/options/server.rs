@@ -147,10 +147,11 @@ const THREADS: &[Spec<Config>] = &[
         kind: Kind::PowerOfTwo { min: 1, max: 4096 },
         default: Default::Text("auto"),
         change: Change::Start,
-        doc: "Parts of the keyspace, each with its own lock. \"auto\" = 64 for each usable CPU, at least 256.",
+        doc: "Parts of the keyspace, each with its own lock and up to 8gb. \"auto\" = 64 for each usable CPU, and one for each \
+              gb of the machine's memory, at least 256.",
         write: |config, value| {
             config.shards = if value == Value::Auto {
-                (machine::usable_cpus() * 64).next_power_of_two().clamp(256, 4096)
+                shards_of(machine::usable_cpus(), machine::memory_bytes().unwrap_or(0))
             } else {
                 value.usize()
             };
@@ -167,6 +168,16 @@ const THREADS: &[Spec<Config>] = &[
         read: |config| Value::Integer(config.databases.into()),
     },
 ];
+
+/// Memory for which a machine has a shard: so much of it has 16,000 segments, and a table of them that grows within half a
+/// millisecond.
+const BYTES_PER_SHARD: u64 = 1 << 30;
+
+/// Shards for a machine with so many CPUs and so much memory.
+fn shards_of(cpus: usize, bytes: u64) -> usize {
+    let for_memory = usize::try_from(bytes / BYTES_PER_SHARD).unwrap_or(usize::MAX);
+    (cpus * 64).max(for_memory).clamp(256, 4096).next_power_of_two()
+}
 
 const POLICY_NAMES: &[&str] = &[
     "noeviction",
@@ -482,3 +493,17 @@ const LOG: &[Spec<Config>] = &[
         read: |config| Value::Lines(config.welcome.clone()),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_enough_for_the_cpus_and_the_memory() {
+        assert_eq!(shards_of(2, 0), 256);
+        assert_eq!(shards_of(2, 23 << 30), 256);
+        assert_eq!(shards_of(12, 64 << 30), 1024);
+        assert_eq!(shards_of(2, 300 << 30), 512);
+        assert_eq!(shards_of(512, 64 << 40), 4096);
+    }
+}

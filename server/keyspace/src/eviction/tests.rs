@@ -1,0 +1,125 @@
+//! What eviction costs under one lock, and shards that are full: seen from within, where both can be counted.
+
+use super::*;
+use crate::keyspace::{Access, Attributes, Expiry};
+use crate::settings::{Db, HashSeed, LeaseSettings, Settings};
+
+const LEASES: LeaseSettings = LeaseSettings {
+    lease_ms: 1000,
+    lease_ms_max: 1000,
+    reissue_after_ms: None,
+    waiters_per_key_max: 1,
+    waiters_max: 1,
+    records_max: 1,
+    tombstone_ttl_ms: 1000,
+    invalidated_stale_ms: 1000,
+};
+
+const BOOT_MS: u64 = 1_700_000_000_000;
+
+/// The most that one lock may cost: a step may begin just below the bound of the lock.
+const COST_MAX: usize = LOCK_COST_MAX + STEP_COST_MAX + (64 << 10);
+
+fn keyspace(policy: EvictionPolicy, shards: usize) -> Keyspace {
+    let settings =
+        Settings { shards, memory_bytes_max: 0, policy, absence_bytes_max: 0, boot_unix_ms: BOOT_MS, lease: LEASES };
+    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
+}
+
+fn try_set(keyspace: &Keyspace, turn: &mut Turn, number: u32, expiry: Expiry) -> Result<(), OutOfMemory> {
+    let value = [7; 100];
+    keyspace.make_room(turn, 4 + value.len())?;
+    let attributes = Attributes { expiry, ..Attributes::PLAIN };
+    keyspace.update(turn, Db(0), &number.to_le_bytes(), |slot| slot.set(&value, attributes));
+    Ok(())
+}
+
+fn fill(keyspace: &Keyspace, turn: &mut Turn, entries: u32) {
+    (0..entries).for_each(|number| try_set(keyspace, turn, number, Expiry::Never).expect("there is no limit"));
+}
+
+fn has(keyspace: &Keyspace, turn: &mut Turn, number: u32) -> bool {
+    keyspace.read(turn, Db(0), &number.to_le_bytes(), Access::Touch, |_| ()).is_some()
+}
+
+#[test]
+fn eviction_after_hits_on_everything_moves_a_bounded_part_under_one_lock() {
+    const ENTRIES: u32 = 30_000;
+
+    for policy in [EvictionPolicy::AllKeysLru, EvictionPolicy::AllKeysTinyLfu, EvictionPolicy::AllKeysLfu] {
+        let keyspace = keyspace(policy, 1);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        fill(&keyspace, &mut turn, ENTRIES);
+        keyspace.set_memory_bytes_max(keyspace.used_bytes() * 5 / 4);
+        // Many generations without an eviction: all lists become one, of entries that were all used since.
+        for _ in 0..12 {
+            assert!((0..ENTRIES).all(|number| has(&keyspace, &mut turn, number)));
+        }
+        keyspace.set_memory_bytes_max(keyspace.used_bytes());
+        for number in ENTRIES..ENTRIES + 2000 {
+            try_set(&keyspace, &mut turn, number, Expiry::Never).expect("something can go");
+            let cost = keyspace.lock(0).log.moved_cost();
+            assert!(cost <= COST_MAX, "{policy:?}: {cost}");
+        }
+        keyspace.check();
+    }
+}
+
+#[test]
+fn what_must_stay_is_put_aside_in_bounded_parts_after_a_change_of_policy() {
+    const ENTRIES: u32 = 60_000;
+
+    for (before, after) in [
+        (EvictionPolicy::AllKeysLru, EvictionPolicy::VolatileLru),
+        (EvictionPolicy::AllKeysTinyLfu, EvictionPolicy::VolatileTtl),
+        (EvictionPolicy::NoEviction, EvictionPolicy::VolatileRandom),
+        (EvictionPolicy::NoEviction, EvictionPolicy::VolatileTinyLfu),
+    ] {
+        let keyspace = keyspace(before, 1);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        fill(&keyspace, &mut turn, ENTRIES);
+        let expiry = Expiry::At(BOOT_MS + 1_000_000);
+        for number in ENTRIES..ENTRIES + 100 {
+            try_set(&keyspace, &mut turn, number, expiry).expect("there is no limit");
+        }
+        keyspace.set_policy(after);
+        keyspace.set_memory_bytes_max(keyspace.used_bytes());
+        let mut refused = 0;
+        while keyspace.stats().evicted == 0 {
+            refused += usize::from(try_set(&keyspace, &mut turn, ENTRIES + 100, expiry).is_err());
+            let cost = keyspace.lock(0).log.moved_cost();
+            assert!(cost <= COST_MAX, "{before:?} to {after:?}: {cost}");
+            assert!(refused < 100, "{before:?} to {after:?}: each command goes on where the one before ended");
+        }
+        assert!((0..ENTRIES).all(|number| has(&keyspace, &mut turn, number)), "{before:?} to {after:?}");
+        keyspace.check();
+    }
+}
+
+#[test]
+fn a_full_shard_evicts_or_refuses_writes_and_loses_nothing() {
+    const SEGMENTS: usize = 100;
+
+    for policy in EvictionPolicy::ALL {
+        let keyspace = keyspace(policy, 2);
+        keyspace.lock(0).log.limit_segments(SEGMENTS);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        let segment_bytes = keyspace.lock(0).log.segment_bytes();
+        let entries = (4 * SEGMENTS * segment_bytes / 100) as u32;
+        let refused = (0..entries).find(|&number| try_set(&keyspace, &mut turn, number, Expiry::Never).is_err());
+        assert!(keyspace.lock(0).log.segments() <= SEGMENTS, "{policy:?}");
+        keyspace.check();
+        if policy == EvictionPolicy::NoEviction || policy.is_volatile() {
+            let stored = refused.expect("a shard is full and nothing may go");
+            assert!((0..stored).all(|number| has(&keyspace, &mut turn, number)), "{policy:?}");
+            for number in (0..stored).step_by(2) {
+                keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.remove());
+            }
+            try_set(&keyspace, &mut turn, stored, Expiry::Never).expect("half of the entries went");
+        } else {
+            assert_eq!(refused, None, "{policy:?}");
+            let full_bytes = ((SEGMENTS - crate::log::SPARE_SEGMENTS - 2) * segment_bytes) as u64;
+            assert!(keyspace.lock(0).bytes() as u64 >= full_bytes, "{policy:?}: only what must go goes");
+        }
+    }
+}
