@@ -5,7 +5,7 @@
 //! [`Memory::bytes_wished`](crate::memory::Memory) each command that may grow the keyspace looks at a few entries.
 
 use crate::keyspace::{Keyspace, OutOfMemory};
-use crate::log::{Location, PAGE_BYTES};
+use crate::log::Location;
 use crate::memory::size_class;
 use crate::policy::duel::{Control, Rated, candidate_wins};
 use crate::policy::miniature::{PASSES_MAX, PROTECTED_PERCENT, ROTATIONS_MAX};
@@ -235,10 +235,11 @@ impl Keyspace {
             let mut shard = self.lock(index);
             let bytes_before = shard.bytes();
             let is_late = barren >= self.shards();
-            let gained = shard.log.dead_bytes() >= PAGE_BYTES.min(shard.log.segment_bytes()) / 2
-                && shard.clean_up(turn.now_ms)
-                && shard.bytes() < bytes_before
-                || is_late && shard.drop_absence(turn.random());
+            shard.log.count_moves_anew();
+            let has_cleaned = shard.may_be_tidied() && shard.clean_up(turn.now_ms);
+            let gained = has_cleaned && shard.bytes() < bytes_before || is_late && shard.drop_absence(turn.random());
+            // A segment that is cleaned up takes as long as some evictions.
+            evictions_extra += if has_cleaned { STEPS_PER_LOCK } else { 0 };
             freed_bytes += bytes_before.saturating_sub(shard.bytes()) as u64;
             barren = if gained { 0 } else { barren + 1 };
             shard.publish();
@@ -282,7 +283,9 @@ impl Keyspace {
         // What is over goes before what is not.
         let mut removed = shard.expire_entries(turn.now_ms, &mut usize::from(u16::MAX)).unwrap_or(0);
         if removed > 0 || shard.is_untidy() {
-            while shard.bytes() >= held_before && shard.clean_up(turn.now_ms) {}
+            while shard.bytes() >= held_before && shard.log.moved_cost() < LOCK_COST_MAX && shard.clean_up(turn.now_ms)
+            {
+            }
         }
         let mut has_moved = false;
         for _ in 0..steps_max {

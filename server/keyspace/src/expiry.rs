@@ -55,6 +55,7 @@ impl Keyspace {
             removed += expired.unwrap_or(0);
             shard.expire_absences(turn.now_ms, &mut steps_left);
             shard.tend_sketch();
+            shard.forget_vain_search();
             if shard.is_untidy() {
                 shard.clean_up(turn.now_ms);
             }

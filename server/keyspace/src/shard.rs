@@ -7,7 +7,7 @@ use crate::entry::{Fields, Key};
 use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
-use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, Plan, Pool, Stored};
+use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, PAGE_BYTES, Plan, Pool, Stored};
 use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
@@ -26,6 +26,9 @@ pub(crate) const INDEX_BYTES_EACH: usize = 5;
 /// Dead bytes are cleaned up once they are this part of what the log holds, and some segments.
 const DEAD_PARTS: usize = 24;
 const DEAD_SEGMENTS: usize = 2;
+
+/// A segment whose entries would be copied elsewhere is cleaned up if it is dead by this part.
+const KEPT_DEAD_PARTS: usize = 8;
 
 /// Low bits of the first version after a boot. Versions start at `boot_unix_ms << VERSION_SHIFT`, and each shard counts its
 /// own: shard s of n gives start + s, start + s + n, start + s + 2n, … A later boot starts above all of them as long as a
@@ -52,6 +55,8 @@ pub(crate) struct Shard {
     absence_bytes: usize,
     /// What the node's counter knows of this shard.
     published_bytes: usize,
+    /// Dead bytes when a search for a segment to clean up last found none worth it; 0 = the last one did.
+    dead_bytes_in_vain: usize,
     pub(crate) versions: Versions,
     counts: [Count; DATABASES_MAX],
     pub(crate) lease_settings: LeaseSettings,
@@ -113,6 +118,7 @@ impl Shard {
             watch: Watch::new(number.count, number.index as u64, boot_unix_ms, &Arc::default()),
             absence_bytes: 0,
             published_bytes: 0,
+            dead_bytes_in_vain: 0,
             versions: Versions {
                 last: (boot_unix_ms << VERSION_SHIFT) + number.index as u64,
                 stride: number.count as u64,
@@ -503,15 +509,35 @@ impl Shard {
         self.queues.set_policy(policy, objective, &mut self.log);
     }
 
-    /// Whether dead bytes are worth cleaning up.
+    /// Whether dead bytes are worth cleaning up. After a search in vain not until there are more by some segments: dead bytes
+    /// spread thinly over all segments may pass the bound for good, and a search looks at every segment.
     #[inline]
     pub(crate) fn is_untidy(&self) -> bool {
-        self.log.dead_bytes() > DEAD_SEGMENTS * self.log.segment_bytes() + self.log.bytes() / DEAD_PARTS
+        let segments = DEAD_SEGMENTS * self.log.segment_bytes();
+        self.log.dead_bytes() > segments + (self.log.bytes() / DEAD_PARTS).max(self.dead_bytes_in_vain)
+    }
+
+    /// Whether a search for something to clean up may find it, for who needs every byte: since the last one in vain half a page
+    /// has died.
+    pub(crate) fn may_be_tidied(&self) -> bool {
+        let grain = PAGE_BYTES.min(self.log.segment_bytes()) / 2;
+        self.log.dead_bytes() >= grain + self.dead_bytes_in_vain
     }
 
     /// Cleans up the segment with the most dead bytes. Entries keep their order and what is known of their use; where order
     /// says nothing they fill up other segments. Whether there was something to gain.
     pub(crate) fn clean_up(&mut self, now_ms: u64) -> bool {
+        let has_gained = self.clean_up_sparsest(now_ms);
+        self.dead_bytes_in_vain = if has_gained { 0 } else { self.log.dead_bytes() };
+        has_gained
+    }
+
+    /// To be called now and then: what has died since counts from what is dead now.
+    pub(crate) fn forget_vain_search(&mut self) {
+        self.dead_bytes_in_vain = self.dead_bytes_in_vain.min(self.log.dead_bytes());
+    }
+
+    fn clean_up_sparsest(&mut self, now_ms: u64) -> bool {
         let Some((number, dead_bytes)) = self.log.sparsest(KEPT) else { return false };
         let (_, list) = self.log.count_in_segment(number);
         let (log, index, state) = (&mut self.log, &mut self.index, &self.hash);
@@ -523,7 +549,8 @@ impl Shard {
             log.absorb_newer(number, &mut relocate);
             return log.bytes() < bytes_before;
         }
-        if dead_bytes < log.segment_bytes() / 8 {
+        // Entries are copied for it, so it has to bring more than where they are moved together in place.
+        if dead_bytes < log.segment_bytes() / KEPT_DEAD_PARTS {
             return false;
         }
         let mut found = Vec::new();
@@ -543,6 +570,7 @@ impl Shard {
         self.absence_bytes = 0;
         self.counts = [Count::default(); DATABASES_MAX];
         self.watch.sizes.clear();
+        self.dead_bytes_in_vain = 0;
         (self.log.take(), std::mem::replace(&mut self.index, Index::new()), self.absences.take())
     }
 

@@ -97,6 +97,45 @@ fn what_must_stay_is_put_aside_in_bounded_parts_after_a_change_of_policy() {
 }
 
 #[test]
+fn dead_bytes_that_are_not_worth_it_are_not_searched_for_with_every_write() {
+    // Dead bytes are 8 and 6 % of each segment: enough in all, too few in each.
+    for (policy, dead_one_in) in [(EvictionPolicy::NoEviction, 12), (EvictionPolicy::AllKeysLru, 18)] {
+        let keyspace = keyspace(policy, 1);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        fill(&keyspace, &mut turn, 100_000);
+        // Without `update`, which would clean up in between.
+        for number in (0..100_000_u32).step_by(dead_one_in) {
+            keyspace.with_shard(Db(0), &number.to_le_bytes(), |shard, key| {
+                let location = shard.find(key).expect("stored");
+                shard.remove(location, key.hash);
+            });
+        }
+        let (mut searches, mut in_vain) = (0, 0);
+        for number in 0..10_000_u32 {
+            let mut shard = keyspace.lock(0);
+            if shard.is_untidy() {
+                searches += 1;
+                if !shard.clean_up(turn.now_ms) {
+                    in_vain += 1;
+                    assert!(!shard.is_untidy(), "{policy:?}: a search in vain is not made again");
+                    assert!(!shard.may_be_tidied(), "{policy:?}: nor is it by who needs room");
+                }
+            }
+            drop(shard);
+            // Each write leaves some dead bytes, a segment in 500.
+            keyspace.with_shard(Db(0), &(1 + number * 6 % 90_000).to_le_bytes(), |shard, key| {
+                if let Some(location) = shard.find(key) {
+                    shard.remove(location, key.hash);
+                }
+            });
+        }
+        assert!((1..200).contains(&searches), "{policy:?}: {searches} searches");
+        assert!(in_vain > 0 || policy != EvictionPolicy::NoEviction, "no search was in vain");
+        keyspace.check();
+    }
+}
+
+#[test]
 fn a_full_shard_evicts_or_refuses_writes_and_loses_nothing() {
     const SEGMENTS: usize = 100;
 
