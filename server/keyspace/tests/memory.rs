@@ -79,6 +79,119 @@ fn a_volatile_policy_finds_what_it_may_evict_behind_entries_that_stay() {
     }
 }
 
+#[derive(Clone, Debug)]
+enum Step {
+    Set { key: u16, len: usize, ttl_ms: Option<u64> },
+    Read { key: u16 },
+    Expire { key: u16, ttl_ms: Option<u64> },
+    Remove { key: u16 },
+    Policy(EvictionPolicy),
+    Cycle,
+    Pass { ms: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = || 0..600_u16;
+    let ttl = || prop::option::of(prop_oneof![1..2000_u64, 1_000_000..2_000_000_u64]);
+    let len = prop_oneof![6 => 0..300_usize, 3 => 0..3000_usize, 1 => 0..30_000_usize];
+    prop_oneof![
+        30 => (key(), len, ttl()).prop_map(|(key, len, ttl_ms)| Step::Set { key, len, ttl_ms }),
+        20 => key().prop_map(|key| Step::Read { key }),
+        3 => (key(), ttl()).prop_map(|(key, ttl_ms)| Step::Expire { key, ttl_ms }),
+        3 => key().prop_map(|key| Step::Remove { key }),
+        1 => prop::sample::select(&EvictionPolicy::ALL).prop_map(Step::Policy),
+        1 => Just(Step::Cycle),
+        2 => (0..500_u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+/// Keys that are there, with their times of expiry.
+fn resident(keyspace: &Keyspace, turn: &mut Turn) -> BTreeMap<Vec<u8>, Option<u64>> {
+    let mut found = BTreeMap::new();
+    let mut cursor = 0;
+    loop {
+        cursor = keyspace.scan(turn, Db(0), cursor, 1000, |entry| {
+            found.insert(entry.key.to_vec(), entry.expire_at_ms);
+        });
+        if cursor == 0 {
+            return found;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_policy_keeps_the_limit_and_what_it_must_not_evict(
+        first in prop::sample::select(&EvictionPolicy::ALL),
+        shards in prop_oneof![Just(1_usize), Just(8)],
+        switches in any::<bool>(),
+        steps in prop::collection::vec(step(), 300..1500),
+    ) {
+        let memory_bytes_max = 512 << 10;
+        let keyspace = keyspace(Settings { shards, policy: first, memory_bytes_max, ..SETTINGS });
+        let mut turn = Turn::new(BOOT_MS, 5);
+        let mut policy = first;
+        let mut before = BTreeMap::new();
+        let mut evicted_before = 0;
+        for step in steps {
+            let mut written = None;
+            match step {
+                Step::Set { key, len, ttl_ms } => {
+                    let key = key.to_le_bytes();
+                    let attributes = ttl_ms.map_or(Attributes::PLAIN, |ms| expiring(&turn, ms));
+                    let done = try_set(&keyspace, &mut turn, &key, &vec![7; len], attributes);
+                    let must_fit = policy != EvictionPolicy::NoEviction && !policy.is_volatile();
+                    prop_assert!(done.is_ok() || !must_fit, "{:?} can always make room", policy);
+                    written = Some(key);
+                    let used = keyspace.stats().used_bytes;
+                    let bound = memory_bytes_max + memory_bytes_max / 64 + len as u64 / 4 + SLACK_BYTES;
+                    prop_assert!(used <= bound, "{:?}: {} bytes", policy, used);
+                }
+                Step::Read { key } => _ = has(&keyspace, &mut turn, &key.to_le_bytes()),
+                Step::Expire { key, ttl_ms } => {
+                    let expire_at_ms = ttl_ms.map(|ms| turn.now_ms + ms);
+                    keyspace.update(&mut turn, Db(0), &key.to_le_bytes(), |slot| slot.set_expiry(expire_at_ms));
+                    written = Some(key.to_le_bytes());
+                }
+                Step::Remove { key } => {
+                    keyspace.update(&mut turn, Db(0), &key.to_le_bytes(), |slot| slot.remove());
+                    written = Some(key.to_le_bytes());
+                }
+                Step::Policy(next) if switches => {
+                    keyspace.set_policy(next);
+                    prop_assert_eq!(&resident(&keyspace, &mut turn), &before, "a change of policy loses nothing");
+                    policy = next;
+                }
+                Step::Policy(_) => {}
+                Step::Cycle => _ = keyspace.expire_cycle(&mut turn, 0..shards, 500),
+                Step::Pass { ms } => turn.now_ms += ms,
+            }
+            let now = resident(&keyspace, &mut turn);
+            let lost = before.iter().filter(|&(key, expire_at_ms)| {
+                !now.contains_key(key)
+                    && expire_at_ms.is_none_or(|at: u64| turn.now_ms < at)
+                    && written.is_none_or(|written| key[..] != written)
+            });
+            let evicted = keyspace.stats().evicted;
+            match policy {
+                EvictionPolicy::NoEviction => {
+                    prop_assert_eq!(evicted, evicted_before);
+                    prop_assert_eq!(lost.count(), 0, "noeviction evicts nothing");
+                }
+                _ if policy.is_volatile() => {
+                    let kept = lost.filter(|(_, expire_at_ms)| expire_at_ms.is_none()).count();
+                    prop_assert_eq!(kept, 0, "{:?} evicts no entry without a TTL", policy);
+                }
+                _ => prop_assert!(lost.count() as u64 <= evicted - evicted_before, "what is gone was evicted"),
+            }
+            (before, evicted_before) = (now, evicted);
+        }
+        keyspace.check();
+    }
+}
+
 #[test]
 fn without_eviction_writes_are_refused_and_nothing_goes() {
     let keyspace = keyspace(Settings { memory_bytes_max: 1 << 20, ..SETTINGS });
