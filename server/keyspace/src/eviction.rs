@@ -35,8 +35,12 @@ const STEP_COST_MAX: usize = 1 << 20;
 const LOCK_COST_MAX: usize = STEP_COST_MAX / 2;
 
 /// Locks of one command under which entries were moved and none was found to go, before what comes first goes: two milliseconds
-/// at worst. Where that must not go, memory counts as out; the next command goes on from there.
+/// at worst.
 const MOVING_LOCKS_MAX: usize = 8;
+
+/// As [`MOVING_LOCKS_MAX`] where what comes first must not go: entries with a TTL lie behind half a million without, as just
+/// after a change to a volatile policy. Then memory counts as out; the next command goes on from there.
+const MOVING_LOCKS_VOLATILE_MAX: usize = 256;
 
 /// Victims of one step: a large candidate that wins takes the places of many small ones, some with each step.
 const VICTIMS_MAX: usize = 64;
@@ -225,7 +229,8 @@ impl Keyspace {
                 }
                 if evicted.has_moved {
                     (barren, moving) = (0, moving + 1);
-                    if moving == MOVING_LOCKS_MAX {
+                    let is_volatile = self.policy().is_volatile();
+                    if moving == if is_volatile { MOVING_LOCKS_VOLATILE_MAX } else { MOVING_LOCKS_MAX } {
                         return Err(OutOfMemory);
                     }
                     continue;
