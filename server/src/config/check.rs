@@ -20,10 +20,8 @@ pub(crate) fn between_options(config: &Config) -> Option<(&'static str, String)>
         let most = show_bytes(config.limits.request_bytes_max as u64);
         return Some(("proto-max-bulk-len", format!("is more than client-query-buffer-limit ({most})")));
     }
-    match config.live.memory_bytes_max {
-        0 => Some(("shards", too_few_shards(config.shards, super::machine::memory_bytes()?)?)),
-        bytes => Some(("maxmemory", too_few_shards(config.shards, bytes)?)),
-    }
+    // Without a limit a shard that is full evicts, or answers OOM.
+    too_few_shards(config.shards, config.live.memory_bytes_max).map(|text| ("maxmemory", text))
 }
 
 /// What is wrong if so many shards cannot hold so much memory.
@@ -228,6 +226,7 @@ mod tests {
             config
         };
         assert_eq!(between_options(&with_limit(32 << 30)), None);
+        assert_eq!(between_options(&with_limit(0)), None);
         let (option, text) = between_options(&with_limit(100 << 30)).expect("too much for four shards");
         assert_eq!(
             (option, text.as_str()),
