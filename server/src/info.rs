@@ -175,10 +175,11 @@ fn memory(text: &mut String, node: &Node) {
         "active_defrag_running": 0,
         "lazyfree_pending_objects": 0,
         "lazyfreed_objects": 0,
-        // These eight make up used_memory.
+        // These ten make up used_memory.
         "x_entry_bytes": stats.entry_bytes,
         "x_dead_bytes": stats.dead_bytes,
         "x_free_bytes": stats.free_bytes,
+        "x_gap_bytes": stats.gap_bytes,
         "x_segment_table_bytes": stats.segment_table_bytes,
         "x_index_bytes": stats.index_bytes,
         "x_sketch_bytes": stats.sketch_bytes,

@@ -42,6 +42,7 @@ fn the_parts_of_the_memory_make_up_the_whole() {
         "x_entry_bytes",
         "x_dead_bytes",
         "x_free_bytes",
+        "x_gap_bytes",
         "x_segment_table_bytes",
         "x_index_bytes",
         "x_sketch_bytes",

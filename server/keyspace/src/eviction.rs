@@ -6,7 +6,7 @@
 
 use crate::keyspace::{Keyspace, OutOfMemory};
 use crate::log::Location;
-use crate::memory::size_class;
+use crate::memory::bytes_at_most;
 use crate::policy::duel::{Control, Rated, candidate_wins};
 use crate::policy::miniature::{PASSES_MAX, PROTECTED_PERCENT, ROTATIONS_MAX};
 use crate::policy::recency::Verdict;
@@ -122,7 +122,7 @@ impl Keyspace {
         }
         let bytes_wanted = match self.memory.counts_values_only() {
             true => bytes_wanted as u64,
-            false => (size_class(bytes_wanted) + ENTRY_OVERHEAD) as u64,
+            false => (bytes_at_most(bytes_wanted) + ENTRY_OVERHEAD) as u64,
         };
         if self.memory.used_bytes() + bytes_wanted <= bytes_wished {
             return Ok(());

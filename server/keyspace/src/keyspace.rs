@@ -7,8 +7,7 @@
 
 use crate::entry::Key;
 use crate::guard::{Guard, guard};
-use crate::log::Charge;
-use crate::log::{Garbage, PAGE_BYTES, Pool};
+use crate::log::{Backing, Charge, Garbage, PAGE_BYTES};
 use crate::memory::Memory;
 use crate::policy::duel::Objective;
 use crate::policy::window::{Cache, Report, WindowControl};
@@ -235,12 +234,20 @@ impl Keyspace {
         let waiters = WaiterCount::default();
         let window = Arc::new(WindowControl::default());
         let observers = Arc::new(Observers::default());
-        let pool = Pool::new(segment_bytes(settings.memory_bytes_max, count));
+        let segment_bytes = segment_bytes(settings.memory_bytes_max, count);
+        let backing = Backing::new(segment_bytes);
         let shards = (0..count)
             .map(|index| {
                 let number = ShardNumber { index, count };
-                let mut shard =
-                    Shard::new(number, settings.boot_unix_ms, settings.lease, &hash, &pool, settings.policy, &window);
+                let mut shard = Shard::new(
+                    number,
+                    settings.boot_unix_ms,
+                    settings.lease,
+                    &hash,
+                    &backing,
+                    settings.policy,
+                    &window,
+                );
                 shard.leases.count_waiters_with(waiters.share());
                 shard.watch = Watch::new(count, index as u64, settings.boot_unix_ms, &observers);
                 CachePadded::new(Mutex::new(shard))
@@ -249,7 +256,7 @@ impl Keyspace {
         let keyspace = Self {
             shards,
             hash,
-            memory: Memory::new(settings.memory_bytes_max, count, pool.segment_bytes()),
+            memory: Memory::new(settings.memory_bytes_max, count, segment_bytes, backing.extents),
             window,
             observers,
             policy: AtomicU8::new(0),
@@ -413,7 +420,8 @@ impl Keyspace {
         (0..self.shards()).map(|shard| self.lock(shard).count(db).with_ttl).sum()
     }
 
-    /// Bytes counted against the limit now, short of at most 4 KiB per shard that it has not told yet.
+    /// Bytes counted against the limit now, short of at most 4 KiB per shard that it has not told yet. Part of them is what free
+    /// pages may be kept, be they or not.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.memory.used_bytes()
@@ -534,12 +542,16 @@ impl Keyspace {
         }
     }
 
-    /// Checks the counts of every shard against what is there; for tests.
+    /// Checks the counts of every shard against what is there, while nobody writes; for tests.
     #[doc(hidden)]
     pub fn check(&self) {
+        let mut run_bytes = 0;
         for index in 0..self.shards() {
-            self.lock(index).check();
+            let shard = self.lock(index);
+            shard.check();
+            run_bytes += shard.log.bytes_of_runs();
         }
+        self.memory.check_extents(run_bytes);
     }
 
     /// Runs something under the lock of a key's shard.

@@ -7,7 +7,7 @@ use crate::entry::{Fields, Key};
 use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
 use crate::lease_table::LeaseTable;
-use crate::log::{Charge, EntryView, Garbage, Layout, Location, Log, PAGE_BYTES, Plan, Pool, Stored};
+use crate::log::{Backing, Charge, EntryView, Garbage, Layout, Location, Log, PAGE_BYTES, Plan, Stored};
 use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
@@ -102,14 +102,14 @@ impl Shard {
         boot_unix_ms: u64,
         lease_settings: LeaseSettings,
         hash: &RandomState,
-        pool: &Arc<Pool>,
+        backing: &Backing,
         policy: EvictionPolicy,
         window: &Arc<WindowControl>,
     ) -> Self {
         Self {
             reads: Reads::default(),
             index: Index::new(),
-            log: Log::new(Arc::clone(pool)),
+            log: Log::new(backing.clone()),
             queues: Queues::new(policy, u64::MAX, boot_unix_ms, Arc::clone(window)),
             hash: hash.clone(),
             absences: Tables::new(hash.clone()),

@@ -22,7 +22,7 @@ pub struct Stats {
     pub evicted: u64,
     /// The same counters for each policy, in order of [`EvictionPolicy::ALL`].
     pub policies: [PolicyStats; EvictionPolicy::ALL.len()],
-    /// Bytes of segments, runs, tables, absences and leases: the sum of the next nine.
+    /// Bytes of segments, runs, tables, absences and leases: the sum of the next ten.
     pub used_bytes: u64,
     /// Bytes of entries, as they say it themselves but for the index.
     pub entry_bytes: u64,
@@ -30,7 +30,9 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// Bytes in segments that no entry has had yet.
     pub free_bytes: u64,
-    /// Bytes of the tables that say where segments are.
+    /// Bytes in the pages of runs that no run has: the ends of pages, and free pages that are kept.
+    pub gap_bytes: u64,
+    /// Bytes of the tables that say where segments and runs are.
     pub segment_table_bytes: u64,
     /// Bytes of the index, places of entries among them.
     pub index_bytes: u64,
@@ -188,7 +190,8 @@ impl Keyspace {
             self.lock(index).add_stats(&mut sum);
         }
         sum.shadow_bytes = self.memory.shadow_bytes();
-        sum.used_bytes += sum.shadow_bytes;
+        sum.gap_bytes = self.memory.gap_bytes();
+        sum.used_bytes += sum.shadow_bytes + sum.gap_bytes;
         sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
         sum
     }

@@ -32,6 +32,7 @@ fn usage(keyspace: &Keyspace, turn: &mut Turn) -> (u64, u64) {
 fn fixed_bytes(stats: &Stats) -> u64 {
     stats.dead_bytes
         + stats.free_bytes
+        + stats.gap_bytes
         + stats.segment_table_bytes
         + (stats.index_bytes - PLACE_BYTES * stats.entries)
         + stats.sketch_bytes

@@ -83,8 +83,8 @@ impl Log {
     /// Room for `len` bytes at the newest end of a list, counted as dead until [`Log::count_in`].
     pub(super) fn reserve(&mut self, list: ListNumber, len: usize, now_ms: u64) -> Location {
         let state = &self.lists[usize::from(list.0)];
-        let has_room =
-            state.is_open && self.segments[state.newest as usize].used as usize + len <= self.pool.segment_bytes();
+        let has_room = state.is_open
+            && self.segments[state.newest as usize].used as usize + len <= self.backing.pool.segment_bytes();
         if !has_room {
             self.open(list, now_ms);
         }
@@ -105,7 +105,7 @@ impl Log {
             self.free(newest);
         }
         let number = self.vacant_number();
-        let memory = self.pool.take();
+        let memory = self.backing.pool.take();
         self.resident_bytes += memory.resident_bytes();
         self.segments_in_use += 1;
         let newest = self.lists[usize::from(list.0)].newest;

@@ -13,6 +13,7 @@
 //!
 //! The log knows bytes and lists, not hashes, policies or leases.
 
+mod extents;
 mod labels;
 pub(crate) mod layout;
 mod lists;
@@ -21,6 +22,7 @@ mod runs;
 mod segment;
 mod upkeep;
 
+pub(crate) use extents::{Extents, GRAIN_BYTES};
 pub(crate) use layout::{EntryView, Layout, Plan, Stored};
 pub(crate) use pool::{KEPT_MAX, PAGE_BYTES, Pool, prefetch};
 pub(crate) use runs::Run;
@@ -73,10 +75,25 @@ impl Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ListNumber(pub(crate) u8);
 
+/// Where the logs of a keyspace have their memory from.
+#[derive(Clone, Debug)]
+pub(crate) struct Backing {
+    /// Of segments.
+    pub(crate) pool: Arc<Pool>,
+    /// Of runs.
+    pub(crate) extents: Arc<Extents>,
+}
+
+impl Backing {
+    pub(crate) fn new(segment_bytes: usize) -> Self {
+        Self { pool: Pool::new(segment_bytes), extents: Extents::new() }
+    }
+}
+
 /// The log of a shard.
 #[derive(Debug)]
 pub(crate) struct Log {
-    pool: Arc<Pool>,
+    backing: Backing,
     /// Bits of a location that are the word in the segment.
     word_bits: u32,
     /// By number; the first is never used.
@@ -134,10 +151,11 @@ pub(crate) enum Charge {
 }
 
 impl Log {
-    pub(crate) fn new(pool: Arc<Pool>) -> Self {
-        let words = pool.segment_bytes() / WORD;
+    pub(crate) fn new(backing: Backing) -> Self {
+        let words = backing.pool.segment_bytes() / WORD;
+        let runs = Runs::new(Arc::clone(&backing.extents));
         let mut log = Self {
-            pool,
+            backing,
             word_bits: words.ilog2(),
             segments: vec![Segment::vacant()],
             segments_in_use: 0,
@@ -145,7 +163,7 @@ impl Log {
             vacant: Vec::new(),
             lists: [List::default(); LISTS],
             labels: Labels::default(),
-            runs: Runs::default(),
+            runs,
             charge: Charge::Memory,
             live_bytes: 0,
             dead_bytes: 0,
@@ -173,7 +191,7 @@ impl Log {
     /// Bytes of memory that the log holds.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.resident_bytes + self.runs.bytes() + self.table_bytes
+        self.resident_bytes + self.runs.bytes() + self.table_bytes()
     }
 
     /// Bytes of live entries, with their runs.
@@ -188,9 +206,15 @@ impl Log {
         self.dead_bytes
     }
 
-    /// Bytes of the tables that say where segments are and in which lists.
+    /// Bytes of the tables that say where segments and runs are and in which lists.
+    #[inline]
     pub(crate) fn table_bytes(&self) -> usize {
-        self.table_bytes
+        self.table_bytes + self.runs.table_bytes()
+    }
+
+    /// Bytes of runs.
+    pub(crate) fn bytes_of_runs(&self) -> usize {
+        self.runs.bytes()
     }
 
     /// Segments in use.
@@ -199,7 +223,7 @@ impl Log {
     }
 
     pub(crate) fn segment_bytes(&self) -> usize {
-        self.pool.segment_bytes()
+        self.backing.pool.segment_bytes()
     }
 
     /// Takes what is to be freed.
@@ -301,7 +325,7 @@ impl Log {
     /// Whether key and value with this layout have to lie in a run.
     #[inline]
     pub(crate) fn wants_run(&self, plan: &Plan) -> bool {
-        plan.bytes() > self.pool.segment_bytes() / ENTRY_PARTS && plan.layout().stored == Stored::Here
+        plan.bytes() > self.backing.pool.segment_bytes() / ENTRY_PARTS && plan.layout().stored == Stored::Here
     }
 
     /// The most room that an entry with this layout may have in a segment, or 0 if it needs a run.
@@ -310,7 +334,7 @@ impl Log {
         const ROOM_FIELDS: usize = 8;
 
         let bare = Layout { room: 0, ..*layout }.plan();
-        (self.pool.segment_bytes() / ENTRY_PARTS).saturating_sub(bare.bytes() + ROOM_FIELDS)
+        (self.backing.pool.segment_bytes() / ENTRY_PARTS).saturating_sub(bare.bytes() + ROOM_FIELDS)
     }
 
     /// A new run with this key and value, zeros after them, and at least `value_room` bytes for the value.
@@ -322,7 +346,8 @@ impl Log {
     pub(crate) fn lengthen_run(&mut self, location: Location, number: u32, len_before: usize, len: usize) {
         let list = usize::from(self.list_of(location).0);
         self.lists[list].weight -= self.runs.at(number).len();
-        self.runs.lengthen(number, len_before, len);
+        let left = self.runs.lengthen(number, len_before, len);
+        self.garbage.runs.extend(left);
         self.lists[list].weight += self.runs.at(number).len();
     }
 
@@ -468,7 +493,7 @@ impl Log {
 
     /// Takes everything out.
     pub(crate) fn take(&mut self) -> Self {
-        let empty = Self::new(Arc::clone(&self.pool));
+        let empty = Self::new(self.backing.clone());
         std::mem::replace(self, empty)
     }
 

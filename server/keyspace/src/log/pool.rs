@@ -2,8 +2,8 @@
 //!
 //! Regions of address space are mapped as they are needed, never unmapped before the end, and cut into segments. A segment
 //! that comes back gives its pages to the system at once, except for a few that the next taker gets as they are. So resident
-//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. The only file
-//! of the log with `unsafe`: all others see slices.
+//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. This file and
+//! [`super::extents`] are the only ones of the log with `unsafe`: all others see slices.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -38,11 +38,11 @@ struct State {
     kept: Vec<Start>,
 }
 
-/// The start of a region or a segment.
+/// The start of a region, a segment or an extent.
 #[derive(Clone, Copy, Debug)]
-struct Start(NonNull<u8>);
+pub(super) struct Start(pub(super) NonNull<u8>);
 
-// SAFETY: an address; who may use what lies there is told by `Pool` and `SegmentMemory`.
+// SAFETY: an address; who may use what lies there is told by `Pool` and `SegmentMemory`, `Extents` and `Extent`.
 unsafe impl Send for Start {}
 // SAFETY: as above.
 unsafe impl Sync for Start {}
@@ -185,8 +185,9 @@ pub(crate) fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
+/// A new mapping of zeros without memory, `len` bytes of address space.
 #[cfg(not(miri))]
-fn map(len: usize) -> NonNull<u8> {
+pub(super) fn map(len: usize) -> NonNull<u8> {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
     // SAFETY: a new anonymous mapping at an address that the system chooses overlaps nothing of ours.
@@ -207,18 +208,22 @@ fn map(len: usize) -> NonNull<u8> {
     start
 }
 
+/// Ends a mapping.
+///
 /// # Safety
-/// The range was mapped by [`map`] and nobody uses it any more.
+/// The range was mapped by [`map`] with this length and nobody uses it any more.
 #[cfg(not(miri))]
-unsafe fn unmap(start: NonNull<u8>, len: usize) {
+pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     // SAFETY: as the caller promises. It cannot fail for a range that is mapped; if it did, the memory would stay.
     let _ = unsafe { rustix::mm::munmap(start.as_ptr().cast(), len) };
 }
 
+/// Gives pages back; they read as zeros then.
+///
 /// # Safety
 /// The range is of whole pages within a mapping of [`map`], and nobody has borrowed it.
 #[cfg(not(miri))]
-unsafe fn discard(start: NonNull<u8>, len: usize) {
+pub(super) unsafe fn discard(start: NonNull<u8>, len: usize) {
     use rustix::mm::{Advice, madvise};
 
     // SAFETY: as the caller promises; private anonymous pages read as zeros after this.
@@ -227,11 +232,11 @@ unsafe fn discard(start: NonNull<u8>, len: usize) {
 }
 
 fn layout(len: usize) -> std::alloc::Layout {
-    std::alloc::Layout::from_size_align(len, PAGE_BYTES).expect("a region is a few MiB of whole pages")
+    std::alloc::Layout::from_size_align(len, PAGE_BYTES).expect("the length of a mapping, far below all memory")
 }
 
 #[cfg(miri)]
-fn map(len: usize) -> NonNull<u8> {
+pub(super) fn map(len: usize) -> NonNull<u8> {
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc_zeroed(layout(len)) };
     NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout(len)))
@@ -240,7 +245,7 @@ fn map(len: usize) -> NonNull<u8> {
 /// # Safety
 /// As of the real one.
 #[cfg(miri)]
-unsafe fn unmap(start: NonNull<u8>, len: usize) {
+pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     // SAFETY: from `map` with this layout, as the caller promises.
     unsafe { std::alloc::dealloc(start.as_ptr(), layout(len)) }
 }
@@ -248,7 +253,7 @@ unsafe fn unmap(start: NonNull<u8>, len: usize) {
 /// # Safety
 /// As of the real one.
 #[cfg(miri)]
-unsafe fn discard(start: NonNull<u8>, len: usize) {
+pub(super) unsafe fn discard(start: NonNull<u8>, len: usize) {
     // SAFETY: the range is mapped and not borrowed, as the caller promises.
     unsafe { start.as_ptr().write_bytes(0, len) }
 }

@@ -76,7 +76,9 @@ impl Log {
             let segment = &self.segments[number as usize];
             let next = segment.newer;
             let end = segment.used as usize;
-            if next == NONE || end + self.segments[next as usize].live_bytes as usize > self.pool.segment_bytes() {
+            if next == NONE
+                || end + self.segments[next as usize].live_bytes as usize > self.backing.pool.segment_bytes()
+            {
                 return;
             }
             let mut found = Vec::new();

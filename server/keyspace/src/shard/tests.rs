@@ -16,13 +16,13 @@ const SETTINGS: LeaseSettings = LeaseSettings {
 
 fn shard() -> Shard {
     let hash = RandomState::with_seeds(1, 2, 3, 4);
-    let pool = Pool::new(1 << 16);
+    let backing = Backing::new(1 << 16);
     Shard::new(
         ShardNumber { index: 3, count: 8 },
         1_700_000_000_000,
         SETTINGS,
         &hash,
-        &pool,
+        &backing,
         EvictionPolicy::NoEviction,
         &Arc::default(),
     )
