@@ -76,12 +76,15 @@ fn resident_memory_keeps_to_the_limit_when_sizes_change() {
                 fill(&mut client, first..first + batch, &mut *len);
             }
             key += entries;
+            // The last batches, up to 10 MB each, leave buffers that go once the connection is idle.
+            until("resident memory is within its bound", || {
+                client.info("used_memory") > 0 && rss_bytes(server.pid()) <= rss_max(rss_at_start, LIMIT)
+            });
             let (rss, used) = (rss_bytes(server.pid()), client.info("used_memory"));
             groups::say(&format!(
                 "memory: {policy}, after values of {name}: used {used}, rss {rss}, at start {rss_at_start}, limit {LIMIT}"
             ));
             assert!(used > LIMIT * 3 / 4 && used <= LIMIT, "{policy}, {name}: {used}");
-            assert!(rss <= rss_max(rss_at_start, LIMIT), "{policy}, {name}: rss {rss}, at start {rss_at_start}");
         };
         phase("50 B", 1_000_000, 10_000, &mut || 50);
         phase("5 KB", 30_000, 200, &mut || 5_000);
