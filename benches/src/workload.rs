@@ -73,9 +73,12 @@ pub struct Workload {
     pub keys: u64,
     /// Cores of the generator, one thread each; `None` = as for all workloads.
     pub generator_cores: Option<Vec<usize>>,
+    /// Times that the servers are started, with a part of the rounds each: where the system puts a process's memory is chance, and
+    /// counts.
+    pub starts: usize,
     /// What keys and values look like.
     pub shape: Shape,
-    /// In the order of measuring.
+    /// As tables list them.
     pub lanes: Vec<Lane>,
     /// What shall hold.
     pub needs: Vec<Need>,
@@ -173,6 +176,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
             "connections",
             "keys",
             "generator_cores",
+            "starts",
             "prefix",
             "key_bytes",
             "value_bytes",
@@ -196,6 +200,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
             None => None,
             Some(_) => Some(parse_cores(text(table, "generator_cores")?).context("generator_cores")?),
         },
+        starts: number(table, "starts", 1, 1, 100)?,
         shape: Shape {
             prefix: table.get("prefix").and_then(Value::as_str).unwrap_or("key:").to_owned(),
             key_bytes: number(table, "key_bytes", 32, 16, 250)?,

@@ -115,6 +115,14 @@ fn label(arguments: &Arguments) -> String {
     }
 }
 
+/// The order of so many lanes in a round: each is first in turn, and every other round runs backwards, because it counts who
+/// runs behind whom.
+fn order(lanes: usize, round: usize) -> impl Iterator<Item = usize> {
+    let first = round / 2 % lanes.max(1);
+    let is_backward = round % 2 == 1;
+    (0..lanes).map(move |step| if is_backward { first + lanes - step } else { first + step } % lanes)
+}
+
 fn generator_cores(arguments: &Arguments, workload: &Workload) -> anyhow::Result<Vec<usize>> {
     let all = rival::all_cores();
     let cores = match (&arguments.generator_cores, &workload.generator_cores) {
@@ -186,8 +194,16 @@ impl Bench<'_> {
             });
             measured.push(lane);
         }
+        let rounds_per_start = self.arguments.rounds.div_ceil(workload.starts);
         for round in 0..self.arguments.rounds {
-            for (lane, series) in measured.iter().zip(&mut outcome.series) {
+            if round > 0 && round.is_multiple_of(rounds_per_start) {
+                self.running.clear();
+                for lane in &measured {
+                    self.start(workload, lane)?.map_err(anyhow::Error::msg)?;
+                }
+            }
+            for index in order(measured.len(), round) {
+                let (lane, series) = (measured[index], &mut outcome.series[index]);
                 let measure = self
                     .round(workload, lane, round)
                     .with_context(|| format!("workload {}, lane {}, round {round}", workload.name, lane.name))?;
