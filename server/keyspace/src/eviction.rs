@@ -7,7 +7,7 @@
 use crate::keyspace::{Keyspace, OutOfMemory};
 use crate::log::Location;
 use crate::memory::bytes_at_most;
-use crate::policy::duel::{Control, Rated, candidate_wins};
+use crate::policy::duel::{Control, Rated, candidate_wins, is_lucky};
 use crate::policy::miniature::{PASSES_MAX, PROTECTED_PERCENT, ROTATIONS_MAX};
 use crate::policy::recency::Verdict;
 use crate::queues::{CANDIDATES, KEPT, Oldest, PROBATION, PROTECTED, WINDOW, nth_of_eight};
@@ -336,7 +336,7 @@ impl Shard {
         }
         match policy.engine() {
             Engine::None => Step::Nothing,
-            Engine::Frequency => self.evict_by_frequency(now_ms, goal),
+            Engine::Frequency => self.evict_by_frequency(now_ms, random, goal),
             Engine::Recency => self.evict_by_recency(now_ms),
             Engine::Ttl => self.evict_by_ttl(now_ms),
             Engine::Random => {
@@ -416,12 +416,12 @@ impl Shard {
         }
     }
 
-    fn evict_by_frequency(&mut self, now_ms: u64, goal: Goal) -> Step {
+    fn evict_by_frequency(&mut self, now_ms: u64, random: u64, goal: Goal) -> Step {
         let Goal { window_bytes_min, main_bytes_max } = goal;
         match self.oldest(CANDIDATES, now_ms) {
             Oldest::Expired => return Step::Removed,
             Oldest::Kept => return Step::Moved,
-            Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
+            Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms, random),
             Oldest::None => {}
         }
         let mut passes = 0;
@@ -433,7 +433,7 @@ impl Shard {
                 Oldest::Entry(candidate) if self.passes(candidate, &mut passes) => {
                     self.move_on(candidate, WINDOW, now_ms);
                 }
-                Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms),
+                Oldest::Entry(candidate) => return self.duel(candidate, main_bytes_max, now_ms, random),
             }
         }
         match self.victim(main_bytes_max, now_ms) {
@@ -445,13 +445,14 @@ impl Shard {
     }
 
     /// The duel for a place in the main part: the candidate goes there, or it goes.
-    fn duel(&mut self, candidate: Location, main_bytes_max: u64, now_ms: u64) -> Step {
+    fn duel(&mut self, candidate: Location, main_bytes_max: u64, now_ms: u64, random: u64) -> Step {
         let rated = self.rated(candidate);
         if u64::from(rated.bytes) > main_bytes_max {
             self.stats.rejected += 1;
             return self.evict(candidate);
         }
         let (margin, objective) = (self.queues.share.margin, self.queues.objective);
+        let is_lucky = is_lucky(rated, random);
         let mut rotations = 0;
         let mut victims = 0;
         let mut step = Step::Moved;
@@ -462,7 +463,7 @@ impl Shard {
                 Oldest::None => break,
                 Oldest::Kept => return Step::Moved,
                 Oldest::Expired => step = Step::Removed,
-                Oldest::Entry(victim) if candidate_wins(rated, self.rated(victim), margin, objective) => {
+                Oldest::Entry(victim) if is_lucky || candidate_wins(rated, self.rated(victim), margin, objective) => {
                     step = self.evict(victim);
                     victims += 1;
                     if victims == VICTIMS_MAX {

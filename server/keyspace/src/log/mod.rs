@@ -256,7 +256,7 @@ impl Log {
         }
     }
 
-    /// Fetches the first line of an entry.
+    /// Fetches the first two lines of an entry.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         let bytes = self.bytes_at(location);

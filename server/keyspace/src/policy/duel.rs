@@ -151,6 +151,20 @@ pub fn candidate_wins(candidate: Rated, victim: Rated, margin: u8, objective: Ob
     }
 }
 
+/// Of candidates that are used often, one in so many is not asked for more: a power of two.
+const LUCKY_ONE_IN: u64 = 1 << 7;
+
+/// Below that a candidate has no luck: so few uses prove nothing.
+const LUCKY_FREQUENCY_MIN: u8 = 6;
+
+/// Whether a candidate goes to the main part however its duels end. Without luck, who can make the sketch think highly of some
+/// victims could keep all others out for ever.
+#[inline]
+#[must_use]
+pub fn is_lucky(candidate: Rated, random: u64) -> bool {
+    candidate.frequency >= LUCKY_FREQUENCY_MIN && random & (LUCKY_ONE_IN - 1) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +199,12 @@ mod tests {
                 prop_assert!(!candidate_wins(candidate, better(victim), margin, objective));
                 prop_assert!(!candidate_wins(candidate, victim, margin + 1, objective));
             }
+        }
+
+        #[test]
+        fn luck_is_for_few_and_only_for_those_used_often(candidate in rated(), random in any::<u64>()) {
+            let lucky = (0..LUCKY_ONE_IN).filter(|&more| is_lucky(candidate, random.wrapping_add(more))).count();
+            prop_assert_eq!(lucky, usize::from(candidate.frequency >= LUCKY_FREQUENCY_MIN));
         }
 
         #[test]
