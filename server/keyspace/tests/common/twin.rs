@@ -1,11 +1,13 @@
-//! The keyspace does what a sorted map with a clock does, whatever the number of shards.
+//! A safe twin of the keyspace: a sorted map with a clock. Steps are taken by both, and what they answer is compared.
+//!
+//! Under a limit entries may go, as many as the keyspace says it evicted, and no others; what stays is as the twin has it.
 
-mod common;
-
-use common::{BOOT_MS, SETTINGS, check_memory, keyspace, scan_all};
-use leasehold_keyspace::{Access, Attributes, Db, Expiry, Keyspace, Lookup, Settings, Turn};
+use crate::common::{BOOT_MS, check_memory, keyspace, scan_all};
+use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, Lookup, Settings, Turn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+
+type Model = BTreeMap<(Db, Vec<u8>), ModelEntry>;
 
 #[derive(Clone, Debug)]
 struct ModelEntry {
@@ -28,27 +30,67 @@ impl ModelEntry {
     }
 }
 
+/// What both are asked.
 #[derive(Clone, Debug)]
-enum Step {
-    Set { key: usize, len: usize, expiry: Option<u64>, keep: bool, stale_for_ms: u64, version: Option<u64>, flags: u32 },
-    Read { key: usize },
-    Lookup { key: usize },
-    Remove { key: usize },
-    Version { key: usize },
-    SetExpiry { key: usize, after_ms: Option<u64> },
-    Lengthen { key: usize, len: usize },
-    Rename { from: usize, to: usize },
-    ReadMany { keys: Vec<usize> },
-    Scan { count: usize },
+pub(crate) enum Step {
+    Set {
+        key: usize,
+        len: usize,
+        expiry: Option<u64>,
+        keep: bool,
+        stale_for_ms: u64,
+        version: Option<u64>,
+        flags: u32,
+    },
+    Read {
+        key: usize,
+    },
+    Lookup {
+        key: usize,
+    },
+    Remove {
+        key: usize,
+    },
+    Version {
+        key: usize,
+    },
+    SetExpiry {
+        key: usize,
+        after_ms: Option<u64>,
+    },
+    Lengthen {
+        key: usize,
+        len: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
+    ReadMany {
+        keys: Vec<usize>,
+    },
+    Scan {
+        count: usize,
+    },
     RandomKey,
-    Flush { all: bool },
+    Flush {
+        all: bool,
+    },
     Cycle,
-    Pass { ms: u64 },
+    Pass {
+        ms: u64,
+    },
+    /// Of memory; 0 = none.
+    Limit {
+        bytes: u64,
+    },
+    Policy(EvictionPolicy),
 }
 
 const KEYS: usize = 40;
 
-fn step() -> impl Strategy<Value = Step> {
+/// Steps without a limit.
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let key = 0..KEYS;
     let len = prop_oneof![4 => 0..40_usize, 2 => 0..600_usize, 1 => 0..100_000_usize];
     prop_oneof![
@@ -73,21 +115,42 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Steps under limits and policies that change.
+pub(crate) fn step_with_limits() -> impl Strategy<Value = Step> {
+    let limit = prop_oneof![1 => Just(0), 6 => 1_u64 << 15..1 << 19];
+    prop_oneof![
+        40 => step(),
+        1 => limit.prop_map(|bytes| Step::Limit { bytes }),
+        1 => prop::sample::select(&EvictionPolicy::ALL[..]).prop_map(Step::Policy),
+    ]
+}
+
 /// Key number to database and key; some keys are the same in two databases.
 fn name(key: usize) -> (Db, Vec<u8>) {
     let text = format!("key:{}", key / 2);
     (Db((key % 2) as u8), if key < 4 { vec![b'x'; key / 2 * 300] } else { text.into_bytes() })
 }
 
-fn run(shards: usize, steps: &[Step]) {
-    let settings = Settings { shards, ..SETTINGS };
+/// Takes the steps, and panics where the twins differ or the keyspace's books are wrong.
+pub(crate) fn run(settings: Settings, steps: &[Step]) {
+    let shards = settings.shards;
     let keyspace = keyspace(settings);
     let mut turn = Turn::new(BOOT_MS, 7);
-    let mut model: BTreeMap<(Db, Vec<u8>), ModelEntry> = BTreeMap::new();
+    let mut model = Model::new();
+    let mut evicted = 0;
     let mut versions = BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
         let now = turn.now_ms;
         model.retain(|_, entry| !entry.is_gone(now));
+        let bytes_wanted = match *step {
+            Step::Set { len, .. } | Step::Lengthen { len, .. } => Some(1000 + len),
+            _ => None,
+        };
+        let has_room = bytes_wanted.is_none_or(|bytes| keyspace.make_room(&mut turn, bytes).is_ok());
+        forget_evicted(&keyspace, &mut turn, &mut model, &mut evicted);
+        if !has_room {
+            continue;
+        }
         match step.clone() {
             Step::Set { key, len, expiry, keep, stale_for_ms, version, flags } => {
                 let (db, key) = name(key);
@@ -282,6 +345,7 @@ fn run(shards: usize, steps: &[Step]) {
                 turn.now_ms += 500;
                 model.retain(|_, entry| !entry.is_gone(turn.now_ms));
                 keyspace.expire_cycle(&mut turn, 0..shards, 100_000);
+                forget_evicted(&keyspace, &mut turn, &mut model, &mut evicted);
                 for db in [Db(0), Db(1)] {
                     let entries = || model.iter().filter(|((entry_db, _), _)| *entry_db == db);
                     assert_eq!(keyspace.len(db), entries().count());
@@ -290,10 +354,25 @@ fn run(shards: usize, steps: &[Step]) {
                 }
             }
             Step::Pass { ms } => turn.now_ms += ms,
+            Step::Limit { bytes } => keyspace.set_memory_bytes_max(bytes),
+            Step::Policy(policy) => keyspace.set_policy(policy),
         }
         keyspace.check();
     }
     check_cleanup(&keyspace, &mut turn, settings);
+}
+
+/// Entries that were evicted go in the model too: as many as were counted.
+fn forget_evicted(keyspace: &Keyspace, turn: &mut Turn, model: &mut Model, known: &mut u64) {
+    let evicted = keyspace.stats().evicted - std::mem::replace(known, keyspace.stats().evicted);
+    if evicted == 0 {
+        return;
+    }
+    let before = model.len();
+    model.retain(|(db, key), _| {
+        !matches!(keyspace.lookup(turn, *db, key, Access::Quiet, |_| ()), Lookup::Absent | Lookup::Negative { .. })
+    });
+    assert_eq!((before - model.len()) as u64, evicted, "entries that went, and evictions");
 }
 
 /// What is left when all entries are gone, one by one: their tables. After a flush: nothing.
@@ -312,15 +391,12 @@ fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
     keyspace.flush(turn, None);
     // What was taken out has memory until it is dropped.
     turn.effects.flushed.clear();
-    assert_eq!(keyspace.stats().used_bytes, common::keyspace(settings).stats().used_bytes);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn keyspace_behaves_as_a_map_with_a_clock(steps in prop::collection::vec(step(), 1..300)) {
-        run(1, &steps);
-        run(16, &steps);
+    keyspace.set_memory_bytes_max(settings.memory_bytes_max);
+    keyspace.set_policy(settings.policy);
+    // The tables of a policy before are given back bit by bit.
+    for _ in 0..100 {
+        turn.now_ms += 500;
+        keyspace.expire_cycle(turn, 0..settings.shards, 1000);
     }
+    assert_eq!(keyspace.stats().used_bytes, crate::common::keyspace(settings).stats().used_bytes);
 }
