@@ -75,7 +75,9 @@ impl Host for NodeHost {
             keyspace.set_whatif(live.whatif);
             keyspace.set_lease_settings(live.lease);
             self.node.log.set_level(live.log_level);
-            tracing::info!(options = ?names, "CONFIG SET");
+            if !names.is_empty() {
+                tracing::info!(options = ?names, "CONFIG SET");
+            }
         })
     }
 

@@ -16,6 +16,7 @@ pub mod database;
 pub mod groups;
 pub mod postgres;
 pub mod process;
+pub mod random;
 pub mod redis_server;
 pub mod reply;
 pub mod server;

@@ -1,6 +1,7 @@
 //! The memory limit and the settings that act at once, on the real binary.
 
 use leasehold_tests::client::request;
+use leasehold_tests::random::{Random, value};
 use leasehold_tests::watch::{rss_bytes, until};
 use leasehold_tests::{Client, Server, ServerOptions, Value, groups};
 use std::time::{Duration, Instant};
@@ -13,34 +14,6 @@ fn ok() -> Value {
 
 fn limited(bytes: u64, policy: &str) -> ServerOptions {
     Server::options().set("maxmemory", bytes).set("maxmemory-policy", policy)
-}
-
-/// Numbers without a pattern, the same in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 11
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Every order of magnitude from `2^low` to `2^high` is as likely.
-    fn size(&mut self, low: u32, high: u32) -> usize {
-        let least = 1 << (low + self.below(u64::from(high - low)) as u32);
-        (least + self.below(least)) as usize
-    }
-}
-
-/// A value that says whose it is.
-fn value(key: u64, len: usize) -> Vec<u8> {
-    let mut bytes = format!("{key};").into_bytes();
-    bytes.resize(len.max(bytes.len()), b'.');
-    bytes
 }
 
 /// Sets `keys` in one pipeline; all must be stored.
