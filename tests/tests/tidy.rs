@@ -67,6 +67,7 @@ const IO_CRATES: &[&str] =
 
 /// Files with `unsafe`, and what for.
 const UNSAFE_FILES: &[(&str, &str)] = &[
+    ("server/keyspace/src/cells.rs", "memory of tables, from the system and back"),
     ("server/keyspace/src/entry.rs", "one absence is one block of memory"),
     ("server/keyspace/src/log/extents.rs", "memory of runs, from the system and back"),
     ("server/keyspace/src/log/pool.rs", "memory of segments, from the system and back"),

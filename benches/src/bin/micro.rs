@@ -1,7 +1,7 @@
 //! The parts between `read` and `write` alone, in ns of CPU time per operation: the least of many repetitions, because
 //! everything that disturbs a loop only makes it slower.
 //!
-//! Counts instructions where the machine lets us (`perf stat` on one case by `--only`); the loops have no other work.
+//! The bench `instructions` counts the instructions of some cases.
 
 use clap::Parser as _;
 use leasehold_benches::keys::{Distribution, Keys};
@@ -20,6 +20,9 @@ struct Arguments {
     /// Only the cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the case that is called just so.
+    #[arg(long, conflicts_with = "only")]
+    case: Option<String>,
     /// Repetitions of each case; the least counts.
     #[arg(long, default_value_t = 40)]
     repetitions: usize,
@@ -38,10 +41,11 @@ const BATCHES: usize = 2_000;
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let mut case = |name: &str, mut run: Box<dyn FnMut()>| -> anyhow::Result<()> {
-        if !name.contains(&arguments.only) {
+    let mut case = |name: &str, prepare: &dyn Fn() -> Box<dyn FnMut()>| -> anyhow::Result<()> {
+        if !name.contains(&arguments.only) || arguments.case.as_ref().is_some_and(|case| case != name) {
             return Ok(());
         }
+        let mut run = prepare();
         let mut least = f64::INFINITY;
         for _ in 0..arguments.repetitions {
             let started_ns = system::thread_cpu_ns()?;
@@ -51,17 +55,19 @@ fn main() -> anyhow::Result<()> {
         writeln!(out, "{name:32} {least:8.1} ns/op")?;
         Ok(())
     };
-    case("parse GET", parse(Verb::Get, 32))?;
-    case("parse SET of 32 bytes", parse(Verb::Set, 32))?;
-    case("parse SET of 1 KiB", parse(Verb::Set, 1024))?;
-    case("reply with 32 bytes", reply(32))?;
-    case("reply with 1 KiB", reply(1024))?;
+    case("parse GET", &|| parse(Verb::Get, 32))?;
+    case("parse SET of 32 bytes", &|| parse(Verb::Set, 32))?;
+    case("parse SET of 1 KiB", &|| parse(Verb::Set, 1024))?;
+    case("reply with 32 bytes", &|| reply(32))?;
+    case("reply with 1 KiB", &|| reply(1024))?;
     for (name, keys) in [("1 K keys", 1_000), ("1 M keys", 1_000_000)] {
-        case(&format!("read and reply, {name}"), read(keys, Attributes::PLAIN))?;
-        case(&format!("read with TTL and reply, {name}"), read(keys, WITH_TTL))?;
-        case(&format!("prefetch, read and reply, {name}"), prefetched(keys))?;
-        case(&format!("overwrite 32 bytes, {name}"), overwrite(keys))?;
+        case(&format!("read and reply, {name}"), &|| read(keys, Attributes::PLAIN))?;
+        case(&format!("read with TTL and reply, {name}"), &|| read(keys, WITH_TTL))?;
+        case(&format!("prefetch, read and reply, {name}"), &|| prefetched(keys))?;
+        case(&format!("overwrite 32 bytes, {name}"), &|| overwrite(keys))?;
     }
+    case("insert with eviction, lru", &|| insert(EvictionPolicy::AllKeysLru))?;
+    case("insert with eviction, tinylfu", &|| insert(EvictionPolicy::AllKeysTinyLfu))?;
     Ok(())
 }
 
@@ -97,12 +103,11 @@ fn reply(value_bytes: usize) -> Box<dyn FnMut()> {
     })
 }
 
-/// A keyspace that holds `keys` keys of 32 bytes with values of 32 bytes, and a long list of these keys at random.
-fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
+fn keyspace(policy: EvictionPolicy, memory_bytes_max: u64) -> Keyspace {
     let settings = Settings {
         shards: 64,
-        memory_bytes_max: 0,
-        policy: EvictionPolicy::NoEviction,
+        memory_bytes_max,
+        policy,
         absence_bytes_max: 1 << 20,
         boot_unix_ms: 1_700_000_000_000,
         lease: LeaseSettings {
@@ -116,7 +121,12 @@ fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
             invalidated_stale_ms: 0,
         },
     };
-    let keyspace = Keyspace::new(settings, HashSeed([1, 2, 3, 4]));
+    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
+}
+
+/// A keyspace that holds `keys` keys of 32 bytes with values of 32 bytes, and a long list of these keys at random.
+fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
+    let keyspace = keyspace(EvictionPolicy::NoEviction, 0);
     let mut turn = Turn::new(1_700_000_000_000, 1);
     let name = |number: u64| format!("key:{number:028}").into_bytes();
     for number in 0..keys {
@@ -168,4 +178,24 @@ fn overwrite(keys: u64) -> Box<dyn FnMut()> {
             keyspace.update(&mut turn, Db(0), key, |slot| slot.set(&[b'w'; 32], Attributes::PLAIN));
         }
     })
+}
+
+/// Entries of 32 + 32 bytes for keys that are new, each of which makes another go.
+fn insert(policy: EvictionPolicy) -> Box<dyn FnMut()> {
+    const MEMORY_BYTES_MAX: u64 = 16 << 20;
+    /// More than it can hold, twice.
+    const FIRST: u64 = 500_000;
+
+    let keyspace = keyspace(policy, MEMORY_BYTES_MAX);
+    let mut turn = Turn::new(1_700_000_000_000, 1);
+    let mut number = 0_u64;
+    let mut key = [b'k'; 32];
+    let mut insert = move || {
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        number += 1;
+        keyspace.make_room(&mut turn, key.len() + 32).expect("something can go");
+        keyspace.update(&mut turn, Db(0), &key, |slot| slot.set(&[b'v'; 32], Attributes::PLAIN));
+    };
+    (0..FIRST).for_each(|_| insert());
+    Box::new(move || (0..BATCH * BATCHES).for_each(|_| insert()))
 }

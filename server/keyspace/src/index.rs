@@ -14,6 +14,7 @@
 //!
 //! The index knows hashes and locations. What lies there is told by who asks.
 
+use crate::cells::Cells;
 use crate::log::{Location, prefetch};
 
 const SLOTS: usize = 12;
@@ -25,11 +26,11 @@ const MEAN_MAX: usize = 10;
 /// Below this buckets are joined.
 const MEAN_MIN: usize = 3;
 
-const CHUNK: usize = 64;
+const CHUNK: usize = Chunk::PER_PAGE;
 const TAG_SHIFT: u32 = 44;
 
 /// Buckets of a page; the first chunk starts smaller.
-type Chunk = Box<[Bucket]>;
+type Chunk = Cells<Bucket>;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -43,7 +44,7 @@ struct Bucket {
 
 const EMPTY: Bucket = Bucket { locations: [0; SLOTS], tags: [0; SLOTS], overflow: 0 };
 
-const _: () = assert!(size_of::<Bucket>() == 64 && size_of::<[Bucket; CHUNK]>() == 4096);
+const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// The index of a shard.
 #[derive(Debug)]
@@ -411,13 +412,13 @@ impl Buckets {
     fn grow(&mut self) {
         let first = self.chunks.first_mut().filter(|first| first.len() < CHUNK);
         if let Some(first) = first {
-            let mut larger = vec![EMPTY; first.len() * 2];
+            let mut larger = Chunk::new(EMPTY, first.len() * 2);
             larger[..first.len()].copy_from_slice(first);
-            *first = larger.into_boxed_slice();
+            *first = larger;
             self.capacity *= 2;
         } else {
             let len = if self.chunks.is_empty() { 1 } else { CHUNK };
-            self.chunks.push(vec![EMPTY; len].into_boxed_slice());
+            self.chunks.push(Chunk::new(EMPTY, len));
             self.capacity += len;
         }
     }
@@ -433,7 +434,9 @@ impl Buckets {
             }
         } else if self.chunks.len() == 1 && self.len > 0 && self.len * 4 <= self.capacity {
             self.capacity /= 2;
-            self.chunks[0] = self.chunks[0][..self.capacity].into();
+            let mut smaller = Chunk::new(EMPTY, self.capacity);
+            smaller.copy_from_slice(&self.chunks[0][..self.capacity]);
+            self.chunks[0] = smaller;
         }
     }
 

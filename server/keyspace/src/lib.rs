@@ -5,6 +5,7 @@
 //! [`Turn::effects`]. Redis and memcached verbs both end in the methods of [`Keyspace`].
 
 pub mod attribution;
+mod cells;
 mod claims;
 mod entry;
 mod eviction;

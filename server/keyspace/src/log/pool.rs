@@ -2,8 +2,8 @@
 //!
 //! Regions of address space are mapped as they are needed, never unmapped before the end, and cut into segments. A segment
 //! that comes back gives its pages to the system at once, except for a few that the next taker gets as they are. So resident
-//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. This file and
-//! [`super::extents`] are the only ones of the log with `unsafe`: all others see slices.
+//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. This file,
+//! [`super::extents`] and [`crate::cells`] are the ones with `unsafe`: all others see slices.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -38,11 +38,11 @@ struct State {
     kept: Vec<Start>,
 }
 
-/// The start of a region, a segment or an extent.
+/// The start of a region, a segment, an extent or a page.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Start(pub(super) NonNull<u8>);
+pub(crate) struct Start(pub(crate) NonNull<u8>);
 
-// SAFETY: an address; who may use what lies there is told by `Pool` and `SegmentMemory`, `Extents` and `Extent`.
+// SAFETY: an address; who may use what lies there is told by `Pool` and `SegmentMemory`, `Extents` and `Extent`, `Cells`.
 unsafe impl Send for Start {}
 // SAFETY: as above.
 unsafe impl Sync for Start {}
@@ -187,7 +187,7 @@ pub(crate) fn prefetch<T>(place: &T) {
 
 /// A new mapping of zeros without memory, `len` bytes of address space.
 #[cfg(not(miri))]
-pub(super) fn map(len: usize) -> NonNull<u8> {
+pub(crate) fn map(len: usize) -> NonNull<u8> {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
     // SAFETY: a new anonymous mapping at an address that the system chooses overlaps nothing of ours.
@@ -223,7 +223,7 @@ pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
 /// # Safety
 /// The range is of whole pages within a mapping of [`map`], and nobody has borrowed it.
 #[cfg(not(miri))]
-pub(super) unsafe fn discard(start: NonNull<u8>, len: usize) {
+pub(crate) unsafe fn discard(start: NonNull<u8>, len: usize) {
     use rustix::mm::{Advice, madvise};
 
     // SAFETY: as the caller promises; private anonymous pages read as zeros after this.
@@ -236,7 +236,7 @@ fn layout(len: usize) -> std::alloc::Layout {
 }
 
 #[cfg(miri)]
-pub(super) fn map(len: usize) -> NonNull<u8> {
+pub(crate) fn map(len: usize) -> NonNull<u8> {
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc_zeroed(layout(len)) };
     NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout(len)))
@@ -253,7 +253,7 @@ pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
 /// # Safety
 /// As of the real one.
 #[cfg(miri)]
-pub(super) unsafe fn discard(start: NonNull<u8>, len: usize) {
+pub(crate) unsafe fn discard(start: NonNull<u8>, len: usize) {
     // SAFETY: the range is mapped and not borrowed, as the caller promises.
     unsafe { start.as_ptr().write_bytes(0, len) }
 }
