@@ -23,6 +23,9 @@ const STEPS_PER_LOCK: usize = 32;
 /// only.
 const BARREN_ROUNDS_MAX: usize = 4;
 
+/// Where nothing could go nobody looks again for so long, unless something is changed there: by then some entry may be over.
+const BARREN_MS: u64 = 50;
+
 /// Evictions of one call beyond those that make up for what its caller adds: a limit that was lowered is reached in such
 /// slices.
 const EVICTIONS_EXTRA_MAX: usize = 64;
@@ -212,6 +215,10 @@ impl Keyspace {
                 0 => self.victim_shard(),
                 _ => self.next_victim.fetch_add(1, Relaxed) % self.shards(),
             };
+            if self.memory.is_barren(index, turn.now_ms) {
+                barren += 1;
+                continue;
+            }
             if evicts {
                 let steps = evictions_extra_max - evictions_extra.min(evictions_extra_max);
                 let slice = Slice {
@@ -246,8 +253,15 @@ impl Keyspace {
             // A segment that is cleaned up takes as long as some evictions.
             evictions_extra += if has_cleaned { STEPS_PER_LOCK } else { 0 };
             freed_bytes += bytes_before.saturating_sub(shard.bytes()) as u64;
-            barren = if gained { 0 } else { barren + 1 };
             shard.publish();
+            if gained {
+                barren = 0;
+            } else {
+                barren += 1;
+                if is_late {
+                    shard.note_barren_until(turn.now_ms + BARREN_MS);
+                }
+            }
         }
         Ok(())
     }
@@ -258,7 +272,7 @@ impl Keyspace {
         let mean = self.memory.used_bytes() as usize / self.shards();
         let mut index = self.next_victim.load(Relaxed);
         for _ in 0..4 {
-            let shard = self.lock(index % self.shards());
+            let shard = self.lock_unpublished(index % self.shards());
             if shard.bytes() >= mean - mean / 8 {
                 break;
             }

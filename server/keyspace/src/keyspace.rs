@@ -180,6 +180,7 @@ pub(crate) struct Locked<'k> {
     shard: Guard<'k>,
     number: usize,
     memory: &'k Memory,
+    stays_barren: bool,
     /// Dropped after the guard: giving memory back to the system takes time.
     garbage: Option<Garbage>,
 }
@@ -206,6 +207,10 @@ impl Drop for Locked<'_> {
         if self.shard.unpublished_bytes().unsigned_abs() > self.memory.publish_bytes() {
             self.publish();
         }
+        if self.shard.is_barren && !self.stays_barren {
+            self.shard.is_barren = false;
+            self.memory.note_barren_until(self.number, 0);
+        }
         self.garbage = self.shard.take_garbage();
     }
 }
@@ -217,6 +222,13 @@ impl Locked<'_> {
         if self.shard.log.is_full() {
             self.memory.note_full(self.number);
         }
+    }
+
+    /// Who needs memory need not look here again before that time, unless somebody changes something.
+    pub(crate) fn note_barren_until(mut self, until_ms: u64) {
+        self.shard.is_barren = true;
+        self.stays_barren = true;
+        self.memory.note_barren_until(self.number, until_ms);
     }
 }
 
@@ -579,11 +591,17 @@ impl Keyspace {
     /// Locks a shard. A thread that panicked under the lock left every count valid, if not the entry it wrote.
     #[inline]
     pub(crate) fn lock(&self, index: usize) -> Locked<'_> {
-        Locked { shard: self.lock_unpublished(index), number: index, memory: &self.memory, garbage: None }
+        Locked {
+            shard: self.lock_unpublished(index),
+            number: index,
+            memory: &self.memory,
+            stays_barren: false,
+            garbage: None,
+        }
     }
 
     #[inline]
-    fn lock_unpublished(&self, index: usize) -> Guard<'_> {
+    pub(crate) fn lock_unpublished(&self, index: usize) -> Guard<'_> {
         guard(self.shards[index].lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Memory {
     bytes_wished: AtomicU64,
     /// A shard that has no room for more segments, however much memory there is; [`NO_SHARD`] = none.
     full_shard: AtomicUsize,
+    /// For each shard: until when, in server time, who needs memory need not look there; 0 = one has to look.
+    barren_until_ms: Box<[AtomicU64]>,
     /// Whether only values count, and every byte is told at once.
     counts_values_only: AtomicBool,
     shards: u64,
@@ -102,6 +104,7 @@ impl Memory {
             shadow_bytes_max: AtomicU64::new(0),
             bytes_wished: AtomicU64::new(0),
             full_shard: AtomicUsize::new(NO_SHARD),
+            barren_until_ms: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             counts_values_only: AtomicBool::new(false),
             shards: shards as u64,
             segment_bytes: segment_bytes as u64,
@@ -203,6 +206,17 @@ impl Memory {
     pub(crate) fn note_room(&self) {
         self.full_shard.store(NO_SHARD, Relaxed);
         self.wish();
+    }
+
+    /// Told under the lock of the shard.
+    #[cold]
+    pub(crate) fn note_barren_until(&self, shard: usize, until_ms: u64) {
+        self.barren_until_ms[shard].store(until_ms, Relaxed);
+    }
+
+    /// Whether a look at the shard would be in vain.
+    pub(crate) fn is_barren(&self, shard: usize, now_ms: u64) -> bool {
+        now_ms < self.barren_until_ms[shard].load(Relaxed)
     }
 
     fn wish(&self) {

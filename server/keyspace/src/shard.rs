@@ -57,6 +57,8 @@ pub(crate) struct Shard {
     published_bytes: usize,
     /// Dead bytes when a search for a segment to clean up last found none worth it; 0 = the last one did.
     dead_bytes_in_vain: usize,
+    /// Whether who needed memory has found nothing here, and nothing was changed since.
+    pub(crate) is_barren: bool,
     pub(crate) versions: Versions,
     counts: [Count; DATABASES_MAX],
     pub(crate) lease_settings: LeaseSettings,
@@ -119,6 +121,7 @@ impl Shard {
             absence_bytes: 0,
             published_bytes: 0,
             dead_bytes_in_vain: 0,
+            is_barren: false,
             versions: Versions {
                 last: (boot_unix_ms << VERSION_SHIFT) + number.index as u64,
                 stride: number.count as u64,

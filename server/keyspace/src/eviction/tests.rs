@@ -162,3 +162,38 @@ fn a_full_shard_evicts_or_refuses_writes_and_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn a_shard_where_nothing_may_go_is_left_alone_until_something_is_changed_there() {
+    const SHARDS: usize = 4;
+
+    for policy in [EvictionPolicy::NoEviction, EvictionPolicy::VolatileLru, EvictionPolicy::VolatileTinyLfu] {
+        let keyspace = keyspace(policy, SHARDS);
+        keyspace.set_memory_bytes_max(1 << 20);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        let stored = (0..).find(|&number| try_set(&keyspace, &mut turn, number, Expiry::Never).is_err());
+        let stored = stored.expect("a limit is reached");
+        let barren = |now_ms| (0..SHARDS).filter(|&shard| keyspace.memory.is_barren(shard, now_ms)).count();
+        assert_eq!(barren(turn.now_ms), SHARDS, "{policy:?}");
+        assert!(try_set(&keyspace, &mut turn, stored, Expiry::Never).is_err());
+        // At once, not when it is looked at again.
+        for number in 0..stored / 2 {
+            keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.remove());
+        }
+        assert_eq!(barren(turn.now_ms), 0);
+        try_set(&keyspace, &mut turn, stored, Expiry::Never).expect("half of the entries went");
+        // What has a TTL may go at once where policies say so.
+        let refused = (stored + 1..).find(|&number| try_set(&keyspace, &mut turn, number, Expiry::Never).is_err());
+        let refused = refused.expect("the limit is reached again");
+        assert!(barren(turn.now_ms) > 0 && barren(turn.now_ms + BARREN_MS) == 0);
+        for number in stored..refused {
+            keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.set_expiry(Some(BOOT_MS + 9000)));
+        }
+        let is_stored = try_set(&keyspace, &mut turn, refused, Expiry::Never).is_ok();
+        assert!(is_stored || policy == EvictionPolicy::NoEviction, "{policy:?}");
+        turn.now_ms += 10_000;
+        keyspace.expire_cycle(&mut turn, 0..SHARDS, 1_000_000);
+        try_set(&keyspace, &mut turn, refused, Expiry::Never).expect("half of the entries are over");
+        keyspace.check();
+    }
+}
