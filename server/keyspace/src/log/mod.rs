@@ -256,13 +256,15 @@ impl Log {
         }
     }
 
-    /// Fetches the first two lines of an entry.
+    /// Fetches the lines that the first 96 bytes of an entry lie in: two or three.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         let bytes = self.bytes_at(location);
         prefetch(&bytes[0]);
-        if let Some(second) = bytes.get(64) {
-            prefetch(second);
+        for further in [64, 95] {
+            if let Some(byte) = bytes.get(further) {
+                prefetch(byte);
+            }
         }
     }
 
