@@ -218,7 +218,14 @@ fn command(random: &mut Random) -> (Vec<Vec<u8>>, Expected) {
 
 fn check_reply(reply: &Value, expected: Expected, counts: &Counts) {
     if let Value::Error(text) = reply {
-        let is_told = ["OOM ", "ERR no such key", "ERR increment or decrement would overflow", "LOADBUSY", "LOADFAIL"];
+        let is_told = [
+            "OOM ",
+            "ERR no such key",
+            "ERR source and destination objects are the same",
+            "ERR increment or decrement would overflow",
+            "LOADBUSY",
+            "LOADFAIL",
+        ];
         assert!(is_told.iter().any(|told| text.starts_with(told)), "{expected:?}: {text}");
         counts.refused.fetch_add(u64::from(text.starts_with("OOM ")), Relaxed);
         return;
