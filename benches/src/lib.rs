@@ -13,3 +13,6 @@ pub mod rival;
 pub mod system;
 pub mod wire;
 pub mod workload;
+
+/// Operations of one repetition of a case of the bench `micro`; `instructions` divides by them.
+pub const OPERATIONS_PER_REPETITION: usize = 32_000;

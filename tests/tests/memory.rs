@@ -2,7 +2,7 @@
 
 use leasehold_tests::client::request;
 use leasehold_tests::random::{Random, value};
-use leasehold_tests::watch::{rss_bytes, until};
+use leasehold_tests::watch::{rss_bytes, rss_max, until};
 use leasehold_tests::{Client, Server, ServerOptions, Value, groups};
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,6 @@ fn fill(client: &mut Client, keys: std::ops::Range<u64>, mut len: impl FnMut() -
     for _ in 0..count {
         assert_eq!(client.receive(), ok());
     }
-}
-
-/// What resident memory may be under a limit, in a process that had `rss_at_start` before it stored anything.
-fn rss_max(rss_at_start: u64, limit: u64) -> u64 {
-    // A process built for tests has more code and symbols in memory than the 20 MiB allow for, before it does anything.
-    limit + limit / 20 + (20 * MEBIBYTE).max(rss_at_start + 8 * MEBIBYTE)
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use leasehold_benches::record::{self, Circumstances};
+use leasehold_benches::{OPERATIONS_PER_REPETITION, rival};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -35,8 +36,6 @@ const CASES: [&str; 7] = [
     "insert with eviction, tinylfu",
 ];
 
-/// Operations of one repetition of a case.
-const OPERATIONS: u64 = 32_000;
 /// Repetitions of the two runs; what they differ by is operations alone, without what prepares them.
 const REPETITIONS: (u64, u64) = (1, 4);
 
@@ -46,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     let binary = std::env::current_exe()?.with_file_name("micro");
     ensure!(binary.exists(), "{} is not built: cargo build --release -p leasehold-benches", binary.display());
     let before = newest(&benches.join("records"))?;
-    let here = Circumstances::here(benches, "instructions", 1, 1, 0.0);
+    let here = Circumstances::here(benches, "instructions", rival::all_cores().len(), 1, 0.0);
     let mut text = "Instructions per operation, keys and values of 32 bytes, 64 shards.\n\n\
                     | case | instructions | × the record before |\n|---|--:|--:|\n"
         .to_owned();
@@ -54,7 +53,8 @@ fn main() -> anyhow::Result<()> {
     let mut worse = Vec::new();
     for case in CASES {
         let (few, many) = (count(&binary, case, REPETITIONS.0)?, count(&binary, case, REPETITIONS.1)?);
-        let each = many.saturating_sub(few) as f64 / (OPERATIONS * (REPETITIONS.1 - REPETITIONS.0)) as f64;
+        let each = many.saturating_sub(few) as f64
+            / (OPERATIONS_PER_REPETITION as u64 * (REPETITIONS.1 - REPETITIONS.0)) as f64;
         let ratio = before.get(case).map(|before| each / before);
         let shown = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
         let _ = writeln!(text, "| {case} | {each:.0} | {shown} |");

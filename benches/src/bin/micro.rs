@@ -3,10 +3,11 @@
 //!
 //! The bench `instructions` counts the instructions of some cases.
 
+use anyhow::ensure;
 use clap::Parser as _;
 use leasehold_benches::keys::{Distribution, Keys};
-use leasehold_benches::system;
 use leasehold_benches::wire::{Protocol, Shape, Verb, Wire};
+use leasehold_benches::{OPERATIONS_PER_REPETITION, system};
 use leasehold_keyspace::{
     Access, Attributes, Db, EvictionPolicy, Expiry, HashSeed, Keyspace, LeaseSettings, Settings, Turn,
 };
@@ -35,16 +36,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BATCH: usize = 16;
 /// As a loader stores.
 const WITH_TTL: Attributes = Attributes { expiry: Expiry::At(1_700_003_600_000), ..Attributes::PLAIN };
-/// Batches in one repetition; together with the batch some milliseconds.
-const BATCHES: usize = 2_000;
+/// Batches in one repetition, which takes some milliseconds.
+const BATCHES: usize = OPERATIONS_PER_REPETITION / BATCH;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
+    let mut cases = 0;
     let mut case = |name: &str, prepare: &dyn Fn() -> Box<dyn FnMut()>| -> anyhow::Result<()> {
         if !name.contains(&arguments.only) || arguments.case.as_ref().is_some_and(|case| case != name) {
             return Ok(());
         }
+        cases += 1;
         let mut run = prepare();
         let mut least = f64::INFINITY;
         for _ in 0..arguments.repetitions {
@@ -68,6 +71,7 @@ fn main() -> anyhow::Result<()> {
     }
     case("insert with eviction, lru", &|| insert(EvictionPolicy::AllKeysLru))?;
     case("insert with eviction, tinylfu", &|| insert(EvictionPolicy::AllKeysTinyLfu))?;
+    ensure!(cases > 0, "there is no such case");
     Ok(())
 }
 

@@ -132,7 +132,7 @@ const SEED: HashSeed = HashSeed([0x9E37, 0x79B9, 0x7F4A, 0x7C15]);
 const DB: Db = Db(0);
 
 /// A replay claims no lease.
-const NO_LEASES: LeaseSettings = LeaseSettings {
+pub(crate) const NO_LEASES: LeaseSettings = LeaseSettings {
     lease_ms: 1000,
     lease_ms_max: 1000,
     reissue_after_ms: None,

@@ -3,20 +3,10 @@
 //! The bounds stand close to what was measured when they were set, so that a policy that has lost its sense of frequency,
 //! recency or size fails here at once. Real traces are replayed by `leasehold simulate`.
 
-use leasehold_keyspace::{
-    Access, Attributes, Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Objective, Settings, Turn,
-};
+mod common;
 
-const LEASE: LeaseSettings = LeaseSettings {
-    lease_ms: 1000,
-    lease_ms_max: 1000,
-    reissue_after_ms: None,
-    waiters_per_key_max: 1,
-    waiters_max: 1,
-    records_max: 1,
-    tombstone_ttl_ms: 0,
-    invalidated_stale_ms: 0,
-};
+use common::{SETTINGS, keyspace};
+use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Objective, Settings, Turn};
 
 /// Share of requests and share of bytes that were not there.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +21,7 @@ fn replay(
     capacity: u64,
     requests: impl Iterator<Item = (u64, usize)>,
 ) -> Misses {
-    let settings =
-        Settings { shards: 1, memory_bytes_max: 0, policy, absence_bytes_max: 0, boot_unix_ms: 1, lease: LEASE };
-    let keyspace = Keyspace::new(settings, HashSeed([1, 2, 3, 4]));
+    let keyspace = keyspace(Settings { shards: 1, policy, absence_bytes_max: 0, boot_unix_ms: 1, ..SETTINGS });
     keyspace.limit_values_only(capacity);
     keyspace.set_objective(objective);
     let mut turn = Turn::new(0, 7);

@@ -2,18 +2,8 @@
 
 use super::*;
 use crate::keyspace::{Access, Attributes, Expiry};
-use crate::settings::{Db, HashSeed, LeaseSettings, Settings};
-
-const LEASES: LeaseSettings = LeaseSettings {
-    lease_ms: 1000,
-    lease_ms_max: 1000,
-    reissue_after_ms: None,
-    waiters_per_key_max: 1,
-    waiters_max: 1,
-    records_max: 1,
-    tombstone_ttl_ms: 1000,
-    invalidated_stale_ms: 1000,
-};
+use crate::replay::NO_LEASES;
+use crate::settings::{Db, HashSeed, Settings};
 
 const BOOT_MS: u64 = 1_700_000_000_000;
 
@@ -22,7 +12,7 @@ const COST_MAX: usize = LOCK_COST_MAX + STEP_COST_MAX + (64 << 10);
 
 fn keyspace(policy: EvictionPolicy, shards: usize) -> Keyspace {
     let settings =
-        Settings { shards, memory_bytes_max: 0, policy, absence_bytes_max: 0, boot_unix_ms: BOOT_MS, lease: LEASES };
+        Settings { shards, memory_bytes_max: 0, policy, absence_bytes_max: 0, boot_unix_ms: BOOT_MS, lease: NO_LEASES };
     Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
 }
 

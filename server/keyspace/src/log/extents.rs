@@ -8,7 +8,7 @@
 
 mod ledger;
 
-use super::pool::{Start, discard, map, unmap};
+use super::pool::{Owned, Start, discard, map, unmap};
 use ledger::Ledger;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -41,8 +41,7 @@ struct State {
 /// Memory of some length, owned. What is in it was left from its owner before.
 #[derive(Debug)]
 pub(crate) struct Extent {
-    start: Start,
-    len: usize,
+    memory: Owned<u8>,
     owner: Arc<Extents>,
 }
 
@@ -59,7 +58,9 @@ impl Extents {
         let mut state = self.lock();
         let start = if len > REGION_BYTES { state.take_lone(len) } else { state.take(len) };
         self.note(&state);
-        Extent { start, len, owner: Arc::clone(self) }
+        // SAFETY: initialised bytes (mapped as zeros) that are nobody else's until the extent goes.
+        let memory = unsafe { Owned::new(start.0, len) };
+        Extent { memory, owner: Arc::clone(self) }
     }
 
     /// What counts against the limit beside the extents: the rest of the pages they lie in, and what free pages may be kept.
@@ -148,31 +149,31 @@ impl Drop for Extents {
 impl Extent {
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.memory.len()
     }
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes (mapped as zeros) at `start` belong to this extent alone.
-        unsafe { std::slice::from_raw_parts(self.start.0.as_ptr(), self.len) }
+        &self.memory
     }
 
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and `&mut self` makes the borrow unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.0.as_ptr(), self.len) }
+        &mut self.memory
     }
 
     /// Makes it at least `len` bytes long where it is, if what lies behind is free.
     pub(crate) fn try_lengthen(&mut self, len: usize) -> bool {
         let len = len.next_multiple_of(GRAIN_BYTES);
-        if self.is_lone() || len <= self.len {
-            return len <= self.len;
+        if self.is_lone() || len <= self.len() {
+            return len <= self.len();
         }
+        let start = self.memory.start().0;
         let mut state = self.owner.lock();
-        let is_longer = state.ledger.try_lengthen(self.start.0.addr().get(), self.len, len - self.len);
+        let is_longer = state.ledger.try_lengthen(start.addr().get(), self.len(), len - self.len());
         if is_longer {
-            self.len = len;
+            // SAFETY: as before, and what lies behind was free and is the extent's now.
+            self.memory = unsafe { Owned::new(start, len) };
             self.owner.note(&state);
         }
         is_longer
@@ -180,21 +181,22 @@ impl Extent {
 
     /// Whether it has a region of its own.
     fn is_lone(&self) -> bool {
-        self.len > REGION_BYTES
+        self.len() > REGION_BYTES
     }
 }
 
 impl Drop for Extent {
     fn drop(&mut self) {
+        let (start, len) = (self.memory.start().0, self.len());
         let mut state = self.owner.lock();
         if self.is_lone() {
-            state.ledger.uncount_lone(self.len);
+            state.ledger.uncount_lone(len);
             self.owner.trim(state);
             // SAFETY: mapped by `take` with this length, and the extent goes.
-            unsafe { unmap(self.start.0, self.len) };
+            unsafe { unmap(start, len) };
             return;
         }
-        state.ledger.free(self.start.0.addr().get(), self.len);
+        state.ledger.free(start.addr().get(), len);
         self.owner.trim(state);
     }
 }

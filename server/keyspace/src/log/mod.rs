@@ -24,7 +24,7 @@ mod upkeep;
 
 pub(crate) use extents::{Extents, GRAIN_BYTES};
 pub(crate) use layout::{EntryView, Layout, Plan, Stored};
-pub(crate) use pool::{KEPT_MAX, PAGE_BYTES, Pool, Start, discard, map, prefetch};
+pub(crate) use pool::{KEPT_MAX, Owned, PAGE_BYTES, Pieces, Pool, Start, discard, prefetch};
 pub(crate) use runs::Run;
 
 use labels::Labels;

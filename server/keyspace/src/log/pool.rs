@@ -6,8 +6,9 @@
 //! [`super::extents`] and [`crate::cells`] are the ones with `unsafe`: all others see slices.
 #![allow(unsafe_code)]
 
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Of the processors we build for; memory is resident by these.
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -26,15 +27,16 @@ pub(crate) const KEPT_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Pool {
     segment_bytes: usize,
-    state: Mutex<State>,
+    free: Mutex<Pieces>,
 }
 
-#[derive(Debug, Default)]
-struct State {
+/// Pieces of one size, cut from regions, that nobody has.
+#[derive(Debug)]
+pub(crate) struct Pieces {
     regions: Vec<Start>,
-    /// Without pages.
+    /// Without memory.
     bare: Vec<Start>,
-    /// With pages; at most [`KEPT_MAX`].
+    /// With memory.
     kept: Vec<Start>,
 }
 
@@ -42,19 +44,103 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start(pub(crate) NonNull<u8>);
 
-// SAFETY: an address; who may use what lies there is told by `Pool` and `SegmentMemory`, `Extents` and `Extent`, `Cells`.
+// SAFETY: an address; who may use what lies there is told by `Pieces`, `Extents` and `Owned`.
 unsafe impl Send for Start {}
 // SAFETY: as above.
 unsafe impl Sync for Start {}
 
+/// Values in a row that lie in such memory and belong to who has this. It gives nothing back by itself.
+#[derive(Debug)]
+pub(crate) struct Owned<T> {
+    start: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: the values are owned, as those of a Box are.
+unsafe impl<T: Send> Send for Owned<T> {}
+// SAFETY: as above; `&Owned` gives out `&[T]` only.
+unsafe impl<T: Sync> Sync for Owned<T> {}
+
+impl<T> Owned<T> {
+    /// # Safety
+    /// From `start` on lie `len` initialised values, which nobody else reads or writes while this is used.
+    pub(crate) unsafe fn new(start: NonNull<T>, len: usize) -> Self {
+        Self { start, len }
+    }
+
+    /// Where the first value is.
+    pub(crate) fn start(&self) -> Start {
+        Start(self.start.cast())
+    }
+}
+
+impl<T> Deref for Owned<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: as was promised when it was made.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Owned<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as was promised when it was made, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
 /// The memory of one segment, owned. Zeroed or left from its owner before.
 #[derive(Debug)]
 pub(crate) struct SegmentMemory {
-    start: Start,
-    len: usize,
+    memory: Owned<u8>,
     /// Bytes from the start that may have pages, in whole pages.
     resident_bytes: usize,
     pool: Arc<Pool>,
+}
+
+impl Pieces {
+    pub(crate) const fn new() -> Self {
+        Self { regions: Vec::new(), bare: Vec::new(), kept: Vec::new() }
+    }
+
+    /// A piece of `bytes`, the same each time, and whether it has memory.
+    ///
+    /// Aborts the process if the system has no memory, as every allocation does.
+    pub(crate) fn take(&mut self, bytes: usize) -> (Start, bool) {
+        match self.kept.pop() {
+            Some(start) => (start, true),
+            None => (self.bare.pop().unwrap_or_else(|| self.map(bytes)), false),
+        }
+    }
+
+    /// Keeps a piece with its memory, if fewer than `kept_max` are kept. Whether it does.
+    pub(crate) fn keep(&mut self, piece: Start, kept_max: usize) -> bool {
+        let keeps = self.kept.len() < kept_max;
+        if keeps {
+            self.kept.push(piece);
+        }
+        keeps
+    }
+
+    /// Takes a piece back whose memory was given to the system.
+    pub(crate) fn put(&mut self, piece: Start) {
+        self.bare.push(piece);
+    }
+
+    /// Maps a region; returns one of its pieces.
+    #[cold]
+    fn map(&mut self, bytes: usize) -> Start {
+        let region = Start(map(REGION_BYTES));
+        self.regions.push(region);
+        for offset in (bytes..REGION_BYTES).step_by(bytes).rev() {
+            // SAFETY: the region has REGION_BYTES bytes, and `offset` is less.
+            self.bare.push(Start(unsafe { region.0.add(offset) }));
+        }
+        region
+    }
 }
 
 impl Pool {
@@ -62,7 +148,7 @@ impl Pool {
     /// If `segment_bytes` is not a power of two from [`SEGMENT_BYTES_MIN`] to a region.
     pub(crate) fn new(segment_bytes: usize) -> Arc<Self> {
         assert!(segment_bytes.is_power_of_two() && (SEGMENT_BYTES_MIN..=REGION_BYTES).contains(&segment_bytes));
-        Arc::new(Self { segment_bytes, state: Mutex::default() })
+        Arc::new(Self { segment_bytes, free: Mutex::new(Pieces::new()) })
     }
 
     pub(crate) fn segment_bytes(&self) -> usize {
@@ -73,32 +159,23 @@ impl Pool {
     ///
     /// Aborts the process if the system has no memory, as every allocation does.
     pub(crate) fn take(self: &Arc<Self>) -> SegmentMemory {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (start, resident_bytes) = match state.kept.pop() {
-            Some(start) => (start, self.segment_bytes),
-            None => (state.bare.pop().unwrap_or_else(|| self.map(&mut state)), 0),
-        };
-        SegmentMemory { start, len: self.segment_bytes, resident_bytes, pool: Arc::clone(self) }
+        let (start, is_resident) = self.free().take(self.segment_bytes);
+        let resident_bytes = if is_resident { self.segment_bytes } else { 0 };
+        // SAFETY: initialised bytes (mapped as zeros) of a piece that nobody else has until it is put back.
+        let memory = unsafe { Owned::new(start.0, self.segment_bytes) };
+        SegmentMemory { memory, resident_bytes, pool: Arc::clone(self) }
     }
 
-    /// Maps a region; returns one of its segments.
-    #[cold]
-    fn map(&self, state: &mut State) -> Start {
-        let region = Start(map(REGION_BYTES));
-        state.regions.push(region);
-        for offset in (self.segment_bytes..REGION_BYTES).step_by(self.segment_bytes).rev() {
-            // SAFETY: the region has REGION_BYTES bytes, and `offset` is less.
-            state.bare.push(Start(unsafe { region.0.add(offset) }));
-        }
-        region
+    fn free(&self) -> MutexGuard<'_, Pieces> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for region in state.regions.drain(..) {
-            // SAFETY: mapped by `map` with this length; every segment holds a reference to the pool, so none is left.
+        let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for region in free.regions.drain(..) {
+            // SAFETY: mapped by `Pieces::map` with this length; every segment holds a reference to the pool, so none is left.
             unsafe { unmap(region.0, REGION_BYTES) }
         }
     }
@@ -107,14 +184,12 @@ impl Drop for Pool {
 impl SegmentMemory {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes (mapped as zeros) at `start` belong to this segment alone.
-        unsafe { std::slice::from_raw_parts(self.start.0.as_ptr(), self.len) }
+        &self.memory
     }
 
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and `&mut self` makes the borrow unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.0.as_ptr(), self.len) }
+        &mut self.memory
     }
 
     /// Bytes of memory that it holds, in whole pages.
@@ -130,7 +205,7 @@ impl SegmentMemory {
             return 0;
         }
         let before = self.resident_bytes;
-        self.resident_bytes = end.next_multiple_of(PAGE_BYTES).min(self.len);
+        self.resident_bytes = end.next_multiple_of(PAGE_BYTES).min(self.memory.len());
         self.resident_bytes - before
     }
 
@@ -138,17 +213,21 @@ impl SegmentMemory {
     /// [`SegmentMemory::resident_bytes`] fell.
     pub(crate) fn release_from(&mut self, end: usize) -> usize {
         // What is smaller than a page keeps it, for its neighbours and the next taker.
-        let keep = if self.len < PAGE_BYTES && end > 0 { self.len } else { end.next_multiple_of(PAGE_BYTES) };
+        let keep = if self.memory.len() < PAGE_BYTES && end > 0 {
+            self.memory.len()
+        } else {
+            end.next_multiple_of(PAGE_BYTES)
+        };
         if self.resident_bytes <= keep {
             return 0;
         }
         let released = self.resident_bytes - keep;
-        if self.len < PAGE_BYTES {
+        if self.memory.len() < PAGE_BYTES {
             self.resident_bytes = 0;
             return released;
         }
         // SAFETY: `keep` is at most `resident_bytes`, which is within the segment.
-        let start = unsafe { self.start.0.add(keep) };
+        let start = unsafe { self.memory.start().0.add(keep) };
         // SAFETY: whole pages of this segment; `&mut self` says that nobody has borrowed them.
         unsafe { discard(start, released) };
         self.resident_bytes = keep;
@@ -159,16 +238,13 @@ impl SegmentMemory {
 impl Drop for SegmentMemory {
     fn drop(&mut self) {
         let pool = Arc::clone(&self.pool);
-        let is_whole = self.resident_bytes == self.len;
-        if is_whole {
-            let mut state = pool.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.kept.len() < KEPT_MAX {
-                state.kept.push(self.start);
-                return;
-            }
+        let start = self.memory.start();
+        let is_whole = self.resident_bytes == self.memory.len();
+        if is_whole && pool.free().keep(start, KEPT_MAX) {
+            return;
         }
         self.release_from(0);
-        pool.state.lock().unwrap_or_else(PoisonError::into_inner).bare.push(self.start);
+        pool.free().put(start);
     }
 }
 
@@ -187,7 +263,7 @@ pub(crate) fn prefetch<T>(place: &T) {
 
 /// A new mapping of zeros without memory, `len` bytes of address space.
 #[cfg(not(miri))]
-pub(crate) fn map(len: usize) -> NonNull<u8> {
+pub(super) fn map(len: usize) -> NonNull<u8> {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
     // SAFETY: a new anonymous mapping at an address that the system chooses overlaps nothing of ours.
@@ -236,7 +312,7 @@ fn layout(len: usize) -> std::alloc::Layout {
 }
 
 #[cfg(miri)]
-pub(crate) fn map(len: usize) -> NonNull<u8> {
+pub(super) fn map(len: usize) -> NonNull<u8> {
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc_zeroed(layout(len)) };
     NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout(len)))

@@ -131,8 +131,8 @@ fn name(key: usize) -> (Db, Vec<u8>) {
     (Db((key % 2) as u8), if key < 4 { vec![b'x'; key / 2 * 300] } else { text.into_bytes() })
 }
 
-/// Takes the steps, and panics where the twins differ or the keyspace's books are wrong.
-pub(crate) fn run(settings: Settings, steps: &[Step]) {
+/// Takes the steps, and panics where the twins differ or the keyspace's books are wrong. How many entries were evicted.
+pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
     let shards = settings.shards;
     let keyspace = keyspace(settings);
     let mut turn = Turn::new(BOOT_MS, 7);
@@ -360,6 +360,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) {
         keyspace.check();
     }
     check_cleanup(&keyspace, &mut turn, settings);
+    evicted
 }
 
 /// Entries that were evicted go in the model too: as many as were counted.
