@@ -6,6 +6,7 @@
 pub mod generator;
 pub mod histogram;
 pub mod keys;
+pub mod keyspace;
 pub mod miss_ratio;
 pub mod preload;
 pub mod record;

@@ -56,13 +56,6 @@ pub(crate) fn since_start_ns() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-/// Processor time of the calling thread in ns.
-#[cfg(feature = "hold-times")]
-pub(crate) fn thread_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 /// Wall clock since 1970; zero before that.
 fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

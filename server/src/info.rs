@@ -276,13 +276,11 @@ fn stats(text: &mut String, node: &Node) {
 /// How long the locks of shards were held since this was last asked.
 #[cfg(feature = "hold-times")]
 fn hold_times(text: &mut String) {
-    let holds = leasehold_keyspace::take_holds();
+    let holds = crate::holds::take();
     fields!(text,
         "x_lock_holds": holds.count,
-        "x_lock_holds_over_1ms": holds.wall.over_1ms,
-        "x_lock_hold_longest_us": holds.wall.longest_ns / 1000,
-        "x_lock_holds_over_1ms_of_cpu": holds.cpu.over_1ms,
-        "x_lock_hold_longest_us_of_cpu": holds.cpu.longest_ns / 1000,
+        "x_lock_holds_over_1ms": holds.over_1ms,
+        "x_lock_hold_longest_us": holds.longest_ns / 1000,
     );
 }
 

@@ -10,6 +10,8 @@ mod clock;
 mod config;
 mod connection;
 mod freeing;
+#[cfg(feature = "hold-times")]
+mod holds;
 mod host;
 mod info;
 mod listener;
@@ -60,10 +62,7 @@ fn main() -> ExitCode {
         };
     }
     #[cfg(feature = "hold-times")]
-    leasehold_keyspace::observe_holds(leasehold_keyspace::HoldClocks {
-        wall_ns: clock::since_start_ns,
-        cpu_ns: clock::thread_cpu_ns,
-    });
+    holds::observe();
     if arguments.print_config {
         return say(render::conf().trim_end());
     }

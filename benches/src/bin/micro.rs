@@ -7,10 +7,8 @@ use anyhow::ensure;
 use clap::Parser as _;
 use leasehold_benches::keys::{Distribution, Keys};
 use leasehold_benches::wire::{Protocol, Shape, Verb, Wire};
-use leasehold_benches::{OPERATIONS_PER_REPETITION, system};
-use leasehold_keyspace::{
-    Access, Attributes, Db, EvictionPolicy, Expiry, HashSeed, Keyspace, LeaseSettings, Settings, Turn,
-};
+use leasehold_benches::{OPERATIONS_PER_REPETITION, keyspace, system};
+use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, Turn};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::hint::black_box;
 use std::io::Write as _;
@@ -107,30 +105,9 @@ fn reply(value_bytes: usize) -> Box<dyn FnMut()> {
     })
 }
 
-fn keyspace(policy: EvictionPolicy, memory_bytes_max: u64) -> Keyspace {
-    let settings = Settings {
-        shards: 64,
-        memory_bytes_max,
-        policy,
-        absence_bytes_max: 1 << 20,
-        boot_unix_ms: 1_700_000_000_000,
-        lease: LeaseSettings {
-            lease_ms: 10_000,
-            lease_ms_max: 60_000,
-            reissue_after_ms: None,
-            waiters_per_key_max: 1_000,
-            waiters_max: 10_000,
-            records_max: 10_000,
-            tombstone_ttl_ms: 60_000,
-            invalidated_stale_ms: 0,
-        },
-    };
-    Keyspace::new(settings, HashSeed([1, 2, 3, 4]))
-}
-
 /// A keyspace that holds `keys` keys of 32 bytes with values of 32 bytes, and a long list of these keys at random.
 fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
-    let keyspace = keyspace(EvictionPolicy::NoEviction, 0);
+    let keyspace = keyspace::new(EvictionPolicy::NoEviction, 0);
     let mut turn = Turn::new(1_700_000_000_000, 1);
     let name = |number: u64| format!("key:{number:028}").into_bytes();
     for number in 0..keys {
@@ -190,7 +167,7 @@ fn insert(policy: EvictionPolicy) -> Box<dyn FnMut()> {
     /// More than it can hold, twice.
     const FIRST: u64 = 500_000;
 
-    let keyspace = keyspace(policy, MEMORY_BYTES_MAX);
+    let keyspace = keyspace::new(policy, MEMORY_BYTES_MAX);
     let mut turn = Turn::new(1_700_000_000_000, 1);
     let mut number = 0_u64;
     let mut key = [b'k'; 32];

@@ -2,9 +2,8 @@
 //!
 //! A probe on core 1 sends batches of reads, one after the other, to a server on core 0 that was built to time its locks.
 //! Meanwhile one thing after the other is asked of the server: to grow, to change its policy, to delete a huge value, to drop
-//! everything, to grow again, to shrink, to let all entries expire. Every batch and every hold counts. What the machine does by
-//! itself shows in three ways: the calm run; holds by the processor time of their thread; and growth a second time, when the
-//! machine has given the memory already.
+//! everything, to grow again, to shrink, to let all entries expire. Every batch and every hold counts, and what the machine does
+//! by itself with them: the calm run shows it, and the bench `holds` does without it.
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser as _;
@@ -64,9 +63,6 @@ struct Holds {
     count: u64,
     over_1ms: u64,
     longest_us: u64,
-    /// The same by the processor time of who held the lock.
-    over_1ms_of_cpu: u64,
-    longest_us_of_cpu: u64,
 }
 
 #[derive(Default)]
@@ -242,8 +238,6 @@ impl<'p> Driver<'p> {
             count: number("x_lock_holds")?,
             over_1ms: number("x_lock_holds_over_1ms")?,
             longest_us: number("x_lock_hold_longest_us")?,
-            over_1ms_of_cpu: number("x_lock_holds_over_1ms_of_cpu")?,
-            longest_us_of_cpu: number("x_lock_hold_longest_us_of_cpu")?,
         };
         let (batches, longest_ns) =
             std::mem::take(&mut *self.probe.seen.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
@@ -328,7 +322,6 @@ fn json(steps: &[Step]) -> serde_json::Value {
             "step": step.what, "seconds": step.seconds, "batches": step.batches.count(),
             "p50_ns": step.batches.quantile_ns(0.5), "p999_ns": step.batches.quantile_ns(0.999), "longest_pause_ns": step.longest_ns,
             "holds": step.holds.count, "holds_over_1ms": step.holds.over_1ms, "longest_hold_us": step.holds.longest_us,
-            "holds_over_1ms_of_cpu": step.holds.over_1ms_of_cpu, "longest_hold_us_of_cpu": step.holds.longest_us_of_cpu,
         })
     };
     steps.iter().map(step).collect()
@@ -336,16 +329,15 @@ fn json(steps: &[Step]) -> serde_json::Value {
 
 fn table(steps: &[Step]) -> String {
     let mut text = String::from(
-        "### stalls\n\nBatches of 16 reads beside each step, and the holds of shards' locks: as time passes, and by the processor \
-         time of who held the lock, which stands still while the machine does something else.\n\n\
-         | step | s | batches | p50 µs | p99.9 µs | longest pause µs | holds | over 1 ms | longest hold µs | over 1 ms of CPU | longest µs of CPU |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        "### stalls\n\nBatches of 16 reads beside each step, and the holds of shards' locks.\n\n\
+         | step | s | batches | p50 µs | p99.9 µs | longest pause µs | holds | over 1 ms | longest hold µs |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for Step { what, seconds, batches, longest_ns, holds } in steps {
         let us = |quantile| batches.quantile_ns(quantile) / 1000;
         let _ = writeln!(
             text,
-            "| {what} | {seconds:.2} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {what} | {seconds:.2} | {} | {} | {} | {} | {} | {} | {} |",
             batches.count(),
             us(0.5),
             us(0.999),
@@ -353,8 +345,6 @@ fn table(steps: &[Step]) -> String {
             holds.count,
             holds.over_1ms,
             holds.longest_us,
-            holds.over_1ms_of_cpu,
-            holds.longest_us_of_cpu,
         );
     }
     text

@@ -33,7 +33,7 @@ pub mod watch;
 pub use attribution::{Share, Shares};
 pub use expiry::{Cycle, Flushed};
 #[cfg(feature = "hold-times")]
-pub use guard::{HoldClocks, HoldTimes, Holds, observe_holds, take_holds};
+pub use guard::{HoldObserver, observe_holds};
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 pub use memory::{KEY_BYTES_MAX, SHARD_BYTES_MAX, VALUE_BYTES_MAX, size_class};
