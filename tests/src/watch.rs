@@ -18,13 +18,23 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 ///
 /// # Panics
 /// If it never does; `what` says what was waited for.
-pub fn until_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+pub fn until_some<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    found_in_time(find).unwrap_or_else(|| panic!("waited in vain: {what}"))
+}
+
+/// Waits until `holds`, at most [`PATIENCE`]; whether it came to that. For a test that has more to tell if not.
+#[must_use]
+pub fn holds_in_time(mut holds: impl FnMut() -> bool) -> bool {
+    found_in_time(|| holds().then_some(())).is_some()
+}
+
+fn found_in_time<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = find() {
+        let found = find();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }

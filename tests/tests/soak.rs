@@ -7,7 +7,7 @@
 use leasehold_tests::client::request;
 use leasehold_tests::process::Directory;
 use leasehold_tests::random::{Random, value};
-use leasehold_tests::watch::{rss_bytes, rss_max, until, until_some};
+use leasehold_tests::watch::{holds_in_time, rss_bytes, rss_max, until, until_some};
 use leasehold_tests::{Client, Server, Value, groups};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -278,8 +278,13 @@ fn check_books(server: &Server, client: &mut Client, random: &mut Random, rss_at
     assert_eq!((found.bytes, found.keys), (bytes, found.keys_told), "entries as counted and as told");
     let limit = client.command(&["CONFIG", "GET", "maxmemory"]).elements()[1].text().parse::<u64>().expect("a number");
     let used = client.info("used_memory");
-    until("resident memory is within its bound", || rss_bytes(server.pid()) <= rss_max(rss_at_start, limit));
+    let rss_max = rss_max(rss_at_start, limit);
+    let is_bounded = holds_in_time(|| rss_bytes(server.pid()) <= rss_max);
     let rss = rss_bytes(server.pid());
+    if !is_bounded {
+        let info = client.command(&["INFO", "all"]).text();
+        panic!("{rss} bytes are resident where {rss_max} are allowed under a limit of {limit}:\n{info}");
+    }
     groups::say(&format!(
         "soak: {} entries of {bytes} bytes, error 0; used {used}, rss {rss}, at start {rss_at_start}, limit {limit}",
         found.keys
