@@ -4,7 +4,7 @@ use crate::config::live::Changed;
 use crate::info;
 use crate::load;
 use crate::node::Node;
-use leasehold_command::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ReplyError};
+use leasehold_command::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ReplyError};
 use leasehold_keyspace::{Db, Load, Waiter};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -58,6 +58,18 @@ impl Host for NodeHost {
 
     fn test_load(&self, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String> {
         load::test(&self.node, db, key, waiter)
+    }
+
+    fn writes_to_sources(&self) -> bool {
+        self.node.loaders.write()
+    }
+
+    fn writer_for(&self, db: Db, key: &[u8]) -> Option<u32> {
+        self.node.loaders.writer_for(db, key)
+    }
+
+    fn start_write(&self, loader: u32, db: Db, changes: Vec<Change>, waiter: Waiter) -> Result<u64, String> {
+        load::write::start(&self.node, loader, db, changes, waiter)
     }
 
     fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {

@@ -11,6 +11,8 @@
 //! twice; when a token was revoked during its load and the key is wanted again, both answers may come from one query only
 //! if that began after the second token was issued.
 
+pub(crate) mod write;
+
 use crate::config::LoaderConfig;
 use crate::host::NodeHost;
 use crate::node::Node;
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
-use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
+use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,7 @@ const TESTS_MAX: u64 = 16;
 /// All loaders, in the order of the configuration; `LoaderPolicy::loader` is the index.
 pub(crate) struct Loaders {
     list: Vec<LoaderDesk>,
+    any_writes: bool,
 }
 
 /// One loader with what the scheduler of its loads needs.
@@ -50,6 +53,7 @@ pub(crate) struct LoaderDesk {
     /// Loads given to the queue and not taken into a query yet; at most `queue_max`.
     queued: AtomicUsize,
     counters: LoadCounters,
+    writes: write::Writes,
     last_error: Mutex<Option<String>>,
 }
 
@@ -111,6 +115,7 @@ impl Loaders {
     /// Loaders and the queues their schedulers read.
     pub(crate) fn new(loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
         let mut queues = Vec::new();
+        let any_writes = loaders.iter().any(|(_, loader)| loader.writes() != Writes::default());
         let list = loaders
             .into_iter()
             .enumerate()
@@ -129,6 +134,7 @@ impl Loaders {
                         hard_timeout_ms: config.hard_timeout.as_millis() as u64,
                         loads_max: config.queue_max,
                     },
+                    writes: write::Writes::new(config.concurrency_max),
                     config,
                     loader,
                     queue,
@@ -138,7 +144,7 @@ impl Loaders {
                 }
             })
             .collect();
-        (Self { list }, queues)
+        (Self { list, any_writes }, queues)
     }
 
     /// The loader of a key.
@@ -251,6 +257,7 @@ impl LoaderDesk {
             ("source", config.source.clone()),
             ("mode", if config.transparent { "transparent" } else { "explicit" }.to_owned()),
             ("value", format!("{:?}", config.settings.value).to_lowercase()),
+            ("write", if config.writes_through { "through" } else { "off" }.to_owned()),
             ("db", config.db.0.to_string()),
             ("batch_max", self.loader.batch_max().to_string()),
             ("batch_window_ms", ms(config.batch_window)),
@@ -294,6 +301,9 @@ impl LoaderDesk {
             ("p99_us", counters.quantile_us(99)),
             ("max_us", value(&counters.time_us_max)),
         ]
+        .into_iter()
+        .chain(self.writes.counters())
+        .collect()
     }
 
     /// The end of the fresh life of a value loaded now, spread by the jitter.
@@ -612,6 +622,7 @@ mod tests {
             source: "main".to_owned(),
             db: Db(0),
             transparent: true,
+            writes_through: false,
             serve_stale: ServeStale::Never,
             ttl: Duration::from_secs(1),
             jitter: 0.0,

@@ -133,7 +133,7 @@ async fn open_loaders(config: &Config) -> anyhow::Result<Vec<(LoaderConfig, Arc<
         let source = sources
             .get(&loader.source)
             .with_context(|| format!("loader {}: no source {}", loader.settings.name, loader.source))?;
-        loaders.push((loader.clone(), Arc::new(build_loader(source, loader.settings.clone()).await?)));
+        loaders.push((loader.clone(), Arc::new(build_loader(source, loader.loader_settings()).await?)));
     }
     Ok(loaders)
 }

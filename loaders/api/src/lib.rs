@@ -1,4 +1,4 @@
-//! What a loader is to the server: a pattern of keys, and a way to bring the values of some of them.
+//! What a loader is to the server: a pattern of keys, a way to bring the values of some of them, and perhaps one to write them.
 //!
 //! No database here, no runtime, no protocol: only the words both sides share.
 
@@ -27,7 +27,60 @@ pub trait Loader: Send + Sync + 'static {
 
     /// Whether the source answered when it was last needed; the text says what is wrong.
     fn health(&self) -> Result<(), String>;
+
+    /// Which changes [`Loader::write`] takes. What is not said here never comes.
+    fn writes(&self) -> Writes {
+        Writes::default()
+    }
+
+    /// Writes all changes in one transaction of the source, in order. How many rows each has changed, once all are committed.
+    /// Never cancelled by the caller; ends by itself within about the source's statement timeout a change.
+    fn write(&self, changes: Vec<Change>) -> Pin<Box<dyn Future<Output = Result<Vec<u64>, WriteError>> + Send + '_>> {
+        drop(changes);
+        Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".to_owned()))))
+    }
 }
+
+/// Which changes a loader writes to its source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// New values.
+    pub upserts: bool,
+    /// The end of keys.
+    pub deletes: bool,
+}
+
+/// One change of a key that the loader matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// Its new value; `None` deletes it.
+    pub value: Option<Bytes>,
+}
+
+/// Why changes were not written, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The source refused them: nothing is written, and the same would be refused again.
+    Refused(String),
+    /// The source cannot be reached, was too slow, or had a conflict: nothing is written. Worth another try later.
+    Unavailable(String),
+    /// The source was lost while it committed: all is written, or nothing.
+    Unknown(String),
+}
+
+impl std::fmt::Display for WriteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(reason) => write!(f, "refused: {reason}"),
+            Self::Unavailable(reason) => write!(f, "source unavailable: {reason}"),
+            Self::Unknown(reason) => write!(f, "lost while it committed: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {}
 
 /// Keys to load together.
 #[derive(Clone, Debug)]

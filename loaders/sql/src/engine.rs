@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// What the client waits beyond the statement timeout for the database to end the statement itself. After that the connection
 /// is given up: the server, or the network to it, is gone.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// A wrong loader is checked again after this long, because somebody may have mended the schema.
 const RECHECK_AFTER: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@
 //!                        ├ Dialect (postgres, sqlite): bind parameters, read columns, name faults
 //!                        ├ Columns (columns, json): row → key, version, value
 //!                        └ pool: connections, health
+//!           → Writer (writer): one transaction of upserts and deletes
 //! ```
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ mod settings;
 mod source;
 mod sqlite;
 mod template;
+mod writer;
 
 pub use loader::{BATCH_MAX, ROW_BYTES_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;

@@ -7,8 +7,9 @@ use crate::settings::{ConfigProblem, ConfigSubject, LoaderSettings};
 use crate::source::{AnyPool, Source};
 use crate::sqlite::SqliteDialect;
 use crate::template::{PLACEHOLDERS_MAX, Template};
+use crate::writer::Writer;
 use bytes::Bytes;
-use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader};
+use leasehold_loader_api::{Change, LoadError, LoadRequest, Loaded, Loader, WriteError, Writes};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -32,12 +33,20 @@ pub struct SqlLoader {
     /// The runtime that owns the pool. Loads run there as tasks of their own, whoever waits for them.
     runtime: Handle,
     engine: AnyEngine,
+    /// If it writes.
+    writer: Option<AnyWriter>,
 }
 
 #[derive(Clone)]
 enum AnyEngine {
     Postgres(Arc<Engine<PostgresDialect>>),
     Sqlite(Arc<Engine<SqliteDialect>>),
+}
+
+#[derive(Clone)]
+enum AnyWriter {
+    Postgres(Arc<Writer<PostgresDialect>>),
+    Sqlite(Arc<Writer<SqliteDialect>>),
 }
 
 /// What happened beside plain success, counted since the loader was built.
@@ -73,12 +82,13 @@ async fn build(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, P
     let batch_sql = settings.batch_sql.clone();
     let batch_max = if batch_sql.is_some() { settings.batch_max } else { 1 };
     let state = source.state.clone();
+    let writer = build_writer(source, &settings, &template).await?;
     let engine = match &source.pool {
         AnyPool::Postgres(pool) => {
             AnyEngine::Postgres(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
         }
-        AnyPool::Sqlite(pool) => {
-            AnyEngine::Sqlite(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+        AnyPool::Sqlite(pools) => {
+            AnyEngine::Sqlite(Arc::new(Engine::start(pools.reads.clone(), state, settings, template).await?))
         }
     };
     Ok(SqlLoader {
@@ -89,13 +99,40 @@ async fn build(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, P
         batch_max,
         runtime: Handle::current(),
         engine,
+        writer,
     })
+}
+
+async fn build_writer(
+    source: &Source,
+    settings: &LoaderSettings,
+    template: &Template,
+) -> Result<Option<AnyWriter>, Problem> {
+    let (upsert, delete) = (settings.upsert_sql.as_deref(), settings.delete_sql.as_deref());
+    if upsert.or(delete).is_none() {
+        return Ok(None);
+    }
+    let (state, template) = (source.state.clone(), template.clone());
+    Ok(Some(match &source.pool {
+        AnyPool::Postgres(pool) => {
+            AnyWriter::Postgres(Arc::new(Writer::start(pool.clone(), state, template, upsert, delete).await?))
+        }
+        AnyPool::Sqlite(pools) => {
+            let pool = pools.writes(&state.settings);
+            AnyWriter::Sqlite(Arc::new(Writer::start(pool, state, template, upsert, delete).await?))
+        }
+    }))
 }
 
 fn check_settings(settings: &LoaderSettings, template: &Template) -> Result<(), Problem> {
     let problem = |option, reason: String| Err(Problem { option, reason });
     let count = template.placeholders().len();
-    for (option, sql) in [("sql", Some(&settings.sql)), ("batch_sql", settings.batch_sql.as_ref())] {
+    for (option, sql) in [
+        ("sql", Some(&settings.sql)),
+        ("batch_sql", settings.batch_sql.as_ref()),
+        ("upsert_sql", settings.upsert_sql.as_ref()),
+        ("delete_sql", settings.delete_sql.as_ref()),
+    ] {
         if sql.is_some_and(|sql| sql.trim().is_empty()) {
             return problem(option, "is empty".into());
         }
@@ -168,6 +205,22 @@ impl AnyEngine {
     }
 }
 
+impl AnyWriter {
+    fn writes(&self) -> Writes {
+        match self {
+            Self::Postgres(writer) => writer.writes(),
+            Self::Sqlite(writer) => writer.writes(),
+        }
+    }
+
+    async fn write(&self, changes: &[Change]) -> Result<Vec<u64>, WriteError> {
+        match self {
+            Self::Postgres(writer) => writer.write(changes).await,
+            Self::Sqlite(writer) => writer.write(changes).await,
+        }
+    }
+}
+
 impl Loader for SqlLoader {
     fn matches(&self, key: &[u8]) -> bool {
         self.template().matches(key)
@@ -222,5 +275,28 @@ impl Loader for SqlLoader {
             AnyEngine::Postgres(engine) => engine.health(),
             AnyEngine::Sqlite(engine) => engine.health(),
         }
+    }
+
+    fn writes(&self) -> Writes {
+        self.writer.as_ref().map_or(Writes::default(), AnyWriter::writes)
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Pin<Box<dyn Future<Output = Result<Vec<u64>, WriteError>> + Send + '_>> {
+        let Some(writer) = self.writer.clone() else {
+            return Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".into()))));
+        };
+        // A task of its own, as for a load: what was begun comes to its end.
+        let task = self.runtime.spawn(async move { writer.write(&changes).await });
+        Box::pin(async move {
+            match task.await {
+                Ok(written) => written,
+                Err(error) => {
+                    tracing::error!(loader = self.name, %error, "a write did not end");
+                    Err(WriteError::Unknown(
+                        "the write ended by an internal error, or the runtime is shutting down".into(),
+                    ))
+                }
+            }
+        })
     }
 }

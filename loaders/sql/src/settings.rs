@@ -76,6 +76,11 @@ pub struct LoaderSettings {
     pub row_bytes_max: usize,
     /// How integers that a double cannot hold are written in JSON.
     pub big_numbers: BigNumbers,
+    /// The statement that writes a value. `$1` … `$n` are the placeholders of the pattern, and the next is the value as the
+    /// client sent it: text, JSON or bytes, as the statement takes it.
+    pub upsert_sql: Option<String>,
+    /// The statement that deletes a row; its parameters are the placeholders.
+    pub delete_sql: Option<String>,
 }
 
 impl LoaderSettings {
@@ -93,6 +98,8 @@ impl LoaderSettings {
             version_column: None,
             row_bytes_max: 16 * 1024 * 1024,
             big_numbers: BigNumbers::Number,
+            upsert_sql: None,
+            delete_sql: None,
         }
     }
 }

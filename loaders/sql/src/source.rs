@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Database, PgPool, SqlitePool};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Shortest limit for connections and statements that makes sense.
@@ -38,7 +38,34 @@ pub struct Source {
 #[derive(Clone)]
 pub(crate) enum AnyPool {
     Postgres(PgPool),
-    Sqlite(SqlitePool),
+    Sqlite(SqlitePools),
+}
+
+/// The connections to a SQLite database.
+#[derive(Clone)]
+pub(crate) struct SqlitePools {
+    /// They cannot write.
+    pub(crate) reads: SqlitePool,
+    /// The one that writes, opened for the first loader that does.
+    writes: Arc<OnceLock<SqlitePool>>,
+}
+
+impl SqlitePools {
+    /// A pool of one connection, because a file takes one writer at a time.
+    pub(crate) fn writes(&self, settings: &SourceSettings) -> SqlitePool {
+        let open = || {
+            let options = (*self.reads.connect_options()).clone().read_only(false);
+            pool_options(settings).max_connections(1).connect_lazy_with(options)
+        };
+        self.writes.get_or_init(open).clone()
+    }
+
+    async fn close(&self) {
+        self.reads.close().await;
+        if let Some(writes) = self.writes.get() {
+            writes.close().await;
+        }
+    }
 }
 
 impl fmt::Debug for Source {
@@ -85,7 +112,8 @@ impl Source {
                         .await
                         .map_err(|reason| problem("create_with", format!("cannot create the database: {reason}")))?;
                 }
-                (AnyPool::Sqlite(pool_options(&settings).connect_lazy_with(options)), Vec::new())
+                let reads = pool_options(&settings).connect_lazy_with(options);
+                (AnyPool::Sqlite(SqlitePools { reads, writes: Arc::default() }), Vec::new())
             }
             "mysql" | "mariadb" => {
                 return Err(problem(
@@ -112,7 +140,7 @@ impl Source {
     pub async fn check(&self) -> Result<(), String> {
         match &self.pool {
             AnyPool::Postgres(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
-            AnyPool::Sqlite(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
+            AnyPool::Sqlite(pools) => pool::acquire_live(&pools.reads, &self.state).await.map(drop)?,
         }
         self.state.answered();
         Ok(())
@@ -130,7 +158,7 @@ impl Source {
     pub async fn close(&self) {
         match &self.pool {
             AnyPool::Postgres(pool) => pool.close().await,
-            AnyPool::Sqlite(pool) => pool.close().await,
+            AnyPool::Sqlite(pools) => pools.close().await,
         }
     }
 }

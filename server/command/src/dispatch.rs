@@ -4,7 +4,7 @@ use crate::client::ReplyMode;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::spec::{Flags, Spec};
-use crate::table;
+use crate::{table, writing};
 use leasehold_protocol::Request;
 
 /// Executes one request; an empty one does nothing.
@@ -21,7 +21,15 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 #[inline]
 fn admit_and_run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     match admit(context, request) {
-        Ok(spec) => (spec.run)(context, request),
+        Ok(spec) => {
+            if spec.flags.has(Flags::WRITE)
+                && context.host.writes_to_sources()
+                && let Some(outcome) = writing::intercept(context, spec, request)
+            {
+                return outcome;
+            }
+            (spec.run)(context, request)
+        }
         Err(error) => {
             context.reply.error(&error);
             Outcome::Replied

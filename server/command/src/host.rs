@@ -4,6 +4,7 @@
 
 use crate::client::Client;
 use crate::error::ReplyError;
+use bytes::Bytes;
 use leasehold_keyspace::{Db, Load, Waiter};
 
 /// See the module.
@@ -39,6 +40,25 @@ pub trait Host {
     /// # Errors
     /// The text of the error reply.
     fn test_load(&self, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String>;
+
+    /// Whether any loader writes to its source.
+    fn writes_to_sources(&self) -> bool {
+        false
+    }
+
+    /// The loader of a key, if one matches and writes to its source.
+    fn writer_for(&self, _db: Db, _key: &[u8]) -> Option<u32> {
+        None
+    }
+
+    /// Writes changes of a loader's keys to its source, all or none; once they are committed, or may be, the keys are invalidated
+    /// and `waiter` is woken. How long to wait for that, in ms.
+    ///
+    /// # Errors
+    /// The text of the error reply: nothing was begun.
+    fn start_write(&self, loader: u32, _db: Db, _changes: Vec<Change>, _waiter: Waiter) -> Result<u64, String> {
+        Err(format!("WRITEFAIL {} nothing is written to sources here", self.loader_name(loader)))
+    }
 
     // Configuration.
 
@@ -88,6 +108,15 @@ pub trait Host {
     /// Closes the matching connections of all threads; how many. The caller's own, if it matches, is counted but left
     /// to the caller to close.
     fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize;
+}
+
+/// One change of a key for its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// Its new value; `None` deletes it.
+    pub value: Option<Bytes>,
 }
 
 /// What a reader of a loader's key must know.

@@ -29,12 +29,13 @@ pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod usage;
+pub(crate) mod writing;
 
 pub use client::{Client, Names, ReplyMode};
 pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
-pub use host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ServeStale};
+pub use host::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ServeStale};
 pub use loader::load_ahead;
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};

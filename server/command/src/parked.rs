@@ -1,4 +1,4 @@
-//! Commands that wait: for a fill, a lease, or the end of their patience.
+//! Commands that wait: for a fill, a lease, a commit, or the end of their patience.
 //!
 //! A parked command is a list of keys, each of which will have an answer, and a way to write the reply once all have. Keys
 //! are woken one by one, in any order; each has its own deadlines.
@@ -7,6 +7,7 @@ use crate::context::{Context, Outcome};
 use crate::dispatch::silence;
 use crate::lease::getl;
 use crate::loader::through;
+use crate::writing::Effect;
 use bytes::Bytes;
 use leasehold_keyspace::{Db, Keyspace, Release, Turn, Waiter, WakeEvent};
 
@@ -58,6 +59,8 @@ pub(crate) enum Patience {
     },
     /// GETL … WAIT.
     Lease { deadline_ms: u64, claim: getl::Wish },
+    /// A write to the source: not in any queue of the keyspace.
+    Write { loader: u32, effect: Effect, asked_ms: u64, deadline_ms: u64 },
     /// LOADER TEST: not in any queue of the keyspace.
     Test { deadline_ms: u64, asked_ms: u64 },
 }
@@ -67,6 +70,8 @@ pub(crate) enum Patience {
 pub(crate) enum Answer {
     Value(Bytes),
     Absent,
+    Ok,
+    Count(u64),
     /// The text of an error reply.
     Error(String),
     Getl(getl::Status),
@@ -79,7 +84,9 @@ impl Patience {
                 (*soft_deadline_ms).min(*hard_deadline_ms)
             }
             Self::Load { hard_deadline_ms, .. } => *hard_deadline_ms,
-            Self::Lease { deadline_ms, .. } | Self::Test { deadline_ms, .. } => *deadline_ms,
+            Self::Lease { deadline_ms, .. } | Self::Write { deadline_ms, .. } | Self::Test { deadline_ms, .. } => {
+                *deadline_ms
+            }
         }
     }
 }
@@ -110,7 +117,16 @@ impl Parked {
                 Answer::Getl(claim.claim(context, db, &key, Some(waiter))?)
             }
             Patience::Lease { claim, .. } => Answer::Getl(claim.woken(event, context.turn.now_ms)),
+            Patience::Write { effect, .. } => match event {
+                WakeEvent::Written { rows } => written(context, awaited.db, effect, rows),
+                WakeEvent::Failed { reason, .. } => Answer::Error(reason.to_string()),
+                other => {
+                    give_back(context.keyspace, context.turn, other);
+                    return None;
+                }
+            },
             Patience::Load { .. } | Patience::Test { .. } => match event {
+                WakeEvent::Written { .. } => return None,
                 WakeEvent::Value { value, .. } => Answer::Value(value),
                 WakeEvent::Absent { .. } => Answer::Absent,
                 WakeEvent::Failed { stale, reason } => awaited.failed(stale, &reason),
@@ -206,6 +222,11 @@ impl Awaited {
             Patience::Load { loader, asked_ms, hard_deadline_ms, .. } => {
                 Some(Answer::Error(through::timeout_text(context.host, *loader, *hard_deadline_ms - *asked_ms)))
             }
+            Patience::Write { loader, asked_ms, deadline_ms, .. } => Some(Answer::Error(format!(
+                "UNKNOWNSTATE {} no answer within {} ms; it may be written or not",
+                context.host.loader_name(*loader),
+                *deadline_ms - *asked_ms
+            ))),
             Patience::Test { asked_ms, deadline_ms } => {
                 Some(Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms)))
             }
@@ -224,6 +245,20 @@ impl Awaited {
     }
 }
 
+/// What a committed write comes to.
+fn written(context: &mut Context<'_>, db: Db, effect: &Effect, rows: u64) -> Answer {
+    match effect {
+        Effect::Stored => Answer::Ok,
+        Effect::Deleted { others } => {
+            let mut removed = rows;
+            for key in others {
+                removed += u64::from(context.keyspace.update(context.turn, db, key, |slot| slot.remove()));
+            }
+            Answer::Count(removed)
+        }
+    }
+}
+
 /// How long to wait for a wake that left the keyspace already: it crosses threads in microseconds.
 const WAKE_UNDER_WAY_MS: u64 = 100;
 
@@ -239,6 +274,8 @@ fn write_answer(context: &mut Context<'_>, answer: &Answer) {
     match answer {
         Answer::Value(value) => context.reply.bulk(value),
         Answer::Absent => context.reply.null(),
+        Answer::Ok => context.reply.ok(),
+        Answer::Count(count) => context.reply.integer(i64::try_from(*count).unwrap_or(i64::MAX)),
         Answer::Error(text) => context.reply.error(text),
         Answer::Getl(status) => status.write(context.reply),
     }

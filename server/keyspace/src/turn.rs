@@ -107,11 +107,16 @@ pub enum WakeEvent {
         /// A fill must have a version of at least this, if it has one.
         version_floor: u64,
     },
-    /// The server's load failed; the text is `<loader> <reason>`.
+    /// What the command wanted written is committed in the source, and the keys are invalidated.
+    Written {
+        /// Changes that changed a row.
+        rows: u64,
+    },
+    /// The server's load or write failed; the text is that of the error reply.
     Failed {
         /// The stale value, if there is one that may be served instead.
         stale: Option<Bytes>,
-        /// `<loader> <reason>`.
+        /// The text of the error reply.
         reason: std::sync::Arc<str>,
     },
 }

@@ -123,6 +123,15 @@ fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>
         let text = "does nothing while stale_for is 0: no value is kept past its TTL".to_owned();
         found.warning(&section, "serve_stale", text);
     }
+    let statements = [("upsert_sql", &loader.settings.upsert_sql), ("delete_sql", &loader.settings.delete_sql)];
+    if loader.writes_through && statements.iter().all(|(_, sql)| sql.is_none()) {
+        found.error(&section, "write", "\"through\" needs upsert_sql, delete_sql or both".to_owned());
+    }
+    if !loader.writes_through {
+        for (option, _) in statements.iter().filter(|(_, sql)| sql.is_some()) {
+            found.warning(&section, option, "does nothing without write = \"through\"".to_owned());
+        }
+    }
     if loader.settings.batch_sql.is_none() {
         for option in ["batch_window", "batch_max"] {
             if found.places.is_set(&section, option) {
@@ -200,7 +209,7 @@ pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> 
             Template::parse(&loader.settings.pattern).is_ok() && !loader.settings.sql.is_empty()
         };
         for loader in config.loaders.iter().filter(|loader| loader.source == settings.name).filter(whole) {
-            if let Err(problem) = build_loader(&source, loader.settings.clone()).await {
+            if let Err(problem) = build_loader(&source, loader.loader_settings()).await {
                 problems.push(located(&problem, places));
             }
         }

@@ -181,6 +181,8 @@ pub(crate) struct LoaderConfig {
     pub db: Db,
     /// Whether GET and MGET load, or only LOADTHROUGH does.
     pub transparent: bool,
+    /// Whether SET and DEL write to the source.
+    pub writes_through: bool,
     pub serve_stale: ServeStale,
     pub ttl: Duration,
     /// Share of the TTL by which it is spread up and down, 0 to 0.5.
@@ -195,6 +197,17 @@ pub(crate) struct LoaderConfig {
     pub queue_max: usize,
     /// How long a load waits for others to share its query.
     pub batch_window: Duration,
+}
+
+impl LoaderConfig {
+    /// What the loader itself is told: statements that write only if it does.
+    pub(crate) fn loader_settings(&self) -> LoaderSettings {
+        let mut settings = self.settings.clone();
+        if !self.writes_through {
+            (settings.upsert_sql, settings.delete_sql) = (None, None);
+        }
+        settings
+    }
 }
 
 /// A hash seed from the system's randomness.

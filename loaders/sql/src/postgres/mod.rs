@@ -2,6 +2,7 @@
 
 mod codec;
 mod parameter;
+mod write;
 
 use crate::columns::{Columns, Fields, Problem};
 use crate::dialect::{CheckError, Dialect, Fault, Query, Role};

@@ -146,6 +146,13 @@ pub(crate) struct Bound {
     bytes: Vec<u8>,
 }
 
+impl Bound {
+    /// A value whose bytes are in the server's binary format of the type.
+    pub(super) fn new(info: PgTypeInfo, bytes: Vec<u8>) -> Self {
+        Self { info, bytes }
+    }
+}
+
 impl Type<Postgres> for Bound {
     fn type_info() -> PgTypeInfo {
         // Never asked: every value says its own type.

@@ -3,10 +3,11 @@
 //! What JSON shows follows the storage class of each value: INTEGER and REAL are numbers (the infinities are strings), TEXT is a
 //! string, BLOB is base64. A boolean or a date is what the application stored.
 //!
-//! The file is opened read-only. Statements end by a progress handler, which SQLite calls every [`OPS_PER_LOOK`] operations.
+//! The file is opened read-only, and once more by one connection if a loader writes to it. Statements end by a progress handler, which SQLite calls every [`OPS_PER_LOOK`] operations.
 
 pub(crate) mod create;
 mod parameters;
+mod write;
 
 use crate::columns::{Columns, Fields, Problem};
 use crate::dialect::{CheckError, Dialect, Fault, Query, Role};

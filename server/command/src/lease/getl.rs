@@ -142,9 +142,9 @@ impl Wish {
             WakeEvent::Lead { token, lease_ms, stale, version_floor, .. } => {
                 self.lead(token, lease_ms, stale, version_floor.max(self.version_min.unwrap_or(0)))
             }
-            WakeEvent::Failed { stale, .. } => {
-                Status { word: "WAIT", value: self.shown(stale), token: 1, left_ms: 1, version: 0 }
-            }
+            WakeEvent::Failed { stale, .. } => self.again(stale),
+            // No waiter for a lease hears that.
+            WakeEvent::Written { .. } => self.again(None),
         }
     }
 
@@ -155,6 +155,10 @@ impl Wish {
 
     fn lead(&self, token: u64, lease_ms: u64, stale: Option<Bytes>, version_floor: u64) -> Status {
         Status { word: "LEASE", value: self.shown(stale), token, left_ms: as_ms(lease_ms), version: version_floor }
+    }
+
+    fn again(&self, stale: Option<Bytes>) -> Status {
+        Status { word: "WAIT", value: self.shown(stale), token: 1, left_ms: 1, version: 0 }
     }
 
     fn shown(&self, stale: Option<Bytes>) -> Option<Bytes> {

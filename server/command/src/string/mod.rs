@@ -7,7 +7,7 @@ pub(crate) mod lifetime;
 mod multi;
 mod number;
 mod range;
-mod set;
+pub(crate) mod set;
 
 use crate::spec::Spec;
 

@@ -85,6 +85,26 @@ fn set_with_options(context: &mut Context<'_>, request: Request<'_>) -> Result<(
     Ok(())
 }
 
+/// The value of a SET, SETEX or PSETEX whose key is written to a source: it is stored whatever is there, and lives as long as the
+/// loader says.
+///
+/// # Errors
+/// As the command's own; and the options that look at what is there.
+pub(crate) fn whole_value<'a>(context: &Context<'_>, request: Request<'a>) -> Result<&'a [u8], ReplyError> {
+    if is_word(request.arg(0), "SET") {
+        let options = Options::parse(request)?;
+        options.lifetime.expiry(context.turn, "set")?;
+        if options.condition != Condition::None || options.old_value_wanted || options.version.is_some() {
+            return Err(ReplyError::err("SET of a key that a loader writes takes no NX, XX, IFEQ, IFNE, GET and VER"));
+        }
+        return Ok(request.arg(2));
+    }
+    let is_ms = is_word(request.arg(0), "PSETEX");
+    let (unit, command) = if is_ms { (TimeUnit::Milliseconds, "psetex") } else { (TimeUnit::Seconds, "setex") };
+    unit.deadline_ms(request.arg(2), context.turn, command)?;
+    Ok(request.arg(3))
+}
+
 /// Everything behind the value.
 #[derive(Default)]
 struct Options<'a> {

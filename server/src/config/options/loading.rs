@@ -278,6 +278,40 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         read: |loader| Value::from_text(loader.settings.version_column.as_deref()),
     },
     Spec {
+        name: "write",
+        kind: Kind::Choice(&["off", "through"]),
+        default: Default::Text("off"),
+        change: Change::Start,
+        doc: "What SET and DEL of this loader's keys do. off: they change the cache only. through: they run upsert_sql or \
+              delete_sql, the reply comes once the source has committed, and the next reader loads the row anew; TTLs that \
+              clients give are ignored, and commands that change a part of a value are refused.",
+        write: |loader, value| loader.writes_through = value.choice(&[false, true]),
+        read: |loader| Value::from_choice(&[false, true], loader.writes_through),
+    },
+    Spec {
+        name: "upsert_sql",
+        kind: Kind::Sql,
+        default: Default::Absent {
+            example: "INSERT INTO users SELECT $1, r.name, r.email FROM jsonb_to_record($2::jsonb) r(name text, email text) \
+                      ON CONFLICT (id) DO UPDATE SET name = excluded.name, email = excluded.email",
+        },
+        change: Change::Start,
+        doc: "The statement that SET, SETEX and PSETEX run. $1, $2 … are the placeholders of match, in order, and the one after \
+              them is the value as the client sent it: text, JSON or bytes.",
+        write: |loader, value| loader.settings.upsert_sql = value.text_or_none(),
+        read: |loader| Value::from_text(loader.settings.upsert_sql.as_deref()),
+    },
+    Spec {
+        name: "delete_sql",
+        kind: Kind::Sql,
+        default: Default::Absent { example: "DELETE FROM users WHERE id = $1" },
+        change: Change::Start,
+        doc: "The statement that DEL and UNLINK run, once for each key, all keys of a command in one transaction. The reply counts \
+              the keys of which it changed a row.",
+        write: |loader, value| loader.settings.delete_sql = value.text_or_none(),
+        read: |loader| Value::from_text(loader.settings.delete_sql.as_deref()),
+    },
+    Spec {
         name: "row_bytes_max",
         kind: Kind::Bytes { min: KB, max: 512 * MB },
         default: Default::Text("16mb"),

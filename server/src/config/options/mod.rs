@@ -123,6 +123,7 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         source: String::new(),
         db: Db(0),
         transparent: false,
+        writes_through: false,
         serve_stale: ServeStale::Never,
         ttl: Duration::ZERO,
         jitter: 0.0,

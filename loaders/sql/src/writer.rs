@@ -1,0 +1,249 @@
+//! Writes changes of keys to a database: all of them or none, in one transaction.
+//!
+//! What is lost before the commit was sent is not written, whatever lost it; only what is lost after that may be either. A
+//! connection that was dead already costs one more try, because nothing can have been committed on it.
+
+use crate::columns::Problem;
+use crate::dialect::{self, CheckError, Connection, Dialect, Fault};
+use crate::engine::GRACE;
+use crate::pool::{self, SourceState};
+use crate::template::{Template, Values};
+use leasehold_loader_api::{Change, WriteError, Writes};
+use sqlx::error::DatabaseError;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Pool};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One of the two statements of a writer.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteStatement {
+    /// The option that it stands in.
+    pub(crate) option: &'static str,
+    pub(crate) sql: Arc<str>,
+    /// Whether the value is its last parameter.
+    pub(crate) takes_value: bool,
+}
+
+impl WriteStatement {
+    pub(crate) fn problem(&self, reason: impl Into<String>) -> Problem {
+        Problem { option: self.option, reason: reason.into() }
+    }
+}
+
+/// A kind of database that can be written to.
+pub(crate) trait WriteDialect: Dialect {
+    /// Begins a transaction that writes.
+    const BEGIN: &'static str;
+
+    /// Prepares the statement and checks that its parameters are those of the pattern, and the value.
+    fn check_write(
+        connection: &mut Connection<Self>,
+        statement: &WriteStatement,
+        template: &Template,
+    ) -> impl Future<Output = Result<(), CheckError>> + Send;
+
+    /// Whether this answer to a commit says that nothing is committed: a constraint that is checked late, a conflict.
+    fn is_undone(error: &dyn DatabaseError) -> bool;
+
+    /// Runs a statement for one key; the number of rows that it changed.
+    fn apply(
+        connection: &mut Connection<Self>,
+        write: Write<'_>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<u64, Fault>> + Send;
+}
+
+/// A statement with what is bound to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) statement: &'a WriteStatement,
+    pub(crate) template: &'a Template,
+    pub(crate) values: &'a Values<'a>,
+    /// There if the statement takes one.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// Writes for one loader.
+pub(crate) struct Writer<D: WriteDialect> {
+    pool: Pool<D::Database>,
+    source: Arc<SourceState>,
+    template: Template,
+    upsert: Option<WriteStatement>,
+    delete: Option<WriteStatement>,
+}
+
+/// How an attempt failed.
+enum Failure {
+    /// Nothing is committed.
+    Before(Fault),
+    /// The commit was sent and not answered.
+    During(String),
+}
+
+impl<D: WriteDialect> Writer<D> {
+    /// A writer that has checked its statements, or could not reach the database to do so: then the first write will tell.
+    ///
+    /// # Errors
+    /// A statement is wrong.
+    pub(crate) async fn start(
+        pool: Pool<D::Database>,
+        source: Arc<SourceState>,
+        template: Template,
+        upsert_sql: Option<&str>,
+        delete_sql: Option<&str>,
+    ) -> Result<Self, Problem> {
+        let statement = |option, sql: Option<&str>, takes_value| {
+            sql.map(|sql| WriteStatement { option, sql: sql.into(), takes_value })
+        };
+        let writer = Self {
+            pool,
+            source,
+            template,
+            upsert: statement("upsert_sql", upsert_sql, true),
+            delete: statement("delete_sql", delete_sql, false),
+        };
+        writer.check().await?;
+        Ok(writer)
+    }
+
+    pub(crate) fn writes(&self) -> Writes {
+        Writes { upserts: self.upsert.is_some(), deletes: self.delete.is_some() }
+    }
+
+    /// Writes all changes or none; rows changed by each.
+    pub(crate) async fn write(&self, changes: &[Change]) -> Result<Vec<u64>, WriteError> {
+        let mut connection = self.acquired(pool::acquire(&self.pool, &self.source).await)?;
+        let (mut was_broken, mut was_stale) = (false, false);
+        loop {
+            let fault = match self.attempt(&mut connection, changes).await {
+                Ok(rows) => {
+                    self.source.answered();
+                    return Ok(rows);
+                }
+                Err(Failure::During(reason)) => {
+                    connection.close_on_drop();
+                    return Err(WriteError::Unknown(reason));
+                }
+                Err(Failure::Before(fault)) => fault,
+            };
+            match fault {
+                Fault::Broken(_) if !was_broken => {
+                    was_broken = true;
+                    connection.close_on_drop();
+                    drop(connection);
+                    connection = self.acquired(pool::acquire_live(&self.pool, &self.source).await)?;
+                }
+                Fault::Stale(_) if !was_stale => {
+                    was_stale = true;
+                    if let Err(error) = connection.clear_cached_statements().await {
+                        connection.close_on_drop();
+                        return Err(WriteError::Unavailable(self.source.redacted(&error)));
+                    }
+                }
+                Fault::Refused(reason) | Fault::BadValue(reason) | Fault::Stale(reason) => {
+                    return Err(WriteError::Refused(reason));
+                }
+                Fault::Broken(reason) => {
+                    self.source.failed(&reason);
+                    connection.close_on_drop();
+                    return Err(WriteError::Unavailable(reason));
+                }
+                Fault::Unavailable(reason) => return Err(WriteError::Unavailable(reason)),
+                Fault::Timeout => {
+                    connection.close_on_drop();
+                    let ms = self.source.settings.statement_timeout.as_millis();
+                    return Err(WriteError::Unavailable(format!("no answer within {ms} ms")));
+                }
+            }
+        }
+    }
+
+    fn acquired(
+        &self,
+        connection: Result<PoolConnection<D::Database>, String>,
+    ) -> Result<PoolConnection<D::Database>, WriteError> {
+        connection.map_err(WriteError::Unavailable)
+    }
+
+    async fn attempt(
+        &self,
+        connection: &mut PoolConnection<D::Database>,
+        changes: &[Change],
+    ) -> Result<Vec<u64>, Failure> {
+        let timeout = self.source.settings.statement_timeout;
+        let patience = timeout + GRACE;
+        let failed = |error: sqlx::Error| Failure::Before(dialect::fault::<D>(&error));
+        let begun = tokio::time::timeout(patience, connection.begin_with(AssertSqlSafe(D::BEGIN))).await;
+        let mut transaction = begun.map_err(|_| Failure::Before(Fault::Timeout))?.map_err(failed)?;
+        let mut rows = Vec::with_capacity(changes.len());
+        for change in changes {
+            let applied = self.apply(&mut transaction, change, timeout);
+            match tokio::time::timeout(patience, applied).await.unwrap_or(Err(Fault::Timeout)) {
+                Ok(count) => rows.push(count),
+                // Whether it comes through or the connection goes, nothing is committed.
+                Err(fault @ (Fault::Timeout | Fault::Broken(_))) => return Err(Failure::Before(fault)),
+                Err(fault) => {
+                    return match tokio::time::timeout(patience, transaction.rollback()).await {
+                        Ok(Ok(())) => Err(Failure::Before(fault)),
+                        Ok(Err(error)) => Err(failed(error)),
+                        Err(_) => Err(Failure::Before(Fault::Timeout)),
+                    };
+                }
+            }
+        }
+        match tokio::time::timeout(patience, transaction.commit()).await {
+            Ok(Ok(())) => Ok(rows),
+            Ok(Err(error)) => {
+                // A transaction that is still open goes with its connection.
+                connection.close_on_drop();
+                Err(after_commit::<D>(&error))
+            }
+            Err(_) => Err(Failure::During(format!("no answer to the commit within {} ms", patience.as_millis()))),
+        }
+    }
+
+    async fn apply(&self, connection: &mut Connection<D>, change: &Change, timeout: Duration) -> Result<u64, Fault> {
+        let Some(values) = self.template.values(&change.key) else {
+            return Err(Fault::Refused("the key does not fit the pattern".into()));
+        };
+        let (statement, option) = match change.value {
+            Some(_) => (&self.upsert, "upsert_sql"),
+            None => (&self.delete, "delete_sql"),
+        };
+        let Some(statement) = statement else { return Err(Fault::Refused(format!("the loader has no {option}"))) };
+        let write = Write { statement, template: &self.template, values: &values, value: change.value.as_deref() };
+        D::apply(connection, write, timeout).await
+    }
+
+    async fn check(&self) -> Result<(), Problem> {
+        let Ok(mut connection) = pool::acquire_live(&self.pool, &self.source).await else { return Ok(()) };
+        for statement in self.upsert.iter().chain(&self.delete) {
+            let timeout = self.source.settings.statement_timeout + GRACE;
+            match tokio::time::timeout(timeout, D::check_write(&mut connection, statement, &self.template)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(CheckError::Wrong(problem))) => return Err(problem),
+                Ok(Err(CheckError::Failed(error))) => {
+                    connection.close_on_drop();
+                    self.source.failed(&self.source.redacted(&error));
+                    return Ok(());
+                }
+                Err(_) => {
+                    connection.close_on_drop();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an error in answer to the commit means. What the database says about anything but the transaction itself, it may say
+/// after it has committed.
+fn after_commit<D: WriteDialect>(error: &sqlx::Error) -> Failure {
+    match error {
+        sqlx::Error::Database(said) if D::is_undone(said.as_ref()) => Failure::Before(D::fault(said.as_ref())),
+        _ => Failure::During(error.to_string()),
+    }
+}

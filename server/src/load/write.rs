@@ -1,0 +1,133 @@
+//! Writing through: one transaction of the source for each command that writes, on the loaders' runtime.
+//!
+//! Once the source has committed, or may have, the keys are invalidated: leases on them end, and what was read before is never
+//! stored. The next reader loads what the source has, which may be more than the client wrote.
+
+use super::{LoaderDesk, Loaders, end};
+use crate::node::Node;
+use leasehold_command::Change;
+use leasehold_keyspace::{Db, Waiter, Wake, WakeEvent};
+use leasehold_loader_api as api;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// The writes of one loader. All relaxed: each is a number of its own.
+pub(super) struct Writes {
+    /// Transactions under way at one time.
+    permits: Arc<Semaphore>,
+    /// Commands that wait for their transaction or its end.
+    under_way: AtomicU64,
+    /// Changes that are committed.
+    written: AtomicU64,
+    /// Commands of which nothing is written.
+    failed: AtomicU64,
+    /// Commands that may be written or not.
+    unknown: AtomicU64,
+}
+
+impl Writes {
+    pub(super) fn new(concurrency_max: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(concurrency_max.max(1))),
+            under_way: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+        }
+    }
+
+    /// For `LOADER STATS`.
+    pub(super) fn counters(&self) -> [(&'static str, i64); 4] {
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+        [
+            ("writes", value(&self.written)),
+            ("writes_failed", value(&self.failed)),
+            ("writes_unknown", value(&self.unknown)),
+            ("writes_under_way", value(&self.under_way)),
+        ]
+    }
+}
+
+impl Loaders {
+    /// Whether any loader writes.
+    pub(crate) fn write(&self) -> bool {
+        self.any_writes
+    }
+
+    /// The loader that writes a key.
+    pub(crate) fn writer_for(&self, db: Db, key: &[u8]) -> Option<u32> {
+        let desk = self.desk_for(db, key)?;
+        (desk.loader.writes() != api::Writes::default()).then_some(desk.policy.loader)
+    }
+}
+
+/// See `Host::start_write`.
+pub(crate) fn start(
+    node: &Arc<Node>,
+    loader: u32,
+    db: Db,
+    changes: Vec<Change>,
+    waiter: Waiter,
+) -> Result<u64, String> {
+    let (Some(runtime), Some(desk)) = (&node.loader_runtime, node.loaders.list.get(loader as usize)) else {
+        return Err(super::no_loader(loader));
+    };
+    let takes = desk.loader.writes();
+    for (is_taken, is_there, command, option) in [
+        (takes.upserts, changes.iter().any(|change| change.value.is_some()), "SET", "upsert_sql"),
+        (takes.deletes, changes.iter().any(|change| change.value.is_none()), "DEL", "delete_sql"),
+    ] {
+        if is_there && !is_taken {
+            return Err(format!("ERR {command} needs {option}, which loader '{}' has not", desk.name()));
+        }
+    }
+    let queue_max = desk.config.queue_max as u64;
+    if desk.writes.under_way.fetch_add(1, Ordering::Relaxed) >= queue_max {
+        desk.writes.under_way.fetch_sub(1, Ordering::Relaxed);
+        return Err(format!("LOADBUSY {} queue full: {queue_max} writes wait for the source", desk.name()));
+    }
+    let task = {
+        let node = Arc::clone(node);
+        async move { write(&node, loader as usize, db, changes, waiter).await }
+    };
+    runtime.spawn(task);
+    Ok(desk.policy.hard_timeout_ms)
+}
+
+async fn write(node: &Arc<Node>, index: usize, db: Db, changes: Vec<Change>, waiter: Waiter) {
+    let desk = &node.loaders.list[index];
+    // Closed by nobody.
+    let _permit = Arc::clone(&desk.writes.permits).acquire_owned().await;
+    let changes: Vec<api::Change> =
+        changes.into_iter().map(|Change { key, value }| api::Change { key, value }).collect();
+    let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
+    let written = desk.loader.write(changes).await;
+    if matches!(written, Ok(_) | Err(api::WriteError::Unknown(_))) {
+        end(node, |turn| {
+            for key in &keys {
+                node.keyspace.update(turn, db, key, |slot| slot.remove());
+            }
+        });
+    }
+    let event = match written {
+        Ok(rows) => {
+            desk.writes.written.fetch_add(keys.len() as u64, Ordering::Relaxed);
+            WakeEvent::Written { rows: rows.iter().filter(|&&rows| rows > 0).count() as u64 }
+        }
+        Err(error) => failed(desk, &error),
+    };
+    desk.writes.under_way.fetch_sub(1, Ordering::Relaxed);
+    node.post_wake(Wake { waiter, event });
+}
+
+fn failed(desk: &LoaderDesk, error: &api::WriteError) -> WakeEvent {
+    let (counter, word) = match error {
+        api::WriteError::Unknown(_) => (&desk.writes.unknown, "UNKNOWNSTATE"),
+        api::WriteError::Refused(_) | api::WriteError::Unavailable(_) => (&desk.writes.failed, "WRITEFAIL"),
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+    let reason = format!("{word} {} {error}", desk.name());
+    desk.note_error(&reason);
+    WakeEvent::Failed { stale: None, reason: reason.into() }
+}
