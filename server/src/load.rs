@@ -6,13 +6,16 @@
 //!                  │ full: LOADBUSY                       │ at most concurrency_max under way
 //! ```
 //!
-//! A load is never cancelled: its waiters give up by themselves, each by its own time, and one that comes after the hard timeout
-//! still fills if its token is still good. Leases keep a key from being loaded
-//! twice; when a token was revoked during its load and the key is wanted again, both answers may come from one query only
-//! if that began after the second token was issued.
+//! No load passes while a breaker is open ([`gate`]): what is wanted then is refused at once. A load is never cancelled: its
+//! waiters give up by themselves, each by its own time, and one that comes after the hard timeout still fills if its token is
+//! still good. Leases keep a key from being loaded twice; when a token was revoked during its load and the key is wanted again,
+//! both answers may come from one query only if that began after the second token was issued.
 
+mod breaker;
+mod gate;
 pub(crate) mod write;
 
+use self::gate::{Ending, Gate, Guard};
 use crate::config::LoaderConfig;
 use crate::host::NodeHost;
 use crate::node::Node;
@@ -22,6 +25,7 @@ use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
+use leasehold_loader_sql::SourceSettings;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +56,7 @@ pub(crate) struct LoaderDesk {
     queue: mpsc::UnboundedSender<Vec<Job>>,
     /// Loads given to the queue and not taken into a query yet; at most `queue_max`.
     queued: AtomicUsize,
+    gate: Gate,
     counters: LoadCounters,
     writes: write::Writes,
     last_error: Mutex<Option<String>>,
@@ -82,6 +87,8 @@ struct LoadCounters {
     timeouts: AtomicU64,
     /// Refused because the queue was full.
     busy: AtomicU64,
+    /// Refused because a breaker was open.
+    cut_off: AtomicU64,
     in_flight: AtomicU64,
     /// Answers that came after the hard timeout and were stored.
     late_fills: AtomicU64,
@@ -113,7 +120,11 @@ impl Loaders {
     }
 
     /// Loaders and the queues their schedulers read.
-    pub(crate) fn new(loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
+    pub(crate) fn new(sources: &[SourceSettings], loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
+        let guard_of = |source: &SourceSettings| {
+            (source.name.clone(), Arc::new(Guard::new("source", &source.name, source.breaker)))
+        };
+        let guards: HashMap<String, Arc<Guard>> = sources.iter().map(guard_of).collect();
         let mut queues = Vec::new();
         let any_writes = loaders.iter().any(|(_, loader)| loader.writes() != Writes::default());
         let list = loaders
@@ -124,7 +135,12 @@ impl Loaders {
                 queues.push(receiver);
                 // Up to the first brace, of a placeholder or a doubled one that stands for itself.
                 let literal = config.settings.pattern.split(['{', '}']).next().unwrap_or_default();
+                let guard = Guard::new("loader", &config.settings.name, config.breaker);
+                let source = guards.get(&config.source).cloned();
+                // Loaders that are not built from a configuration need not have a source.
+                let source = source.unwrap_or_else(|| Arc::new(Guard::new("source", &config.source, config.breaker)));
                 LoaderDesk {
+                    gate: Gate::new(guard, source),
                     prefix: literal.as_bytes().to_vec(),
                     policy: LoaderPolicy {
                         loader: index as u32,
@@ -209,6 +225,11 @@ impl LoaderDesk {
     /// Queues as many of a group as there is room for.
     fn start(&self, mut group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
         self.counters.asked.fetch_add(group.len() as u64, Ordering::Relaxed);
+        if let Some(why) = self.gate.refusal(Instant::now()) {
+            self.counters.cut_off.fetch_add(group.len() as u64, Ordering::Relaxed);
+            let text = reason(self, &why);
+            return refused.extend(group.into_iter().map(|load| (load, text.to_string())));
+        }
         let room = self.reserve(group.len());
         let (asked, name) = (Instant::now(), self.name());
         let without_room = group.split_off(room);
@@ -243,10 +264,9 @@ impl LoaderDesk {
     fn view(&self) -> LoaderView {
         let config = &self.config;
         let ms = |duration: Duration| duration.as_millis().to_string();
-        let (state, problem) = match self.loader.health() {
-            Ok(()) => ("ok", String::new()),
-            Err(problem) => ("degraded", problem),
-        };
+        let (now, health) = (Instant::now(), self.loader.health());
+        let state = self.gate.trouble(now).unwrap_or(if health.is_ok() { "ok" } else { "degraded" });
+        let problem = health.err().or_else(|| self.gate.refusal(now)).unwrap_or_default();
         let serve_stale = match config.serve_stale {
             ServeStale::Never => "never",
             ServeStale::OnError => "on-error",
@@ -270,7 +290,9 @@ impl LoaderDesk {
             ("serve_stale", serve_stale.to_owned()),
             ("soft_timeout_ms", ms(config.soft_timeout)),
             ("hard_timeout_ms", ms(config.hard_timeout)),
+            ("breaker", if config.breaker.enabled { "on" } else { "off" }.to_owned()),
             ("state", state.to_owned()),
+            ("source_breaker", self.gate.source_state(now).to_owned()),
             ("problem", problem),
             ("last_error", self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()),
         ];
@@ -291,6 +313,7 @@ impl LoaderDesk {
             ("errors", value(&counters.errors)),
             ("timeouts", value(&counters.timeouts)),
             ("busy", value(&counters.busy)),
+            ("cut_off", value(&counters.cut_off)),
             ("in_flight", value(&counters.in_flight)),
             ("queue_length", queued as i64),
             ("late_fills", value(&counters.late_fills)),
@@ -303,6 +326,7 @@ impl LoaderDesk {
         ]
         .into_iter()
         .chain(self.writes.counters())
+        .chain(self.gate.counters(Instant::now()))
         .collect()
     }
 
@@ -425,6 +449,18 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     let Some(youngest) = batch.iter().map(|job| job.asked).max() else { return };
     let (keys, jobs) = group_by_key(batch);
     let counters = &desk.counters;
+    // Judged when the source would be asked: the breaker may have opened while these waited, and the first of them is the probe
+    // that closes it.
+    let mut entry = match desk.gate.enter(Instant::now()) {
+        Ok(entry) => Some(entry),
+        Err(why) => {
+            counters.cut_off.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);
+            let reason = reason(desk, &why);
+            return end(&node, |turn| {
+                jobs.iter().flatten().for_each(|job| fail(&node, desk, turn, &job.load, &reason));
+            });
+        }
+    };
     counters.batches.fetch_add(1, Ordering::Relaxed);
     counters.keys.fetch_add(keys.len() as u64, Ordering::Relaxed);
     counters.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -436,8 +472,13 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     let timed_out = in_time.is_err();
     if timed_out {
         counters.timeouts.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);
-        let reason = reason(desk, &format!("no answer within {} ms", hard_timeout.as_millis()));
+        let text = no_answer_within(hard_timeout);
+        let reason = reason(desk, &text);
         desk.note_error(&reason);
+        // What was longer in the queue than at the source says little about the source; its answer will.
+        if let Some(entry) = entry.take_if(|_| started.elapsed() * 2 >= hard_timeout) {
+            desk.gate.leave(Instant::now(), entry, &Ending::TimedOut(text));
+        }
         let life_ms = desk.failure_life_ms();
         let overdue = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
             node.keyspace.overdue(turn, *db, key, *token, life_ms);
@@ -456,6 +497,13 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
         tracing::error!(loader = desk.name(), "a load panicked");
         Vec::new()
     });
+    if let Some(entry) = entry {
+        let ending = match Ending::of(&answers) {
+            Ending::Answered if started.elapsed() >= hard_timeout => Ending::TimedOut(no_answer_within(hard_timeout)),
+            ending => ending,
+        };
+        desk.gate.leave(Instant::now(), entry, &ending);
+    }
     end(&node, |turn| {
         let mut answers = answers.into_iter();
         for jobs in &jobs {
@@ -525,6 +573,10 @@ fn reason(desk: &LoaderDesk, text: &str) -> Arc<str> {
     format!("LOADFAIL {} {text}", desk.name()).into()
 }
 
+fn no_answer_within(timeout: Duration) -> String {
+    format!("no answer within {} ms", timeout.as_millis())
+}
+
 /// Runs `work` in a turn of its own, then does what the keyspace asked for.
 fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
     let mut turn = node.turn();
@@ -565,107 +617,4 @@ pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use leasehold_keyspace::LoadCause;
-    use leasehold_loader_sql::LoaderSettings;
-    use std::pin::Pin;
-
-    fn job(key: &'static str, token: u64) -> Job {
-        let load = Load {
-            db: Db(0),
-            key: Bytes::from_static(key.as_bytes()),
-            token,
-            loader: 0,
-            cause: LoadCause::Invalidated,
-        };
-        Job { load, asked: Instant::now() }
-    }
-
-    #[test]
-    fn a_key_wanted_twice_is_asked_once_and_answered_twice() {
-        let (keys, jobs) = group_by_key(vec![job("a", 2), job("b", 3), job("a", 4)]);
-        assert_eq!(keys, ["a", "b"]);
-        let tokens: Vec<Vec<u64>> = jobs.iter().map(|jobs| jobs.iter().map(|job| job.load.token).collect()).collect();
-        assert_eq!(tokens, [vec![2, 4], vec![3]]);
-    }
-
-    /// Its loads are counted by who sends them; it is never asked.
-    struct Unasked;
-
-    impl Loader for Unasked {
-        fn matches(&self, _: &[u8]) -> bool {
-            true
-        }
-
-        fn load(&self, _: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
-            unreachable!("no scheduler runs")
-        }
-
-        fn batch_max(&self) -> usize {
-            1
-        }
-
-        fn explain(&self, _: &[u8]) -> Vec<(&'static str, String)> {
-            Vec::new()
-        }
-
-        fn health(&self) -> Result<(), String> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn misses_on_a_full_loader_are_refused_and_nothing_is_queued_for_them() {
-        let config = LoaderConfig {
-            settings: LoaderSettings::new("users", "user:{id:int}", "SELECT 1"),
-            source: "main".to_owned(),
-            db: Db(0),
-            transparent: true,
-            writes_through: false,
-            serve_stale: ServeStale::Never,
-            ttl: Duration::from_secs(1),
-            jitter: 0.0,
-            negative_ttl: Duration::ZERO,
-            stale_for: Duration::ZERO,
-            soft_timeout: Duration::from_millis(50),
-            hard_timeout: Duration::from_secs(2),
-            concurrency_max: 1,
-            queue_max: 3,
-            batch_window: Duration::ZERO,
-        };
-        let (loaders, mut queues) = Loaders::new(vec![(config, Arc::new(Unasked))]);
-        let queue = &mut queues[0];
-        let miss = |token| job("user:1", token).load;
-        let refused = loaders.start((1..=5).map(miss).collect());
-        assert_eq!(refused.iter().map(|(load, _)| load.token).collect::<Vec<_>>(), [4, 5]);
-        assert_eq!(queue.try_recv().map(|group| group.len()), Ok(3));
-        for token in 0..10_000 {
-            let refused = loaders.start(vec![miss(token)]);
-            assert!(
-                matches!(&refused[..], [(load, text)] if load.token == token && text.starts_with("LOADBUSY users "))
-            );
-        }
-        assert!(queue.try_recv().is_err(), "the channel is empty");
-        assert_eq!(loaders.list[0].counters.busy.load(Ordering::Relaxed), 10_002);
-    }
-
-    #[test]
-    fn jitter_spreads_evenly_up_and_down_and_no_further() {
-        assert_eq!(jittered(1_000, 0.1, 0), 900);
-        assert_eq!(jittered(1_000, 0.1, u64::MAX), 1_099);
-        assert_eq!(jittered(1_000, 0.1, 1 << 63), 1_000);
-        assert_eq!(jittered(1_000, 0.0, u64::MAX), 1_000);
-        assert_eq!(jittered(u64::MAX, 0.5, u64::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn quantiles_bound_the_times_from_above() {
-        let counters = LoadCounters::default();
-        (0..98).for_each(|_| counters.note_time(Duration::from_micros(100)));
-        counters.note_time(Duration::from_millis(50));
-        counters.note_time(Duration::from_millis(50));
-        assert_eq!(counters.quantile_us(50), 128);
-        assert_eq!(counters.quantile_us(99), 65_536);
-    }
-}
+mod tests;

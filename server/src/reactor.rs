@@ -55,7 +55,7 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         Some(runtime) => runtime.block_on(open_loaders(&config))?,
         None => Vec::new(),
     };
-    let (loaders, queues) = Loaders::new(loaders);
+    let (loaders, queues) = Loaders::new(&config.sources, loaders);
     let live = LiveConfig::new(config.clone());
     let welcome = config.welcome.clone();
     let handle = loader_runtime.as_ref().map(|runtime| runtime.handle().clone());
@@ -286,7 +286,7 @@ mod tests {
             let config = Config { threads: 1, loaders: vec![settings.clone()], ..Config::default() };
             let runtime = loader_runtime(&config).expect("threads").expect("there is a loader");
             let loader = Arc::new(FakeLoader::default());
-            let (loaders, queues) = Loaders::new(vec![(settings, Arc::clone(&loader) as Arc<dyn Loader>)]);
+            let (loaders, queues) = Loaders::new(&[], vec![(settings, Arc::clone(&loader) as Arc<dyn Loader>)]);
             let live = LiveConfig::new(config.clone());
             let log = LogControl::for_tests();
             let node = Arc::new(Node::new(config, live, loaders, Some(runtime.handle().clone()), log, 0));

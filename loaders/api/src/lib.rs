@@ -145,3 +145,37 @@ impl std::fmt::Display for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+/// When the server stops asking for a while, because what it asks fails or takes too long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerSettings {
+    /// Whether it ever does.
+    pub enabled: bool,
+    /// How far back calls count.
+    pub window: Duration,
+    /// Fewer calls than this in the window say nothing; at least 1.
+    pub calls_min: u32,
+    /// The share of failed calls from which on it stops asking, above 0 and at most 1.
+    pub failures_max: f64,
+    /// A call that takes so long has failed, whatever it brings. Zero: only one that outlasts its loader's hard timeout.
+    pub slow: Duration,
+    /// For how long it asks nothing the first time; twice as long after each try that fails.
+    pub open: Duration,
+    /// The longest it asks nothing.
+    pub open_max: Duration,
+}
+
+impl Default for BreakerSettings {
+    /// Half of at least 20 calls in 10 s; 5 s to 60 s.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            window: Duration::from_secs(10),
+            calls_min: 20,
+            failures_max: 0.5,
+            slow: Duration::ZERO,
+            open: Duration::from_secs(5),
+            open_max: Duration::from_secs(60),
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Plain values: reading them from a file, and naming file and line in an error, is the binary's work.
 
+use leasehold_loader_api::BreakerSettings;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct SourceSettings {
     pub statement_timeout: Duration,
     /// SQL script that creates a SQLite database when its file does not exist yet. Run once, all or nothing.
     pub create_with: Option<String>,
+    /// When all loaders together stop asking it. Heeded by the server, not here.
+    pub breaker: BreakerSettings,
 }
 
 impl SourceSettings {
@@ -36,6 +39,7 @@ impl SourceSettings {
             acquire_timeout: Duration::from_secs(1),
             statement_timeout: Duration::from_secs(2),
             create_with: None,
+            breaker: BreakerSettings::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::text::{show_bytes, show_duration};
 use super::{Config, LoaderConfig};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::SHARD_BYTES_MAX;
+use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, Template, build_loader, overlaps};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     for source in &config.sources {
         let section = Section::Source(source.name.clone());
         found.not_both(&section, "url", "url_file");
+        breaker_rules(&source.breaker, &section, &mut found);
         if !config.loaders.iter().any(|loader| loader.source == source.name) {
             found.warning(&section, "", "no loader uses this source".to_owned());
         }
@@ -119,6 +121,7 @@ fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>
         let option = if found.places.is_set(&section, "soft_timeout") { "soft_timeout" } else { "hard_timeout" };
         found.error(&section, option, format!("soft_timeout ({soft}) is longer than hard_timeout ({hard})"));
     }
+    breaker_rules(&loader.breaker, &section, found);
     if loader.serve_stale == ServeStale::Always && loader.stale_for.is_zero() {
         let text = "does nothing while stale_for is 0: no value is kept past its TTL".to_owned();
         found.warning(&section, "serve_stale", text);
@@ -138,6 +141,14 @@ fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>
                 found.warning(&section, option, "does nothing without batch_sql".to_owned());
             }
         }
+    }
+}
+
+fn breaker_rules(breaker: &BreakerSettings, section: &Section, found: &mut Findings<'_>) {
+    if breaker.open > breaker.open_max {
+        let (first, most) = (show_duration(breaker.open), show_duration(breaker.open_max));
+        let option = if found.places.is_set(section, "breaker_open") { "breaker_open" } else { "breaker_open_max" };
+        found.error(section, option, format!("breaker_open ({first}) is longer than breaker_open_max ({most})"));
     }
 }
 

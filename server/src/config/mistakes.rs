@@ -166,7 +166,9 @@ fn each_mistake_of_a_loader_is_told() {
             "timeot = 1",
             &["x.toml:7:1: loaders.user.timeot: unknown option; allowed: match, source, sql, batch_sql, batch_key, \
                           value, big_numbers, mode, db, ttl, jitter, negative_ttl, stale_for, serve_stale, soft_timeout, \
-                          hard_timeout, max_concurrency, queue, batch_window, batch_max, version_column, row_bytes_max"],
+                          hard_timeout, max_concurrency, queue, batch_window, batch_max, version_column, row_bytes_max, \
+                          breaker, breaker_window, breaker_calls, breaker_failures, breaker_slow, breaker_open, \
+                          breaker_open_max"],
         ),
         ("batch-max = 1", &["x.toml:7:1: loaders.user.batch-max: unknown option; did you mean \"batch_max\"?"]),
         (
@@ -188,6 +190,14 @@ fn each_mistake_of_a_loader_is_told() {
         (
             "hard_timeout = \"9ms\"",
             &["x.toml:7:16: loaders.user.hard_timeout: soft_timeout (50ms) is longer than hard_timeout (9ms)"],
+        ),
+        (
+            "breaker_open = \"2m\"",
+            &["x.toml:7:16: loaders.user.breaker_open: breaker_open (2m) is longer than breaker_open_max (1m)"],
+        ),
+        (
+            "breaker_failures = 0",
+            &["x.toml:7:20: loaders.user.breaker_failures: 0 is out of range; allowed: a number from 0.01 to 1"],
         ),
         (
             "serve_stale = \"always\"",

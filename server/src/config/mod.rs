@@ -18,6 +18,7 @@ pub(crate) mod text;
 
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
+use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::IpAddr;
@@ -197,6 +198,7 @@ pub(crate) struct LoaderConfig {
     pub queue_max: usize,
     /// How long a load waits for others to share its query.
     pub batch_window: Duration,
+    pub breaker: BreakerSettings,
 }
 
 impl LoaderConfig {

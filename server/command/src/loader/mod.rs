@@ -239,9 +239,15 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 }
 
 fn write_counters(context: &mut Context<'_>, loader: &LoaderView) {
-    context.reply.map(loader.counters.len() + 1);
+    // What is counted says little without it.
+    let state = loader.settings.iter().find(|(field, _)| *field == "state");
+    context.reply.map(loader.counters.len() + 1 + usize::from(state.is_some()));
     context.reply.bulk(b"name");
     context.reply.bulk(loader.name.as_bytes());
+    if let Some((field, state)) = state {
+        context.reply.bulk(field.as_bytes());
+        context.reply.bulk(state.as_bytes());
+    }
     for (field, value) in &loader.counters {
         context.reply.bulk(field.as_bytes());
         context.reply.integer(*value);

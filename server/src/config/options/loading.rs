@@ -2,6 +2,7 @@
 
 use super::super::LoaderConfig;
 use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::breaking;
 use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::Db;
@@ -67,6 +68,34 @@ pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
         write: |source, value| source.create_with = value.text_or_none(),
         read: |source| Value::from_text(source.create_with.as_deref()),
     },
+    breaking::switch(
+        |source, value| source.breaker.enabled = value.choice(&breaking::SWITCH),
+        |source| Value::from_choice(&breaking::SWITCH, source.breaker.enabled),
+    ),
+    breaking::window(
+        |source, value| source.breaker.window = value.duration(),
+        |source| Value::Duration(source.breaker.window),
+    ),
+    breaking::calls(
+        |source, value| source.breaker.calls_min = value.u32(),
+        |source| Value::Integer(source.breaker.calls_min.into()),
+    ),
+    breaking::failures(
+        |source, value| source.breaker.failures_max = value.ratio(),
+        |source| Value::Ratio(source.breaker.failures_max),
+    ),
+    breaking::slow(
+        |source, value| source.breaker.slow = value.duration(),
+        |source| Value::Duration(source.breaker.slow),
+    ),
+    breaking::open(
+        |source, value| source.breaker.open = value.duration(),
+        |source| Value::Duration(source.breaker.open),
+    ),
+    breaking::open_max(
+        |source, value| source.breaker.open_max = value.duration(),
+        |source| Value::Duration(source.breaker.open_max),
+    ),
 ];
 
 const VALUE_NAMES: &[&str] = &["json", "column"];
@@ -320,4 +349,32 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         write: |loader, value| loader.settings.row_bytes_max = value.usize(),
         read: |loader| Value::from_usize(loader.settings.row_bytes_max),
     },
+    breaking::switch(
+        |loader, value| loader.breaker.enabled = value.choice(&breaking::SWITCH),
+        |loader| Value::from_choice(&breaking::SWITCH, loader.breaker.enabled),
+    ),
+    breaking::window(
+        |loader, value| loader.breaker.window = value.duration(),
+        |loader| Value::Duration(loader.breaker.window),
+    ),
+    breaking::calls(
+        |loader, value| loader.breaker.calls_min = value.u32(),
+        |loader| Value::Integer(loader.breaker.calls_min.into()),
+    ),
+    breaking::failures(
+        |loader, value| loader.breaker.failures_max = value.ratio(),
+        |loader| Value::Ratio(loader.breaker.failures_max),
+    ),
+    breaking::slow(
+        |loader, value| loader.breaker.slow = value.duration(),
+        |loader| Value::Duration(loader.breaker.slow),
+    ),
+    breaking::open(
+        |loader, value| loader.breaker.open = value.duration(),
+        |loader| Value::Duration(loader.breaker.open),
+    ),
+    breaking::open_max(
+        |loader, value| loader.breaker.open_max = value.duration(),
+        |loader| Value::Duration(loader.breaker.open_max),
+    ),
 ];

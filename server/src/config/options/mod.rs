@@ -4,6 +4,7 @@
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
 //! setting it is an error rather than a promise.
 
+mod breaking;
 mod loading;
 mod server;
 
@@ -14,6 +15,7 @@ use super::spec::{Default, Kind, Spec, Unit};
 use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, Secret};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
+use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::{IpAddr, Ipv4Addr};
@@ -134,6 +136,7 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         concurrency_max: 0,
         queue_max: 0,
         batch_window: Duration::ZERO,
+        breaker: BreakerSettings::default(),
     };
     fill_defaults(LOADER.iter(), &mut loader);
     loader
