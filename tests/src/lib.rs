@@ -14,6 +14,7 @@
 pub mod client;
 pub mod database;
 pub mod groups;
+pub mod mariadb;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -27,6 +28,7 @@ pub mod watch;
 
 pub use client::{Client, NoReply};
 pub use database::Database;
+pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 pub use proxy::{Proxy, Trouble};
 pub use redis_server::RedisServer;

@@ -69,6 +69,15 @@ pub(crate) enum Fault {
     BadValue(String),
 }
 
+/// Whether a statement fits the rows that come.
+pub(crate) enum Refit<S> {
+    Same,
+    /// This one does.
+    To(S),
+    /// The database must be asked about the new columns first.
+    Recheck,
+}
+
 /// Why a query could not be checked.
 pub(crate) enum CheckError {
     /// It is wrong.
@@ -95,12 +104,12 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
         query: Query<'_>,
     ) -> impl Future<Output = Result<Self::Statement, CheckError>> + Send;
 
-    /// A statement for rows of another shape than `statement` was checked for; `None` while the shape is the same.
+    /// What the columns of a row, which may have changed since the check, ask for.
     fn refit(
         statement: &Self::Statement,
         row: &DatabaseRow<Self>,
         query: Query<'_>,
-    ) -> Result<Option<Self::Statement>, Problem>;
+    ) -> Result<Refit<Self::Statement>, Problem>;
 
     fn columns(statement: &Self::Statement) -> &Columns;
 

@@ -9,7 +9,7 @@
 //! halved until the bad keys stand alone.
 
 use crate::columns::Problem;
-use crate::dialect::{self, CheckError, Connection, DatabaseRow, Dialect, Fault, Query, Role, Rows};
+use crate::dialect::{self, CheckError, Connection, DatabaseRow, Dialect, Fault, Query, Refit, Role, Rows};
 use crate::pool::{self, SourceState};
 use crate::settings::LoaderSettings;
 use crate::template::{Template, Values};
@@ -264,9 +264,15 @@ impl<D: Dialect> Engine<D> {
                 Fault::Stale(reason) if !was_stale => {
                     was_stale = true;
                     tracing::debug!(loader = self.settings.name, reason, "the schema changed, preparing again");
-                    if let Err(error) = sqlx::Connection::clear_cached_statements(&mut *connection).await {
+                    let timeout = self.source.settings.statement_timeout + GRACE;
+                    let again = tokio::time::timeout(timeout, async {
+                        let cleared = sqlx::Connection::clear_cached_statements(&mut *connection).await;
+                        cleared.map_err(|error| dialect::fault::<D>(&error))?;
+                        collector.recheck(&mut connection).await
+                    });
+                    if let Err(fault) = again.await.unwrap_or(Err(Fault::Timeout)) {
                         connection.close_on_drop();
-                        return Err(dialect::fault::<D>(&error));
+                        return Err(fault);
                     }
                 }
                 fault => {
@@ -399,7 +405,11 @@ impl<D: Dialect> Engine<D> {
                 self.source.answered();
                 Ok(checked)
             }
-            Ok(Err(CheckError::Wrong(problem))) => Err(Ok(problem)),
+            Ok(Err(CheckError::Wrong(problem))) => {
+                // Its answer may not have been read to the end.
+                connection.close_on_drop();
+                Err(Ok(problem))
+            }
             Ok(Err(CheckError::Failed(error))) => {
                 connection.close_on_drop();
                 let reason = self.source.redacted(&error);
@@ -429,6 +439,10 @@ impl<D: Dialect> Engine<D> {
             *checked = Arc::new(next);
         }
     }
+}
+
+fn refused(problem: &Problem) -> Fault {
+    Fault::Refused(format!("{}: {}", problem.option, problem.reason))
 }
 
 /// Gathers the rows of one query into one answer per key.
@@ -538,18 +552,37 @@ impl<'k, D: Dialect> Collector<'k, D> {
 
     /// Follows a change of the schema that the database let pass, such as a new column under `SELECT *`.
     fn fit(&mut self, row: &DatabaseRow<D>) -> Result<(), Fault> {
-        let sql = match self.role {
-            Role::Single => &self.engine.sql,
-            Role::Batch => self.engine.batch_sql.as_ref().unwrap_or(&self.engine.sql),
-        };
-        let query = self.engine.query_of(self.role, sql);
-        let refitted = D::refit(&self.statement, row, query)
-            .map_err(|problem| Fault::Refused(format!("{}: {}", problem.option, problem.reason)))?;
-        if let Some(statement) = refitted {
-            self.statement = Arc::new(statement);
-            self.engine.keep(self.role, &self.statement);
+        let query = self.engine.query_of(self.role, self.sql());
+        match D::refit(&self.statement, row, query).map_err(|problem| refused(&problem))? {
+            Refit::Same => {}
+            Refit::To(statement) => self.follow(statement),
+            Refit::Recheck => return Err(Fault::Stale("the columns are others than before".into())),
         }
         Ok(())
+    }
+
+    fn follow(&mut self, statement: D::Statement) {
+        self.statement = Arc::new(statement);
+        self.engine.keep(self.role, &self.statement);
+    }
+
+    /// Checks the query again, which the database asked for.
+    async fn recheck(&mut self, connection: &mut Connection<D>) -> Result<(), Fault> {
+        match D::check(connection, self.engine.query_of(self.role, self.sql())).await {
+            Ok(statement) => {
+                self.follow(statement);
+                Ok(())
+            }
+            Err(CheckError::Wrong(problem)) => Err(refused(&problem)),
+            Err(CheckError::Failed(error)) => Err(dialect::fault::<D>(&error)),
+        }
+    }
+
+    fn sql(&self) -> &'k Arc<str> {
+        match self.role {
+            Role::Single => &self.engine.sql,
+            Role::Batch => self.engine.batch_sql.as_ref().unwrap_or(&self.engine.sql),
+        }
     }
 
     fn finish(mut self) -> Vec<Loaded> {

@@ -18,6 +18,25 @@ pub(crate) fn string(text: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     serde_json::to_writer(out, text).map_err(|error| error.to_string())
 }
 
+/// JSON text as it is, if it is JSON.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn inline(text: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    serde_json::from_slice::<&serde_json::value::RawValue>(text).map_err(|error| format!("is not JSON: {error}"))?;
+    out.extend_from_slice(text);
+    Ok(())
+}
+
+/// Cuts the fraction off the number that begins at `start`, if it is zero: as a key, 42.00 is the integer 42.
+pub(crate) fn whole(start: usize, out: &mut Vec<u8>) {
+    if let Some(point) = out[start..].iter().position(|byte| *byte == b'.')
+        && out[start + point + 1..].iter().all(|digit| *digit == b'0')
+    {
+        out.truncate(start + point);
+    }
+}
+
 /// What `write` writes, in quotes. It must need no escapes.
 pub(crate) fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<(), String> {
     out.push(b'"');
@@ -30,6 +49,12 @@ pub(crate) fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Resu
 pub(crate) fn int_text(value: i64, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{value}");
+}
+
+/// As [`int`], for the integers that only MySQL has.
+pub(crate) fn unsigned(value: u64, big: BigNumbers, out: &mut Vec<u8>) {
+    let is_quoted = big == BigNumbers::String && value > EXACT_IN_DOUBLE_MAX;
+    let _ = if is_quoted { write!(out, "\"{value}\"") } else { write!(out, "{value}") };
 }
 
 /// An integer as a number, or as a string if it is big and `big` says so.
@@ -92,6 +117,16 @@ pub(crate) fn base64(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         out.truncate(start + written);
         Ok(())
     })
+}
+
+/// The fraction of a second as far as it has digits, with its point; nothing for a whole second.
+pub(crate) fn fraction(micros: i64, out: &mut Vec<u8>) {
+    if micros > 0 {
+        let _ = write!(out, ".{micros:06}");
+        while out.last() == Some(&b'0') {
+            out.pop();
+        }
+    }
 }
 
 /// `true` or `false`.

@@ -1,4 +1,4 @@
-//! SQL loaders: keys of a pattern are read through from PostgreSQL and SQLite.
+//! SQL loaders: keys of a pattern are read through from PostgreSQL, MySQL, MariaDB and SQLite.
 //!
 //! [`Source`] is one database with its pool; [`build_loader`] makes a [`SqlLoader`] from a pattern and a query and checks both
 //! against the database. Pools are created inside, and used on, the loader runtime, which the binary owns: a socket belongs to
@@ -7,7 +7,7 @@
 //! ```text
 //! SqlLoader (loader) → Engine (engine): check, query, retry, split
 //!                        ├ Template (template, overlap): key ↔ values
-//!                        ├ Dialect (postgres, sqlite): bind parameters, read columns, name faults
+//!                        ├ Dialect (postgres, mysql, sqlite): bind parameters, read columns, name faults
 //!                        ├ Columns (columns, json): row → key, version, value
 //!                        └ pool: connections, health
 //!           → Writer (writer): one transaction of upserts and deletes
@@ -20,6 +20,7 @@ mod dialect;
 mod engine;
 mod json;
 mod loader;
+mod mysql;
 mod overlap;
 mod pool;
 mod postgres;

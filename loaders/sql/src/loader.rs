@@ -2,6 +2,7 @@
 
 use crate::columns::Problem;
 use crate::engine::{Counters, Engine};
+use crate::mysql::MySqlDialect;
 use crate::postgres::PostgresDialect;
 use crate::settings::{ConfigProblem, ConfigSubject, LoaderSettings};
 use crate::source::{AnyPool, Source};
@@ -40,12 +41,14 @@ pub struct SqlLoader {
 #[derive(Clone)]
 enum AnyEngine {
     Postgres(Arc<Engine<PostgresDialect>>),
+    MySql(Arc<Engine<MySqlDialect>>),
     Sqlite(Arc<Engine<SqliteDialect>>),
 }
 
 #[derive(Clone)]
 enum AnyWriter {
     Postgres(Arc<Writer<PostgresDialect>>),
+    MySql(Arc<Writer<MySqlDialect>>),
     Sqlite(Arc<Writer<SqliteDialect>>),
 }
 
@@ -87,6 +90,9 @@ async fn build(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, P
         AnyPool::Postgres(pool) => {
             AnyEngine::Postgres(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
         }
+        AnyPool::MySql(pool) => {
+            AnyEngine::MySql(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+        }
         AnyPool::Sqlite(pools) => {
             AnyEngine::Sqlite(Arc::new(Engine::start(pools.reads.clone(), state, settings, template).await?))
         }
@@ -116,6 +122,9 @@ async fn build_writer(
     Ok(Some(match &source.pool {
         AnyPool::Postgres(pool) => {
             AnyWriter::Postgres(Arc::new(Writer::start(pool.clone(), state, template, upsert, delete).await?))
+        }
+        AnyPool::MySql(pool) => {
+            AnyWriter::MySql(Arc::new(Writer::start(pool.clone(), state, template, upsert, delete).await?))
         }
         AnyPool::Sqlite(pools) => {
             let pool = pools.writes(&state.settings);
@@ -171,6 +180,7 @@ impl SqlLoader {
     pub fn template(&self) -> &Template {
         match &self.engine {
             AnyEngine::Postgres(engine) => engine.template(),
+            AnyEngine::MySql(engine) => engine.template(),
             AnyEngine::Sqlite(engine) => engine.template(),
         }
     }
@@ -180,6 +190,7 @@ impl SqlLoader {
     pub fn counters(&self) -> SqlCounters {
         let Counters { alias_rows, retries, split_batches } = match &self.engine {
             AnyEngine::Postgres(engine) => &engine.counters,
+            AnyEngine::MySql(engine) => &engine.counters,
             AnyEngine::Sqlite(engine) => &engine.counters,
         };
         SqlCounters {
@@ -200,6 +211,7 @@ impl AnyEngine {
     async fn load(&self, keys: &[Bytes]) -> Vec<Loaded> {
         match self {
             Self::Postgres(engine) => engine.load(keys).await,
+            Self::MySql(engine) => engine.load(keys).await,
             Self::Sqlite(engine) => engine.load(keys).await,
         }
     }
@@ -209,6 +221,7 @@ impl AnyWriter {
     fn writes(&self) -> Writes {
         match self {
             Self::Postgres(writer) => writer.writes(),
+            Self::MySql(writer) => writer.writes(),
             Self::Sqlite(writer) => writer.writes(),
         }
     }
@@ -216,6 +229,7 @@ impl AnyWriter {
     async fn write(&self, changes: &[Change]) -> Result<Vec<u64>, WriteError> {
         match self {
             Self::Postgres(writer) => writer.write(changes).await,
+            Self::MySql(writer) => writer.write(changes).await,
             Self::Sqlite(writer) => writer.write(changes).await,
         }
     }
@@ -259,6 +273,7 @@ impl Loader for SqlLoader {
         if let Some(values) = self.template().values(key) {
             let parameters = match &self.engine {
                 AnyEngine::Postgres(engine) => engine.explain(&values),
+                AnyEngine::MySql(engine) => engine.explain(&values),
                 AnyEngine::Sqlite(engine) => engine.explain(&values),
             };
             lines.extend(PARAMETERS.into_iter().zip(parameters));
@@ -273,6 +288,7 @@ impl Loader for SqlLoader {
     fn health(&self) -> Result<(), String> {
         match &self.engine {
             AnyEngine::Postgres(engine) => engine.health(),
+            AnyEngine::MySql(engine) => engine.health(),
             AnyEngine::Sqlite(engine) => engine.health(),
         }
     }

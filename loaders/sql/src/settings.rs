@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct SourceSettings {
     /// The name that loaders call it by.
     pub name: String,
-    /// `postgres://…`, `postgresql://…` or `sqlite:…`. A SQLite file is opened read-only; one with a write-ahead log still needs a
+    /// `postgres://…`, `postgresql://…`, `mysql://…`, `mariadb://…` or `sqlite:…`. A SQLite file is opened read-only; one with a write-ahead log still needs a
     /// directory that can be written, or `?immutable=1`.
     pub url: String,
     /// Most connections open at once; at least 1.
@@ -62,10 +62,10 @@ pub struct LoaderSettings {
     pub name: String,
     /// The keys it loads, such as `user:{id:int}`; see [`crate::Template`].
     pub pattern: String,
-    /// The query for one key. `$1` … `$n` are the placeholders of the pattern, in order.
+    /// The query for one key. `$1` … `$n` are the placeholders of the pattern, in order; on MySQL, `?` may stand for each in turn.
     pub sql: String,
-    /// The query for many keys. `$1` … `$n` are arrays, one per placeholder: PostgreSQL arrays (`id = ANY($1)`), or on SQLite
-    /// JSON arrays (`id IN (SELECT value FROM json_each($1))`). It selects the same columns as `sql`, in the same order.
+    /// The query for many keys. `$1` … `$n` are arrays, one per placeholder: PostgreSQL arrays (`id = ANY($1)`), on MySQL lists
+    /// (`id IN ($1)`, `(org, id) IN (($1, $2))`), on SQLite JSON arrays (`id IN (SELECT value FROM json_each($1))`). It selects the same columns as `sql`, in the same order.
     pub batch_sql: Option<String>,
     /// The columns that hold the key's values, one per placeholder, in order; in both queries. By default the columns
     /// named like the placeholders.
@@ -74,7 +74,8 @@ pub struct LoaderSettings {
     pub batch_max: usize,
     /// What becomes the value.
     pub value: ValueFormat,
-    /// Column with the version of the row: an integer, or a PostgreSQL `timestamptz` (microseconds since 1970).
+    /// Column with the version of the row: an integer, or a time with a zone: PostgreSQL's `timestamptz`, MySQL's `TIMESTAMP` (microseconds
+    /// since 1970).
     pub version_column: Option<String>,
     /// Largest value, and largest row, in bytes.
     pub row_bytes_max: usize,

@@ -2,11 +2,11 @@
 
 use crate::pool::{self, SourceState};
 use crate::settings::{ConfigProblem, ConfigSubject, SourceSettings};
-use crate::sqlite;
+use crate::{mysql, sqlite};
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, Database, PgPool, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Database, MySqlPool, PgPool, SqlitePool};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +38,7 @@ pub struct Source {
 #[derive(Clone)]
 pub(crate) enum AnyPool {
     Postgres(PgPool),
+    MySql(MySqlPool),
     Sqlite(SqlitePools),
 }
 
@@ -98,12 +99,19 @@ impl Source {
         }
         let scheme = settings.url.split_once(':').map_or("", |(scheme, _)| scheme);
         let (pool, secrets) = match scheme {
+            "postgres" | "postgresql" | "mysql" | "mariadb" if settings.create_with.is_some() => {
+                return Err(problem("create_with", "is for SQLite only".into()));
+            }
             "postgres" | "postgresql" => {
-                if settings.create_with.is_some() {
-                    return Err(problem("create_with", "is for SQLite only".into()));
-                }
                 let (options, secrets) = postgres_options(&settings).map_err(|reason| problem("url", reason))?;
                 (AnyPool::Postgres(pool_options(&settings).connect_lazy_with(options)), secrets)
+            }
+            "mysql" | "mariadb" => {
+                let options = mysql::connect::options(&settings).map_err(|reason| problem("url", reason))?;
+                let timeout = settings.statement_timeout;
+                let pool = pool_options(&settings)
+                    .after_connect(move |connection, _| Box::pin(mysql::connect::ready(connection, timeout)));
+                (AnyPool::MySql(pool.connect_lazy_with(options)), secrets(&settings.url))
             }
             "sqlite" => {
                 let options = sqlite_options(&settings).map_err(|reason| problem("url", reason))?;
@@ -114,12 +122,6 @@ impl Source {
                 }
                 let reads = pool_options(&settings).connect_lazy_with(options);
                 (AnyPool::Sqlite(SqlitePools { reads, writes: Arc::default() }), Vec::new())
-            }
-            "mysql" | "mariadb" => {
-                return Err(problem(
-                    "url",
-                    format!("`{scheme}` databases cannot be loaded from yet; supported are {SCHEMES}"),
-                ));
             }
             "" => return Err(problem("url", format!("has no scheme; it begins with {SCHEMES}"))),
             _ => return Err(problem("url", format!("the scheme `{scheme}` is unknown; supported are {SCHEMES}"))),
@@ -140,6 +142,7 @@ impl Source {
     pub async fn check(&self) -> Result<(), String> {
         match &self.pool {
             AnyPool::Postgres(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
+            AnyPool::MySql(pool) => pool::acquire_live(pool, &self.state).await.map(drop)?,
             AnyPool::Sqlite(pools) => pool::acquire_live(&pools.reads, &self.state).await.map(drop)?,
         }
         self.state.answered();
@@ -158,12 +161,13 @@ impl Source {
     pub async fn close(&self) {
         match &self.pool {
             AnyPool::Postgres(pool) => pool.close().await,
+            AnyPool::MySql(pool) => pool.close().await,
             AnyPool::Sqlite(pools) => pools.close().await,
         }
     }
 }
 
-const SCHEMES: &str = "postgres://, postgresql:// and sqlite:";
+const SCHEMES: &str = "postgres://, postgresql://, mysql://, mariadb:// and sqlite:";
 
 fn pool_options<DB: Database>(settings: &SourceSettings) -> PoolOptions<DB> {
     PoolOptions::new()
@@ -269,10 +273,9 @@ mod tests {
     #[tokio::test]
     async fn bad_urls_are_told_without_secrets() {
         for (url, says) in [
-            (
-                "mysql://me:hush@host/db",
-                "cannot be loaded from yet; supported are postgres://, postgresql:// and sqlite:",
-            ),
+            ("mysql://me:hush@host/db?ssl_mode=required", "has the unknown option `ssl_mode`"),
+            ("mariadb://me:hush@host/db?ssl-mode=verify-ca", "verify_ca or verify_identity"),
+            ("mysql://me:hush@host:port/db", "cannot be read"),
             ("redis://me:hush@host", "is unknown"),
             ("just a text", "no scheme"),
             ("postgres://me:hush@host:port/db", "cannot be read"),

@@ -140,7 +140,7 @@ fn each_mistake_is_told_with_place_reason_and_range() {
         (
             "[sources.main]\nmax_connections = 5",
             &[
-                "x.toml:1:10: sources.main.url: is missing; write url = \"postgres://…\" or \"sqlite:…\", or url_file = \"FILE\"",
+                "x.toml:1:10: sources.main.url: is missing; write url = \"postgres://…\", \"mysql://…\" or \"sqlite:…\", or url_file = \"FILE\"",
                 "x.toml:1:10: warning: sources.main: no loader uses this source",
             ],
         ),

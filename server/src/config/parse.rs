@@ -290,7 +290,8 @@ impl Reader {
             let section = Section::Source(source.name.clone());
             if !self.places.is_set(&section, "url") && !self.places.is_set(&section, "url_file") {
                 let text =
-                    "is missing; write url = \"postgres://…\" or \"sqlite:…\", or url_file = \"FILE\"".to_owned();
+                    "is missing; write url = \"postgres://…\", \"mysql://…\" or \"sqlite:…\", or url_file = \"FILE\""
+                        .to_owned();
                 missing.push((section, "url", text));
             }
         }

@@ -164,12 +164,8 @@ impl Codec {
     pub(crate) fn key(&self, raw: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         let start = out.len();
         self.plain(raw, out)?;
-        // 42.00 is the integer 42.
-        if *self == Self::Numeric
-            && let Some(point) = out[start..].iter().position(|byte| *byte == b'.')
-            && out[start + point + 1..].iter().all(|digit| *digit == b'0')
-        {
-            out.truncate(start + point);
+        if *self == Self::Numeric {
+            json::whole(start, out);
         }
         Ok(())
     }
@@ -291,13 +287,7 @@ fn date(days: i32, out: &mut Vec<u8>) {
 fn time(micros: i64, out: &mut Vec<u8>) {
     let seconds = micros / MICROS_PER_SECOND;
     let _ = write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = micros % MICROS_PER_SECOND;
-    if fraction > 0 {
-        let _ = write!(out, ".{fraction:06}");
-        while out.last() == Some(&b'0') {
-            out.pop();
-        }
-    }
+    json::fraction(micros % MICROS_PER_SECOND, out);
 }
 
 /// Time of day, then the offset in seconds, counted west.

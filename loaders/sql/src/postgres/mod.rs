@@ -5,7 +5,7 @@ mod parameter;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
-use crate::dialect::{CheckError, Dialect, Fault, Query, Role};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role};
 use crate::settings::BigNumbers;
 use crate::template::Values;
 use codec::Codec;
@@ -80,7 +80,7 @@ impl Dialect for PostgresDialect {
         statement: &PostgresStatement,
         row: &PgRow,
         query: Query<'_>,
-    ) -> Result<Option<PostgresStatement>, Problem> {
+    ) -> Result<Refit<PostgresStatement>, Problem> {
         let names = statement.columns.names();
         let same = row.columns().len() == names.len()
             && row
@@ -90,10 +90,10 @@ impl Dialect for PostgresDialect {
                 .zip(&statement.codecs)
                 .all(|((column, name), (number, _))| column.name() == name && type_number(column) == *number);
         if same {
-            return Ok(None);
+            return Ok(Refit::Same);
         }
         let (columns, codecs) = read_columns(row.columns(), query)?;
-        Ok(Some(PostgresStatement { columns, codecs, ..statement.clone() }))
+        Ok(Refit::To(PostgresStatement { columns, codecs, ..statement.clone() }))
     }
 
     fn columns(statement: &PostgresStatement) -> &Columns {

@@ -10,7 +10,7 @@ mod parameters;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
-use crate::dialect::{CheckError, Dialect, Fault, Query, Role};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role};
 use crate::json;
 use crate::settings::BigNumbers;
 use crate::template::{self, PlaceholderKind, Values};
@@ -71,16 +71,16 @@ impl Dialect for SqliteDialect {
         statement: &SqliteStatement,
         row: &SqliteRow,
         query: Query<'_>,
-    ) -> Result<Option<SqliteStatement>, Problem> {
+    ) -> Result<Refit<SqliteStatement>, Problem> {
         let names = statement.columns.names();
         let same = row.columns().len() == names.len()
             && row.columns().iter().zip(names).all(|(column, name)| column.name() == name);
         if same {
-            return Ok(None);
+            return Ok(Refit::Same);
         }
         let names = row.columns().iter().map(|column| column.name().to_owned()).collect();
         let columns = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
-        Ok(Some(SqliteStatement { columns, ..statement.clone() }))
+        Ok(Refit::To(SqliteStatement { columns, ..statement.clone() }))
     }
 
     fn columns(statement: &SqliteStatement) -> &Columns {

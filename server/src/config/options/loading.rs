@@ -17,8 +17,8 @@ pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
         kind: Kind::Secret,
         default: Default::Absent { example: "postgres://app@localhost/shop" },
         change: Change::Start,
-        doc: "The database: \"postgres://user:password@host/database\" or \"sqlite:file.db\" (relative to the working \
-              directory). ${NAME} stands for a variable of the environment. CONFIG GET and errors never show it.",
+        doc: "The database: \"postgres://user:password@host/database\", the same with mysql:// or mariadb://, or \
+              \"sqlite:file.db\" (relative to the working directory). ${NAME} stands for a variable of the environment. CONFIG GET and errors never show it.",
         write: |source, value| source.url = value.text(),
         read: |source| Value::Text(source.url.clone()),
     },
@@ -134,7 +134,8 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         kind: Kind::Sql,
         default: Default::Required { example: "SELECT id, name, email FROM users WHERE id = $1" },
         change: Change::Start,
-        doc: "The query for one key. $1, $2 … are the placeholders of match, in order; they are bound, never spliced in. \
+        doc: "The query for one key. $1, $2 … are the placeholders of match, in order (on MySQL ? works, too); they are \
+              bound, never spliced in. \
               The columns named like the placeholders must come back, and must equal the key.",
         write: |loader, value| loader.settings.sql = value.text(),
         read: |loader| Value::Text(loader.settings.sql.clone()),
@@ -144,8 +145,9 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         kind: Kind::Sql,
         default: Default::Absent { example: "SELECT id, name, email FROM users WHERE id = ANY($1)" },
         change: Change::Start,
-        doc: "One query for many keys: misses that come together, and all misses of an MGET, share it. $1 … are arrays here, on \
-              SQLite as JSON: \"… WHERE id IN (SELECT value FROM json_each($1))\".",
+        doc: "One query for many keys: misses that come together, and all misses of an MGET, share it. $1 … are arrays here: \
+              on MySQL lists, \"… WHERE id IN ($1)\" or \"… WHERE (org, id) IN (($1, $2))\"; on SQLite JSON, \"… WHERE id IN \
+              (SELECT value FROM json_each($1))\".",
         write: |loader, value| loader.settings.batch_sql = value.text_or_none(),
         read: |loader| Value::from_text(loader.settings.batch_sql.as_deref()),
     },
@@ -301,7 +303,7 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         kind: Kind::Text,
         default: Default::Absent { example: "updated_at" },
         change: Change::Start,
-        doc: "A column that only grows, an integer or a timestamp: it becomes the value's version, and an older row never \
+        doc: "A column that only grows, an integer or a time with a zone (timestamptz, on MySQL TIMESTAMP, best with (6)): it becomes the value's version, and an older row never \
               replaces a newer one.",
         write: |loader, value| loader.settings.version_column = value.text_or_none(),
         read: |loader| Value::from_text(loader.settings.version_column.as_deref()),
