@@ -328,7 +328,7 @@ fn sqlite_takes_text_and_bytes_and_all_or_nothing() {
     assert_eq!(client.command(&["SET", "note:a", "two"]), ok());
     assert_eq!(client.command(&["GET", "note:a"]), Value::bulk("two"));
     assert_eq!(client.command::<&[u8]>(&[b"SET", b"note:b", b"\xff\x00\xfe"]), ok());
-    assert_eq!(client.command(&["GET", "note:b"]), Value::bulk(b"\xff\x00\xfe".to_vec()));
+    assert_eq!(client.command(&["GET", "note:b"]), Value::bulk(b"\xff\x00\xfe"));
     let text = error_of(client.command(&["SET", "note:a", "bad"]));
     assert!(text.starts_with("WRITEFAIL note refused: CHECK constraint failed"), "{text}");
     assert_eq!(client.command(&["SET", "note:c", "kept"]), ok());
