@@ -4,7 +4,7 @@ use crate::config::live::Changed;
 use crate::info;
 use crate::load;
 use crate::node::Node;
-use leasehold_command::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, ReplyError};
+use leasehold_command::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, RefreshRule, ReplyError};
 use leasehold_keyspace::{Db, Load, Waiter};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -34,6 +34,10 @@ const DEFAULT_USER: &[u8] = b"default";
 impl Host for NodeHost {
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
         self.node.loaders.policy_for(db, key)
+    }
+
+    fn refresh_rule(&self, db: Db, key: &[u8], left_ms: u64) -> Option<RefreshRule> {
+        self.node.loaders.refresh_rule(db, key, left_ms)
     }
 
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {

@@ -13,17 +13,19 @@
 
 mod breaker;
 mod gate;
+mod refresh;
 pub(crate) mod write;
 
 use self::gate::{Ending, Gate, Guard};
-use crate::config::LoaderConfig;
+use self::refresh::{Pace, RefreshCounters};
+use crate::config::{LoaderConfig, RefreshMode};
 use crate::host::NodeHost;
 use crate::node::Node;
 use crate::vital::Vital;
 use bytes::Bytes;
 use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
-use leasehold_keyspace::{Db, Expiry, Fill, Filled, Load, Turn, Waiter, Wake, WakeEvent};
+use leasehold_keyspace::{Access, Db, Entry, Expiry, Fill, Filled, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
 use leasehold_loader_sql::SourceSettings;
 use std::collections::{HashMap, VecDeque};
@@ -36,6 +38,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 /// not once per request.
 const FAILURE_LIFE_MS: u64 = 1_000;
 
+/// Loads that nobody waits for take at most one place in so many of the queue: readers who miss come first.
+const BACKGROUND_SHARE: usize = 2;
+
 /// `LOADER TEST`s of one loader under way at one time.
 const TESTS_MAX: u64 = 16;
 
@@ -43,6 +48,8 @@ const TESTS_MAX: u64 = 16;
 pub(crate) struct Loaders {
     list: Vec<LoaderDesk>,
     any_writes: bool,
+    /// The most that any of them refreshes early by, in ms; relaxed, a bound for itself.
+    early_ms_max: AtomicU64,
 }
 
 /// One loader with what the scheduler of its loads needs.
@@ -58,6 +65,7 @@ pub(crate) struct LoaderDesk {
     queued: AtomicUsize,
     gate: Gate,
     counters: LoadCounters,
+    pace: Pace,
     writes: write::Writes,
     last_error: Mutex<Option<String>>,
 }
@@ -96,6 +104,7 @@ struct LoadCounters {
     lost_fills: AtomicU64,
     panics: AtomicU64,
     tests: AtomicU64,
+    refreshes: RefreshCounters,
     time_us: AtomicU64,
     time_us_max: AtomicU64,
     /// Requests by the power of two of their time in µs.
@@ -156,11 +165,14 @@ impl Loaders {
                     queue,
                     queued: AtomicUsize::new(0),
                     counters: LoadCounters::default(),
+                    pace: Pace::default(),
                     last_error: Mutex::default(),
                 }
             })
             .collect();
-        (Self { list, any_writes }, queues)
+        let loaders = Self { list, any_writes, early_ms_max: AtomicU64::new(0) };
+        loaders.set_early_ms_max();
+        (loaders, queues)
     }
 
     /// The loader of a key.
@@ -170,7 +182,7 @@ impl Loaders {
 
     fn desk_for(&self, db: Db, key: &[u8]) -> Option<&LoaderDesk> {
         // The literal prefix tells nearly all loaders apart; the pattern is looked at once or twice.
-        self.list.iter().find(|desk| desk.config.db == db && key.starts_with(&desk.prefix) && desk.loader.matches(key))
+        self.list.iter().find(|desk| desk.fits(db, key))
     }
 
     /// Queues loads, those of a loader as one group; see `Host::start_loads`.
@@ -222,23 +234,29 @@ impl Loaders {
 }
 
 impl LoaderDesk {
-    /// Queues as many of a group as there is room for.
-    fn start(&self, mut group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
+    fn fits(&self, db: Db, key: &[u8]) -> bool {
+        self.config.db == db && key.starts_with(&self.prefix) && self.loader.matches(key)
+    }
+
+    /// Queues as many of a group as there is room for: what readers wait for first.
+    fn start(&self, group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
         self.counters.asked.fetch_add(group.len() as u64, Ordering::Relaxed);
         if let Some(why) = self.gate.refusal(Instant::now()) {
-            self.counters.cut_off.fetch_add(group.len() as u64, Ordering::Relaxed);
+            self.count_refused(&group, &self.counters.cut_off);
             let text = reason(self, &why);
             return refused.extend(group.into_iter().map(|load| (load, text.to_string())));
         }
-        let room = self.reserve(group.len());
-        let (asked, name) = (Instant::now(), self.name());
-        let without_room = group.split_off(room);
+        let (refreshes, mut admitted): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|load| load.cause == LoadCause::Refresh);
+        let without_room = admitted.split_off(self.reserve(admitted.len(), self.config.queue_max));
         self.counters.busy.fetch_add(without_room.len() as u64, Ordering::Relaxed);
         refused.extend(without_room.into_iter().map(|load| (load, self.busy_text())));
-        if group.is_empty() {
+        admitted.extend(self.admit_refreshes(refreshes, refused));
+        if admitted.is_empty() {
             return;
         }
-        let jobs = group.into_iter().map(|load| Job { load, asked }).collect();
+        let (asked, name) = (Instant::now(), self.name());
+        let jobs = admitted.into_iter().map(|load| Job { load, asked }).collect();
         if let Err(mpsc::error::SendError(jobs)) = self.queue.send(jobs) {
             let closed = |job: Job| (job.load, format!("LOADBUSY {name} the server is shutting down"));
             refused.extend(jobs.into_iter().map(closed));
@@ -249,9 +267,9 @@ impl LoaderDesk {
         format!("LOADBUSY {} queue full: {} loads wait for the source", self.name(), self.config.queue_max)
     }
 
-    /// Takes up to `wanted` places of the queue; how many there were.
-    fn reserve(&self, wanted: usize) -> usize {
-        let room = |queued: usize| wanted.min(self.config.queue_max.saturating_sub(queued));
+    /// Takes up to `wanted` places of the queue, as long as no more than `queued_max` are taken; how many there were.
+    fn reserve(&self, wanted: usize, queued_max: usize) -> usize {
+        let room = |queued: usize| wanted.min(queued_max.saturating_sub(queued));
         // Relaxed: a count for itself; the jobs travel by the channel.
         let before = self.queued.update(Ordering::Relaxed, Ordering::Relaxed, |queued| queued + room(queued));
         room(before)
@@ -272,6 +290,11 @@ impl LoaderDesk {
             ServeStale::OnError => "on-error",
             ServeStale::Always => "always",
         };
+        let refresh = match config.refresh {
+            RefreshMode::Off => "off",
+            RefreshMode::Ahead => "ahead",
+            RefreshMode::XFetch => "xfetch",
+        };
         let settings = vec![
             ("match", config.settings.pattern.clone()),
             ("source", config.source.clone()),
@@ -288,6 +311,7 @@ impl LoaderDesk {
             ("negative_ttl_ms", ms(config.negative_ttl)),
             ("stale_for_ms", ms(config.stale_for)),
             ("serve_stale", serve_stale.to_owned()),
+            ("refresh", refresh.to_owned()),
             ("soft_timeout_ms", ms(config.soft_timeout)),
             ("hard_timeout_ms", ms(config.hard_timeout)),
             ("breaker", if config.breaker.enabled { "on" } else { "off" }.to_owned()),
@@ -304,7 +328,7 @@ impl LoaderDesk {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         let batches = value(&counters.batches);
         let queued = self.queued.load(Ordering::Relaxed);
-        vec![
+        let mut fields = vec![
             ("loads", value(&counters.asked)),
             ("batches", batches),
             ("keys", value(&counters.keys)),
@@ -323,11 +347,11 @@ impl LoaderDesk {
             ("p50_us", counters.quantile_us(50)),
             ("p99_us", counters.quantile_us(99)),
             ("max_us", value(&counters.time_us_max)),
-        ]
-        .into_iter()
-        .chain(self.writes.counters())
-        .chain(self.gate.counters(Instant::now()))
-        .collect()
+        ];
+        fields.extend(counters.refresh_fields());
+        fields.extend(self.writes.counters());
+        fields.extend(self.gate.counters(Instant::now()));
+        fields
     }
 
     /// The end of the fresh life of a value loaded now, spread by the jitter.
@@ -438,6 +462,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.asked.elapsed() >= hard_timeout);
     if !late.is_empty() {
         desk.counters.timeouts.fetch_add(late.len() as u64, Ordering::Relaxed);
+        late.iter().for_each(|job| desk.note_failed_refresh(&job.load));
         let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
         let patience_ms = hard_timeout.as_millis() as u64;
         let give_up = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
@@ -447,6 +472,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     }
     // The batch is overdue when the last of its loads has waited long enough.
     let Some(youngest) = batch.iter().map(|job| job.asked).max() else { return };
+    let oldest = batch.iter().map(|job| job.asked).min().unwrap_or(youngest);
     let (keys, jobs) = group_by_key(batch);
     let counters = &desk.counters;
     // Judged when the source would be asked: the breaker may have opened while these waited, and the first of them is the probe
@@ -490,6 +516,8 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
         Err(_) => answer.await,
     };
     counters.note_time(started.elapsed());
+    desk.note_pace(oldest.elapsed());
+    node.loaders.set_early_ms_max();
     counters.in_flight.fetch_sub(1, Ordering::Relaxed);
     drop(permit);
     let answers = answer.unwrap_or_else(|_| {
@@ -538,6 +566,11 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     let fill = match answer {
         Ok(Row::Value { value, version }) => {
             counters.rows.fetch_add(1, Ordering::Relaxed);
+            if job.load.cause == LoadCause::Refresh {
+                let is_same = |entry: Entry<'_>| entry.value == value;
+                let unchanged = node.keyspace.read(turn, *db, key, Access::Quiet, is_same).unwrap_or(false);
+                counters.refreshes.unchanged.fetch_add(u64::from(unchanged), Ordering::Relaxed);
+            }
             let stale_for_ms = desk.config.stale_for.as_millis() as u64;
             Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version }
         }
@@ -565,6 +598,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
 }
 
 fn fail(node: &Node, desk: &LoaderDesk, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
+    desk.note_failed_refresh(load);
     node.keyspace.fail(turn, load.db, &load.key, load.token, reason, desk.failure_life_ms());
 }
 

@@ -430,6 +430,7 @@ impl Work {
     #[inline]
     pub(crate) fn begin_turn(&mut self, thread: &Thread) {
         self.turn.now_ms = thread.node.clock.now_ms();
+        self.turn.near_end_ms = self.turn.now_ms.saturating_add(thread.node.loaders.early_ms_max()).saturating_add(1);
     }
 
     fn take_live(&mut self, live: &LiveConfig) {

@@ -5,8 +5,8 @@
 
 use crate::transcript::{Answer, Row};
 use leasehold_command::{
-    Client, ClientFilter, ClientRow, Context, Host, LoaderPolicy, LoaderView, Outcome, Parked, ReplyError, ReplyMode,
-    ServeStale, execute, finish_effects,
+    Client, ClientFilter, ClientRow, Context, Host, LoaderPolicy, LoaderView, Outcome, Parked, RefreshRule,
+    RefreshWhen, ReplyError, ReplyMode, ServeStale, execute, finish_effects,
 };
 use leasehold_keyspace::{
     Db, EvictionPolicy, Expiry, Fill, HashSeed, Keyspace, LeaseSettings, Load, Release, Settings, Turn, Waiter, Wake,
@@ -60,6 +60,21 @@ pub struct ScriptedLoader {
     pub negative_ttl_ms: u64,
     /// Stale window, in ms.
     pub stale_for_ms: u64,
+    /// Whether values are loaded anew before they expire.
+    pub refresh: ScriptedRefresh,
+    /// Share of the TTL.
+    pub refresh_at: f64,
+}
+
+/// `refresh` of a scripted loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScriptedRefresh {
+    /// Values expire.
+    Off,
+    /// At the first access past the share.
+    Ahead,
+    /// By chance.
+    XFetch,
 }
 
 /// The world outside of a simulated node.
@@ -123,12 +138,23 @@ impl Simulator {
         for (name, value) in options {
             set_option(&mut settings, &mut world, name, value)?;
         }
-        Ok(Self {
+        let mut simulator = Self {
             keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])),
             world,
             turn: Turn::new(START_MS, 0x5eed),
             connections: Vec::new(),
-        })
+        };
+        simulator.turn.near_end_ms = simulator.near_end_ms();
+        Ok(simulator)
+    }
+
+    /// Values that end before this time may be due for a refresh.
+    fn near_end_ms(&self) -> u64 {
+        let early_ms = |loader: &ScriptedLoader| match loader.refresh {
+            ScriptedRefresh::Off => 0,
+            ScriptedRefresh::Ahead | ScriptedRefresh::XFetch => loader.ttl_ms,
+        };
+        self.turn.now_ms + self.world.loaders.iter().map(early_ms).max().unwrap_or(0) + 1
     }
 
     /// A new connection; RESP2 until it says HELLO 3.
@@ -190,6 +216,7 @@ impl Simulator {
         let end = self.turn.now_ms + ms;
         while self.turn.now_ms < end {
             self.turn.now_ms = (self.turn.now_ms + step).min(end);
+            self.turn.near_end_ms = self.near_end_ms();
             self.world.now_ms.set(self.turn.now_ms);
             self.end_loads();
             let shards = 0..self.keyspace.shards();
@@ -436,6 +463,8 @@ impl ScriptedLoader {
             ttl_ms: 300_000,
             negative_ttl_ms: 10_000,
             stale_for_ms: 0,
+            refresh: ScriptedRefresh::Off,
+            refresh_at: 0.8,
         };
         for (name, value) in options {
             let time = || crate::transcript::duration_ms(value);
@@ -445,6 +474,12 @@ impl ScriptedLoader {
                 ("stale_for", _) => loader.stale_for_ms = time()?,
                 ("soft_timeout", _) => loader.policy.soft_timeout_ms = time()?,
                 ("hard_timeout", _) => loader.policy.hard_timeout_ms = time()?,
+                ("refresh", "off") => loader.refresh = ScriptedRefresh::Off,
+                ("refresh", "ahead") => loader.refresh = ScriptedRefresh::Ahead,
+                ("refresh", "xfetch") => loader.refresh = ScriptedRefresh::XFetch,
+                ("refresh_at", _) => {
+                    loader.refresh_at = value.parse().map_err(|error| format!("refresh_at={value}: {error}"))?;
+                }
                 ("mode", "transparent") => loader.policy.transparent = true,
                 ("mode", "explicit") => loader.policy.transparent = false,
                 ("serve_stale", "never") => loader.policy.serve_stale = ServeStale::Never,
@@ -489,6 +524,19 @@ impl Host for ScriptedWorld {
             return None;
         }
         self.loader_of(key).map(|loader| loader.policy)
+    }
+
+    fn refresh_rule(&self, db: Db, key: &[u8], _: u64) -> Option<RefreshRule> {
+        let loader = self.loader_of(key).filter(|_| db == Db(0))?;
+        let when = match loader.refresh {
+            ScriptedRefresh::Off => return None,
+            ScriptedRefresh::Ahead => {
+                let early_ms = loader.ttl_ms as f64 * (1.0 - loader.refresh_at);
+                RefreshWhen::Ahead { early_ms: early_ms as u64 }
+            }
+            ScriptedRefresh::XFetch => RefreshWhen::XFetch { beta: 1.0 },
+        };
+        Some(RefreshRule { loader: loader.policy.loader, transparent: loader.policy.transparent, when })
     }
 
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {

@@ -1,5 +1,6 @@
 //! No stale set, live: writers change rows and delete the keys, readers load through leases (the server's loader, and
-//! their own GETL and SETL), everybody with a delay of its own in every step.
+//! their own GETL and SETL), everybody with a delay of its own in every step. The loader refreshes what is read past a share of its
+//! TTL, so loads run while there is a value too.
 //!
 //! Two databases, both real to the cache: PostgreSQL behind a loader, and a store of this process, fast enough for very many
 //! fills. The checker knows the version of each row when a delete was acknowledged. A read that begins afterwards must not
@@ -324,6 +325,8 @@ fn conf(url: &str) -> String {
             d AS MATERIALIZED (SELECT pg_sleep(random() * 0.004)::text AS done)
             SELECT id, version FROM d, r WHERE done IS NOT NULL"""
         ttl = "200ms"
+        refresh = "ahead"
+        refresh_at = 0.1
         stale_for = "1m"
         serve_stale = "never"
         hard_timeout = "30s"
@@ -385,15 +388,17 @@ fn no_read_is_older_than_an_acknowledged_delete() {
     }
     let [operations, fills, lost, hits] =
         [&world.operations, &world.fills, &world.lost, &world.hits].map(|count| count.load(Ordering::Relaxed));
-    let [loads, lost_loads] = ["keys", "lost_fills"].map(|counter| client.loader_counter("row", counter));
+    let [loads, lost_loads, refreshes] =
+        ["keys", "lost_fills", "refreshes"].map(|counter| client.loader_counter("row", counter));
     groups::say(&format!(
         "no stale set: {operations} commands in {took:?}: {hits} values read and checked; by clients {fills} fills stored, {lost} lost; \
-         by the loader {loads} rows read, {lost_loads} fills lost; {cached} cached values at the end"
+         by the loader {loads} rows read, {refreshes} of them before the value expired, {lost_loads} fills lost; {cached} cached values at the end"
     ));
     assert_eq!(world.violations(), [""; 0]);
     // Races that did not happen prove nothing.
     let few = operations / 1_000;
     assert!(fills > few && lost > few && lost_loads as u64 > few / 2 && hits > operations / 10);
+    assert!(refreshes as u64 > few / 4, "{refreshes} refreshes");
     assert!(operations >= world.operations_max);
 }
 

@@ -14,6 +14,13 @@ pub trait Host {
     /// The loader of a key, if one matches.
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy>;
 
+    /// When a value of `key` that is fresh for `left_ms` more is due for a refresh; `None` if no loader matches, or its values are
+    /// not refreshed so early. Asked for hits near their end only ([`leasehold_keyspace::Turn::near_end_ms`]).
+    fn refresh_rule(&self, db: Db, key: &[u8], left_ms: u64) -> Option<RefreshRule> {
+        let _ = (db, key, left_ms);
+        None
+    }
+
     /// Starts loads whose leases the server holds; those of one loader reach it together, and share queries as far as they
     /// take them. Each ends in [`leasehold_keyspace::Keyspace::fill`], `fail` or `drop_load`, whatever becomes of the clients; one
     /// that passes the loader's hard timeout is told to `overdue`, and runs on.
@@ -134,6 +141,34 @@ pub struct LoaderPolicy {
     pub hard_timeout_ms: u64,
     /// So many loads may wait for the source (`queue`), and one command starts no more.
     pub loads_max: usize,
+}
+
+/// When a loader's values are loaded anew before they expire, and by which loader.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RefreshRule {
+    /// Index of the loader.
+    pub loader: u32,
+    /// Whether GET and MGET load, too (`mode = "transparent"`), or only LOADTHROUGH.
+    pub transparent: bool,
+    /// As its values near their end.
+    pub when: RefreshWhen,
+}
+
+/// `refresh` of a loader that has one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RefreshWhen {
+    /// At the first access so long before the end, in ms.
+    Ahead {
+        /// The rest of the TTL past its share.
+        early_ms: u64,
+    },
+    /// By chance, the likelier the nearer the end, measured in load times of the key: at an access at which
+    /// `now − Δ·β·ln(random) ≥ expiry` (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB
+    /// 2015).
+    XFetch {
+        /// Above 1: earlier.
+        beta: f64,
+    },
 }
 
 /// `serve_stale` of a loader.

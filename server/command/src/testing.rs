@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
-use crate::host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView};
+use crate::host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, RefreshRule};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
@@ -112,6 +112,8 @@ pub(crate) struct FakeHost {
     pub(crate) rows: Vec<ClientRow>,
     pub(crate) killed: RefCell<Vec<ClientFilter>>,
     pub(crate) loader: Option<LoaderPolicy>,
+    /// Of the same keys.
+    pub(crate) refresh: Option<RefreshRule>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
 }
@@ -119,6 +121,10 @@ pub(crate) struct FakeHost {
 impl Host for FakeHost {
     fn loader_for(&self, _: Db, key: &[u8]) -> Option<LoaderPolicy> {
         self.loader.filter(|_| key.starts_with(b"load:"))
+    }
+
+    fn refresh_rule(&self, _: Db, key: &[u8], _: u64) -> Option<RefreshRule> {
+        self.refresh.filter(|_| key.starts_with(b"load:"))
     }
 
     fn start_loads(&self, _: Vec<Load>) -> Vec<(Load, String)> {

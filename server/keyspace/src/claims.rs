@@ -341,6 +341,7 @@ impl Shard {
 
     fn fail(&mut self, key: &Key<'_>, token: u64, told: Told, reason: &Arc<str>, stale_life_ms: u64, turn: &mut Turn) {
         let state = self.leases.check(key.db, key.bytes, token, turn.now_ms);
+        self.postpone_refresh(key, turn.now_ms);
         let stale = self.stale(key, turn.now_ms).map(|(value, _)| value);
         let event = WakeEvent::Failed { stale, reason: reason.clone() };
         self.lease_event(key, turn, |leases, at| leases.failed(at, token, told, &event));
@@ -436,7 +437,7 @@ impl Shard {
     }
 
     /// Runs something that may hand the key's lease on; who leads by it gets the stale value and the version floor too.
-    fn lease_event<R>(
+    pub(crate) fn lease_event<R>(
         &mut self,
         key: &Key<'_>,
         turn: &mut Turn,

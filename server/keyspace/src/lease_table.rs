@@ -295,6 +295,19 @@ impl LeaseTable {
         }
     }
 
+    /// Whether a fresh key may be loaded anew: nobody leads, nobody asked for a pause, and no refresh has failed just now.
+    pub(crate) fn may_refresh(&self, db: Db, key: &[u8], now_ms: u64) -> bool {
+        let record = self.records.get(&RecordRef { db, key });
+        record.is_none_or(|record| record.free_at_ms().max(record.refresh_after_ms) <= now_ms)
+    }
+
+    /// No refresh of the key begins before `until_ms`; its record, if it has one, is kept until then.
+    pub(crate) fn postpone_refresh(&mut self, db: Db, key: &[u8], until_ms: u64) {
+        if let Some(record) = self.records.get_mut(&RecordRef { db, key }) {
+            record.refresh_after_ms = record.refresh_after_ms.max(until_ms);
+        }
+    }
+
     /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`, which is
     /// there if somebody does.
     pub(crate) fn filled(&mut self, at: Moment<'_>, token: u64, load_ms: u64, event: Option<&WakeEvent>) {

@@ -19,6 +19,7 @@ mod log;
 pub mod memory;
 pub mod policy;
 mod queues;
+mod refresh;
 pub mod replay;
 mod scan;
 pub mod settings;
@@ -38,6 +39,7 @@ pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMem
 pub use lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 pub use memory::{KEY_BYTES_MAX, SHARD_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use policy::duel::Objective;
+pub use refresh::Refresh;
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 pub use slot::{Slot, Slots};
 pub use stats::{PolicyStats, Stats};

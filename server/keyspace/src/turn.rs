@@ -11,6 +11,9 @@ pub struct Turn {
     pub now_ms: u64,
     /// Wall clock minus server time in ms; what absolute times of clients (`EXAT`) are corrected by.
     pub wall_offset_ms: i64,
+    /// A value whose fresh life ends before this time may be due for a refresh ([`crate::Keyspace::claim_refresh`]); no later than
+    /// `now_ms`: none is.
+    pub near_end_ms: u64,
     random: u64,
     /// What the caller must do once no lock is held.
     pub effects: Effects,
@@ -20,7 +23,7 @@ impl Turn {
     /// A turn at `now_ms` with its own random stream; the same seed gives the same stream.
     #[must_use]
     pub fn new(now_ms: u64, seed: u64) -> Self {
-        Self { now_ms, wall_offset_ms: 0, random: seed | 1, effects: Effects::default() }
+        Self { now_ms, wall_offset_ms: 0, near_end_ms: 0, random: seed | 1, effects: Effects::default() }
     }
 
     /// The next 64 random bits (xorshift64*; Marsaglia 2003, Vigna 2016): for sampling and jitter, not for secrets.
@@ -141,6 +144,8 @@ pub struct Load {
 pub enum LoadCause {
     /// A reader missed.
     Missed,
+    /// The value is fresh still, and near its end.
+    Refresh,
     /// The key was invalidated while it was loaded, and clients still wait for it.
     Invalidated,
     /// The holder before gave up or ran out of time, and a reader of a loader's key waits.

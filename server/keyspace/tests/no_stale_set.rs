@@ -9,7 +9,7 @@
 
 use leasehold_keyspace::{
     Access, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, HashSeed, Invalidation, Keyspace,
-    LeaseSettings, Release, Settings, Turn, Waiter, WakeEvent,
+    LeaseSettings, Refresh, Release, Settings, Turn, Waiter, WakeEvent,
 };
 use std::collections::HashMap;
 
@@ -58,6 +58,7 @@ struct World {
     operations: u64,
     violations: u64,
     fills: u64,
+    refreshes: u64,
 }
 
 impl World {
@@ -90,6 +91,7 @@ impl World {
             operations: 0,
             violations: 0,
             fills: 0,
+            refreshes: 0,
         }
     }
 
@@ -138,7 +140,8 @@ impl World {
                 self.rows[key] += 1;
                 Step::Delete { key, row: self.rows[key] }
             }
-            2..=4 => self.read_by_server(actor, key),
+            2 => self.refresh(key),
+            3..=4 => self.read_by_server(actor, key),
             _ => self.read_by_lease(actor, key),
         }
     }
@@ -195,6 +198,21 @@ impl World {
             Claimed::Parked { .. } => Step::Parked { key, oldest_allowed },
             Claimed::Wait { .. } | Claimed::Negative { .. } => Step::Idle,
         }
+    }
+
+    /// A reader of a fresh value near its end: the server loads it anew, and he does not wait.
+    fn refresh(&mut self, key: usize) -> Step {
+        let oldest_allowed = self.acknowledged[key];
+        let value = self.keyspace.read(&mut self.turn, DB, &name(key), Access::Touch, |entry| entry.value.to_vec());
+        if let Some(value) = value {
+            self.check(&value, oldest_allowed);
+            let refresh = Refresh { loader: 0, lease_ms: 60_000, early_ms: 60, early_loads: 0.0 };
+            if let Some(token) = self.keyspace.claim_refresh(&mut self.turn, DB, &name(key), refresh) {
+                self.refreshes += 1;
+                self.loads.push((key, token, None));
+            }
+        }
+        Step::Idle
     }
 
     fn step_load(&mut self) {
@@ -314,6 +332,7 @@ fn no_read_is_older_than_an_acknowledged_delete() {
         let world = run(seed, 40_000, true);
         assert_eq!(world.violations, 0, "seed {seed}");
         assert!(world.fills > 1_000, "seed {seed}: only {} fills", world.fills);
+        assert!(world.refreshes > 50, "seed {seed}: only {} refreshes", world.refreshes);
     }
 }
 

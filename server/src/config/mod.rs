@@ -190,6 +190,10 @@ pub(crate) struct LoaderConfig {
     pub jitter: f64,
     pub negative_ttl: Duration,
     pub stale_for: Duration,
+    pub refresh: RefreshMode,
+    /// Share of the TTL, 0.1 to 0.99.
+    pub refresh_at: f64,
+    pub refresh_beta: f64,
     pub soft_timeout: Duration,
     pub hard_timeout: Duration,
     /// Queries of this loader under way at one time.
@@ -210,6 +214,16 @@ impl LoaderConfig {
         }
         settings
     }
+}
+
+/// Whether values are loaded anew before they expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefreshMode {
+    Off,
+    /// At the first access past a share of the TTL.
+    Ahead,
+    /// By chance, the likelier the nearer the end.
+    XFetch,
 }
 
 /// A hash seed from the system's randomness.

@@ -1,5 +1,6 @@
 //! Loader commands: reading through by name, and looking at the loaders.
 
+pub(crate) mod refresh;
 pub(crate) mod through;
 
 pub use through::load_ahead;
@@ -14,6 +15,7 @@ use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use bytes::Bytes;
 use leasehold_keyspace::Lookup;
 use leasehold_protocol::Request;
+use refresh::{Reader, hit_near_end};
 use through::{Demand, Found};
 
 /// The commands of this group.
@@ -177,13 +179,20 @@ fn parse_demand(request: Request<'_>) -> Result<Demand, ReplyError> {
 /// What the keyspace can answer by itself: a fresh value, or a known absence. A value that is fresh only because a load failed
 /// is none past `stale_ms_max`.
 fn look(context: &mut Context<'_>, key: &[u8], stale_ms_max: Option<u64>) -> Option<Answer> {
-    let (access, now_ms) = (context.client.access(), context.turn.now_ms);
+    let (access, now_ms, near_end_ms) = (context.client.access(), context.turn.now_ms, context.turn.near_end_ms);
+    let mut near_end = None;
     let lookup = context.keyspace.lookup(context.turn, context.client.db, key, access, |entry| {
+        near_end = entry.expire_at_ms.filter(|&at_ms| at_ms < near_end_ms);
         let is_near = stale_ms_max.is_none_or(|most| entry.stale_ms(now_ms) <= most);
         is_near.then(|| Bytes::copy_from_slice(entry.value))
     });
     match lookup {
-        Lookup::Fresh(value) => value.map(Answer::Value),
+        Lookup::Fresh(value) => {
+            if let Some(expire_at_ms) = near_end {
+                hit_near_end(context, key, expire_at_ms, Reader::Through);
+            }
+            value.map(Answer::Value)
+        }
         Lookup::Negative { .. } => Some(Answer::Absent),
         Lookup::Stale(_) | Lookup::Absent => None,
     }

@@ -14,7 +14,7 @@ use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, Load, LoadCaus
 use leasehold_protocol::Request;
 
 /// How long a load of the server may fill, in ms: far longer than any statement timeout, so that a late load still fills.
-const SERVER_LEASE_MS: u64 = 10 * 60 * 1000;
+pub(crate) const SERVER_LEASE_MS: u64 = 10 * 60 * 1000;
 
 /// What a reader demands of a value.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 use super::lifetime::{EXPIRATION_OR_PERSIST, Lifetime};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
+use crate::loader::refresh::{Reader, hit_near_end};
 use crate::loader::through;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_protocol::Request;
@@ -23,9 +24,17 @@ pub(super) static GET: Spec = Spec {
 
 fn get(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
-    let found = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| reply.bulk(entry.value));
+    let near_end_ms = turn.near_end_ms;
+    let found = keyspace.read(turn, client.db, request.arg(1), client.access(), |entry| {
+        reply.bulk(entry.value);
+        entry.expire_at_ms.filter(|&at_ms| at_ms < near_end_ms)
+    });
     match found {
-        Some(()) => Outcome::Replied,
+        Some(None) => Outcome::Replied,
+        Some(Some(expire_at_ms)) => {
+            hit_near_end(context, request.arg(1), expire_at_ms, Reader::Plain);
+            Outcome::Replied
+        }
         None => through::missed(context, request.arg(1)),
     }
 }
@@ -47,15 +56,23 @@ pub(super) static MGET: Spec = Spec {
 fn mget(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
     let written_before = reply.len();
+    let near_end_ms = turn.near_end_ms;
+    let mut near_end = Vec::new();
     let mut missed = false;
     reply.array(request.len() - 1);
-    keyspace.read_many(turn, client.db, request.args_from(1), client.access(), |_, entry| match entry {
-        Some(entry) => reply.bulk(entry.value),
+    keyspace.read_many(turn, client.db, request.args_from(1), client.access(), |index, entry| match entry {
+        Some(entry) => {
+            reply.bulk(entry.value);
+            near_end.extend(entry.expire_at_ms.filter(|&at_ms| at_ms < near_end_ms).map(|at_ms| (index, at_ms)));
+        }
         None => {
             missed = true;
             reply.null();
         }
     });
+    for (index, expire_at_ms) in near_end {
+        hit_near_end(context, request.arg(index + 1), expire_at_ms, Reader::Plain);
+    }
     if missed && request.args_from(1).any(|key| through::transparent_loader(context, key).is_some()) {
         context.reply.truncate(written_before);
         return through::many_missed(context, request);

@@ -56,6 +56,8 @@ pub(super) struct Record {
     pub(super) holder: Option<Holder>,
     /// Nobody leads before this time: the last holder asked for it.
     pub(super) backoff_until_ms: u64,
+    /// No refresh of the value before this time: the last one failed.
+    pub(super) refresh_after_ms: u64,
     pub(super) waiting: VecDeque<Waiting>,
     /// How long the last fill took, in ms.
     pub(super) load_ms: Option<u64>,
@@ -143,14 +145,15 @@ impl Record {
     /// When [`LeaseTable::sweep`] must look at this record: when the next waiter may lead, or when it may go.
     pub(super) fn due_ms(&self) -> u64 {
         let free_at_ms = self.free_at_ms();
-        if self.waiting.is_empty() { free_at_ms.max(self.keep_until_ms) } else { free_at_ms }
+        let kept_until_ms = self.keep_until_ms.max(self.refresh_after_ms);
+        if self.waiting.is_empty() { free_at_ms.max(kept_until_ms) } else { free_at_ms }
     }
 
     pub(super) fn is_over(&self, now_ms: u64) -> bool {
         self.waiting.is_empty()
             && self.issued.is_empty()
             && self.holder.is_none()
-            && self.keep_until_ms <= now_ms
+            && self.keep_until_ms.max(self.refresh_after_ms) <= now_ms
             && self.backoff_until_ms <= now_ms
     }
 }

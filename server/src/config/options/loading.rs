@@ -1,7 +1,7 @@
 //! The keys of `[sources.NAME]` and of `[loaders.NAME]`.
 
-use super::super::LoaderConfig;
 use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::super::{LoaderConfig, RefreshMode};
 use super::breaking;
 use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
 use leasehold_command::ServeStale;
@@ -107,6 +107,8 @@ const MODES: [bool; MODE_NAMES.len()] = [true, false];
 const SERVE_STALE_NAMES: &[&str] = &["never", "on-error", "always"];
 const SERVE_STALES: [ServeStale; SERVE_STALE_NAMES.len()] =
     [ServeStale::Never, ServeStale::OnError, ServeStale::Always];
+const REFRESH_NAMES: &[&str] = &["off", "ahead", "xfetch"];
+const REFRESHES: [RefreshMode; REFRESH_NAMES.len()] = [RefreshMode::Off, RefreshMode::Ahead, RefreshMode::XFetch];
 
 /// The keys of `[loaders.NAME]`.
 pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
@@ -242,6 +244,37 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
               a load behind it.",
         write: |loader, value| loader.serve_stale = value.choice(&SERVE_STALES),
         read: |loader| Value::from_choice(&SERVE_STALES, loader.serve_stale),
+    },
+    Spec {
+        name: "refresh",
+        kind: Kind::Choice(REFRESH_NAMES),
+        default: Default::Text("off"),
+        change: Change::Start,
+        doc: "Whether a read of a value near its end loads it anew, so that hot keys never expire. Readers do not wait: ahead = one \
+              load at the first read past refresh_at; xfetch = by chance, the likelier the nearer the end and the slower the load. \
+              Only for values that were loaded, not for those a client has SET.",
+        write: |loader, value| loader.refresh = value.choice(&REFRESHES),
+        read: |loader| Value::from_choice(&REFRESHES, loader.refresh),
+    },
+    Spec {
+        name: "refresh_at",
+        kind: Kind::Ratio { min: 0.1, max: 0.99 },
+        default: Default::Text("0.8"),
+        change: Change::Start,
+        doc: "For refresh = \"ahead\": the share of the TTL past which a read refreshes. What is left of the TTL should be longer than \
+              a load takes.",
+        write: |loader, value| loader.refresh_at = value.ratio(),
+        read: |loader| Value::Ratio(loader.refresh_at),
+    },
+    Spec {
+        name: "refresh_beta",
+        kind: Kind::Ratio { min: 0.1, max: 100.0 },
+        default: Default::Text("1"),
+        change: Change::Start,
+        doc: "For refresh = \"xfetch\": above 1 values are refreshed earlier. 1 is best if a late refresh costs as much as a needless \
+              one.",
+        write: |loader, value| loader.refresh_beta = value.ratio(),
+        read: |loader| Value::Ratio(loader.refresh_beta),
     },
     Spec {
         name: "soft_timeout",

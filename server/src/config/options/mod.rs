@@ -12,7 +12,7 @@ pub(crate) use loading::{LOADER, SOURCE};
 pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
-use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, Secret};
+use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
@@ -131,6 +131,9 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         jitter: 0.0,
         negative_ttl: Duration::ZERO,
         stale_for: Duration::ZERO,
+        refresh: RefreshMode::Off,
+        refresh_at: 0.0,
+        refresh_beta: 0.0,
         soft_timeout: Duration::ZERO,
         hard_timeout: Duration::ZERO,
         concurrency_max: 0,
