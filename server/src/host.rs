@@ -4,7 +4,9 @@ use crate::config::live::Changed;
 use crate::info;
 use crate::load;
 use crate::node::Node;
-use leasehold_command::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, RefreshRule, ReplyError};
+use leasehold_command::{
+    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule, ReplyError,
+};
 use leasehold_keyspace::{Db, Load, Waiter};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ impl Host for NodeHost {
 
     fn loaders(&self) -> Vec<LoaderView> {
         self.node.loader_views()
+    }
+
+    fn order_loader(&self, name: &[u8], order: LoaderOrder) -> Result<(), String> {
+        load::order(&self.node, name, order)
     }
 
     fn loader_name(&self, loader: u32) -> String {

@@ -13,6 +13,7 @@
 
 mod breaker;
 mod gate;
+mod pause;
 mod refresh;
 pub(crate) mod write;
 
@@ -23,13 +24,13 @@ use crate::host::NodeHost;
 use crate::node::Node;
 use crate::vital::Vital;
 use bytes::Bytes;
-use leasehold_command::{LoaderPolicy, LoaderView, ServeStale, finish_effects};
+use leasehold_command::{LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{Access, Db, Entry, Expiry, Fill, Filled, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
 use leasehold_loader_sql::SourceSettings;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -67,6 +68,7 @@ pub(crate) struct LoaderDesk {
     counters: LoadCounters,
     pace: Pace,
     writes: write::Writes,
+    is_paused: AtomicBool,
     last_error: Mutex<Option<String>>,
 }
 
@@ -97,6 +99,8 @@ struct LoadCounters {
     busy: AtomicU64,
     /// Refused because a breaker was open.
     cut_off: AtomicU64,
+    /// Refused because the loader was paused.
+    paused: AtomicU64,
     in_flight: AtomicU64,
     /// Answers that came after the hard timeout and were stored.
     late_fills: AtomicU64,
@@ -166,6 +170,7 @@ impl Loaders {
                     queued: AtomicUsize::new(0),
                     counters: LoadCounters::default(),
                     pace: Pace::default(),
+                    is_paused: AtomicBool::new(false),
                     last_error: Mutex::default(),
                 }
             })
@@ -241,6 +246,9 @@ impl LoaderDesk {
     /// Queues as many of a group as there is room for: what readers wait for first.
     fn start(&self, group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
         self.counters.asked.fetch_add(group.len() as u64, Ordering::Relaxed);
+        if self.is_paused() {
+            return self.refuse_paused(group, refused);
+        }
         if let Some(why) = self.gate.refusal(Instant::now()) {
             self.count_refused(&group, &self.counters.cut_off);
             let text = reason(self, &why);
@@ -284,6 +292,7 @@ impl LoaderDesk {
         let ms = |duration: Duration| duration.as_millis().to_string();
         let (now, health) = (Instant::now(), self.loader.health());
         let state = self.gate.trouble(now).unwrap_or(if health.is_ok() { "ok" } else { "degraded" });
+        let state = if self.is_paused() { "paused" } else { state };
         let problem = health.err().or_else(|| self.gate.refusal(now)).unwrap_or_default();
         let serve_stale = match config.serve_stale {
             ServeStale::Never => "never",
@@ -338,11 +347,13 @@ impl LoaderDesk {
             ("timeouts", value(&counters.timeouts)),
             ("busy", value(&counters.busy)),
             ("cut_off", value(&counters.cut_off)),
+            ("refused_paused", value(&counters.paused)),
             ("in_flight", value(&counters.in_flight)),
             ("queue_length", queued as i64),
             ("late_fills", value(&counters.late_fills)),
             ("lost_fills", value(&counters.lost_fills)),
             ("panics", value(&counters.panics)),
+            ("paused", i64::from(self.is_paused())),
             ("mean_us", value(&counters.time_us) / batches.max(1)),
             ("p50_us", counters.quantile_us(50)),
             ("p99_us", counters.quantile_us(99)),
@@ -416,6 +427,20 @@ pub(crate) fn start_schedulers(node: &Arc<Node>, queues: Vec<Queue>) {
     }
 }
 
+/// Does what an operator tells a loader by name.
+///
+/// # Errors
+/// The text of the error reply.
+pub(crate) fn order(node: &Arc<Node>, name: &[u8], order: LoaderOrder) -> Result<(), String> {
+    let desk = node.loaders.list.iter().find(|desk| desk.name().as_bytes() == name);
+    let desk = desk.ok_or_else(|| NO_LOADER_NAMED.to_owned())?;
+    match order {
+        LoaderOrder::Pause => desk.pause(),
+        LoaderOrder::Resume => desk.resume(),
+    }
+    Ok(())
+}
+
 fn no_loader(loader: u32) -> String {
     format!("NOLOADER no loader {loader}")
 }
@@ -450,6 +475,10 @@ async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
         }
         let batch: Vec<Job> = waiting.drain(..waiting.len().min(batch_max)).collect();
         desk.queued.fetch_sub(batch.len(), Ordering::Relaxed);
+        if desk.is_paused() {
+            pause::give_up(&node, desk, &batch);
+            continue;
+        }
         tokio::spawn(load_batch(Arc::clone(&node), index, batch, permit));
     }
 }

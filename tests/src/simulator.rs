@@ -5,8 +5,8 @@
 
 use crate::transcript::{Answer, Row};
 use leasehold_command::{
-    Client, ClientFilter, ClientRow, Context, Host, LoaderPolicy, LoaderView, Outcome, Parked, RefreshRule,
-    RefreshWhen, ReplyError, ReplyMode, ServeStale, execute, finish_effects,
+    Client, ClientFilter, ClientRow, Context, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, Outcome,
+    Parked, RefreshRule, RefreshWhen, ReplyError, ReplyMode, ServeStale, execute, finish_effects,
 };
 use leasehold_keyspace::{
     Db, EvictionPolicy, Expiry, Fill, HashSeed, Keyspace, LeaseSettings, Load, Release, Settings, Turn, Waiter, Wake,
@@ -64,6 +64,8 @@ pub struct ScriptedLoader {
     pub refresh: ScriptedRefresh,
     /// Share of the TTL.
     pub refresh_at: f64,
+    /// Whether it starts no loads.
+    pub paused: Cell<bool>,
 }
 
 /// `refresh` of a scripted loader.
@@ -465,6 +467,7 @@ impl ScriptedLoader {
             stale_for_ms: 0,
             refresh: ScriptedRefresh::Off,
             refresh_at: 0.8,
+            paused: Cell::new(false),
         };
         for (name, value) in options {
             let time = || crate::transcript::duration_ms(value);
@@ -540,11 +543,27 @@ impl Host for ScriptedWorld {
     }
 
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {
+        let mut refused = Vec::new();
         for load in loads {
+            let loader = &self.loaders[load.loader as usize];
+            if loader.paused.get() {
+                refused.push((load, loader.failure("paused").to_string()));
+                continue;
+            }
             let key = load.key.clone();
             self.start(&key, Purpose::Fill(load));
         }
-        Vec::new()
+        refused
+    }
+
+    fn order_loader(&self, name: &[u8], order: LoaderOrder) -> Result<(), String> {
+        let loader = self.loaders.iter().find(|loader| loader.name.as_bytes() == name);
+        let loader = loader.ok_or_else(|| NO_LOADER_NAMED.to_owned())?;
+        match order {
+            LoaderOrder::Pause => loader.paused.set(true),
+            LoaderOrder::Resume => loader.paused.set(false),
+        }
+        Ok(())
     }
 
     fn loaders(&self) -> Vec<LoaderView> {

@@ -32,6 +32,15 @@ pub trait Host {
     /// Loaders in the order of the configuration, with all that is counted of them: takes milliseconds.
     fn loaders(&self) -> Vec<LoaderView>;
 
+    /// `LOADER PAUSE`, `LOADER RESUME`.
+    ///
+    /// # Errors
+    /// The text of the error reply: there is no such loader, or it cannot do that now.
+    fn order_loader(&self, name: &[u8], order: LoaderOrder) -> Result<(), String> {
+        let _ = (name, order);
+        Err(NO_LOADER_NAMED.to_owned())
+    }
+
     /// The name of a loader, by its place in the configuration.
     fn loader_name(&self, loader: u32) -> String;
 
@@ -124,6 +133,18 @@ pub struct Change {
     pub key: Bytes,
     /// Its new value; `None` deletes it.
     pub value: Option<Bytes>,
+}
+
+/// The error for a name that no loader has.
+pub const NO_LOADER_NAMED: &str = "NOLOADER no loader has this name";
+
+/// What an operator tells a loader to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoaderOrder {
+    /// Start no load until told to go on. Those under way end as ever.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// What a reader of a loader's key must know.

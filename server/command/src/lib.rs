@@ -35,7 +35,10 @@ pub use client::{Client, Names, ReplyMode};
 pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
-pub use host::{Change, ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, RefreshRule, RefreshWhen, ServeStale};
+pub use host::{
+    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, RefreshRule,
+    RefreshWhen, ServeStale,
+};
 pub use loader::load_ahead;
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};

@@ -1,5 +1,6 @@
 //! Loader commands: reading through by name, and looking at the loaders.
 
+mod order;
 pub(crate) mod refresh;
 pub(crate) mod through;
 
@@ -9,7 +10,7 @@ use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::help;
-use crate::host::LoaderView;
+use crate::host::{LoaderView, NO_LOADER_NAMED};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use bytes::Bytes;
@@ -122,6 +123,8 @@ const LOADER: Spec = Spec {
             subcommands: &[],
             run: test,
         },
+        order::PAUSE,
+        order::RESUME,
         help::subcommand(Group::Loader, "leasehold 0.1.0"),
     ],
     run: help::run,
@@ -242,7 +245,7 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
                 write_counters(context, loader);
                 Outcome::Replied
             }
-            None => context.conclude(Err(ReplyError::Text("NOLOADER no loader has this name".to_owned()))),
+            None => context.conclude(Err(ReplyError::Text(NO_LOADER_NAMED.to_owned()))),
         },
     }
 }
