@@ -15,10 +15,12 @@ mod breaker;
 mod gate;
 mod pause;
 mod refresh;
+mod warm;
 pub(crate) mod write;
 
 use self::gate::{Ending, Gate, Guard};
 use self::refresh::{Pace, RefreshCounters};
+use self::warm::Warm;
 use crate::config::{LoaderConfig, RefreshMode};
 use crate::host::NodeHost;
 use crate::node::Node;
@@ -69,6 +71,7 @@ pub(crate) struct LoaderDesk {
     pace: Pace,
     writes: write::Writes,
     is_paused: AtomicBool,
+    warm: Arc<Warm>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -171,6 +174,7 @@ impl Loaders {
                     counters: LoadCounters::default(),
                     pace: Pace::default(),
                     is_paused: AtomicBool::new(false),
+                    warm: Arc::default(),
                     last_error: Mutex::default(),
                 }
             })
@@ -283,6 +287,15 @@ impl LoaderDesk {
         room(before)
     }
 
+    /// Counts a load that brought nothing by what it was for.
+    fn note_failed(&self, load: &Load) {
+        match load.cause {
+            LoadCause::Refresh => drop(self.counters.refreshes.failed.fetch_add(1, Ordering::Relaxed)),
+            LoadCause::Warm => self.warm.note_failed(),
+            LoadCause::Missed | LoadCause::Invalidated | LoadCause::HolderLost => {}
+        }
+    }
+
     fn name(&self) -> &str {
         &self.config.settings.name
     }
@@ -326,6 +339,7 @@ impl LoaderDesk {
             ("breaker", if config.breaker.enabled { "on" } else { "off" }.to_owned()),
             ("state", state.to_owned()),
             ("source_breaker", self.gate.source_state(now).to_owned()),
+            ("warm_state", self.warm.state()),
             ("problem", problem),
             ("last_error", self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()),
         ];
@@ -360,6 +374,7 @@ impl LoaderDesk {
             ("max_us", value(&counters.time_us_max)),
         ];
         fields.extend(counters.refresh_fields());
+        fields.extend(self.warm.fields());
         fields.extend(self.writes.counters());
         fields.extend(self.gate.counters(Instant::now()));
         fields
@@ -437,6 +452,8 @@ pub(crate) fn order(node: &Arc<Node>, name: &[u8], order: LoaderOrder) -> Result
     match order {
         LoaderOrder::Pause => desk.pause(),
         LoaderOrder::Resume => desk.resume(),
+        LoaderOrder::Warm { keys, rate } => return warm::start(node, desk.policy.loader, keys, rate),
+        LoaderOrder::StopWarm => desk.warm.stop(),
     }
     Ok(())
 }
@@ -491,7 +508,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
     let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.asked.elapsed() >= hard_timeout);
     if !late.is_empty() {
         desk.counters.timeouts.fetch_add(late.len() as u64, Ordering::Relaxed);
-        late.iter().for_each(|job| desk.note_failed_refresh(&job.load));
+        late.iter().for_each(|job| desk.note_failed(&job.load));
         let reason = reason(desk, &format!("not asked within {} ms: the queue is too slow", hard_timeout.as_millis()));
         let patience_ms = hard_timeout.as_millis() as u64;
         let give_up = |turn: &mut Turn, Load { db, key, token, .. }: &Load| {
@@ -614,6 +631,9 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
             return fail(node, desk, turn, &job.load, &reason);
         }
     };
+    if job.load.cause == LoadCause::Warm {
+        desk.warm.note_loaded();
+    }
     match node.keyspace.fill(turn, *db, key, *token, fill) {
         Filled::Stored | Filled::Stale => {
             if timed_out {
@@ -627,7 +647,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
 }
 
 fn fail(node: &Node, desk: &LoaderDesk, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
-    desk.note_failed_refresh(load);
+    desk.note_failed(load);
     node.keyspace.fail(turn, load.db, &load.key, load.token, reason, desk.failure_life_ms());
 }
 

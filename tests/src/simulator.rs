@@ -562,6 +562,9 @@ impl Host for ScriptedWorld {
         match order {
             LoaderOrder::Pause => loader.paused.set(true),
             LoaderOrder::Resume => loader.paused.set(false),
+            LoaderOrder::Warm { .. } | LoaderOrder::StopWarm => {
+                return Err("ERR the simulator warms nothing".to_owned());
+            }
         }
         Ok(())
     }

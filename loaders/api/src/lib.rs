@@ -25,6 +25,19 @@ pub trait Loader: Send + Sync + 'static {
     /// What would be asked for `key`, as field and value (`sql`, `batch_sql`, `param 1` …), for `LOADER EXPLAIN`.
     fn explain(&self, key: &[u8]) -> Vec<(&'static str, String)>;
 
+    /// The keys whose placeholders a query selects, in its order, as many as the list takes. For `LOADER WARM`.
+    ///
+    /// # Errors
+    /// The query is wrong, or the source does not answer. A row that makes no key is none: it is counted.
+    fn list_keys(
+        &self,
+        sql: String,
+        list: KeyList,
+    ) -> Pin<Box<dyn Future<Output = Result<KeyList, LoadError>> + Send + '_>> {
+        let _ = (sql, list);
+        Box::pin(std::future::ready(Err(LoadError::Rejected("this loader has no query to list keys with".into()))))
+    }
+
     /// Whether the source answered when it was last needed; the text says what is wrong.
     fn health(&self) -> Result<(), String>;
 
@@ -87,6 +100,57 @@ impl std::error::Error for WriteError {}
 pub struct LoadRequest {
     /// Keys that this loader matches, without duplicates, at most `batch_max`.
     pub keys: Vec<Bytes>,
+}
+
+/// Keys one after the other in one piece of memory, up to a limit: there may be millions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyList {
+    bytes: Vec<u8>,
+    /// Where each key ends.
+    ends: Vec<usize>,
+    keys_max: usize,
+    bytes_max: usize,
+    /// Rows that made no key.
+    pub bad_rows: u64,
+}
+
+impl KeyList {
+    /// An empty list for so many keys, and so many bytes of them.
+    #[must_use]
+    pub fn with_limits(keys_max: usize, bytes_max: usize) -> Self {
+        Self { keys_max, bytes_max, ..Self::default() }
+    }
+
+    /// Adds a key. `false`: there is no room for it.
+    #[must_use]
+    pub fn push(&mut self, key: &[u8]) -> bool {
+        let has_room = self.ends.len() < self.keys_max && key.len() <= self.bytes_max - self.bytes.len();
+        if has_room {
+            self.bytes.extend_from_slice(key);
+            self.ends.push(self.bytes.len());
+        }
+        has_room
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The key at a place below [`KeyList::len`].
+    #[must_use]
+    pub fn get(&self, place: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(place)?;
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.bytes[start..end])
+    }
 }
 
 /// The answer for one key.
@@ -177,5 +241,21 @@ impl Default for BreakerSettings {
             open: Duration::from_secs(5),
             open_max: Duration::from_secs(60),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KeyList;
+
+    #[test]
+    fn a_list_takes_keys_up_to_its_limits() {
+        let mut list = KeyList::with_limits(3, 5);
+        assert!(list.push(b"ab") && list.push(b"") && !list.push(b"cdef") && list.push(b"c") && !list.push(b""));
+        assert_eq!(
+            (list.len(), list.get(0), list.get(1), list.get(2)),
+            (3, Some(&b"ab"[..]), Some(&b""[..]), Some(&b"c"[..]))
+        );
+        assert_eq!(list.get(3), None);
     }
 }

@@ -132,6 +132,21 @@ impl Columns {
         Ok(Self { names, json_names, frame_bytes, keys, version, value })
     }
 
+    /// The columns of a query that lists keys: one for each placeholder, in order, whatever their names.
+    pub(crate) fn of_list(names: Vec<String>, template: &Template) -> Result<Self, Problem> {
+        let wanted = template.placeholders().len();
+        if names.len() != wanted {
+            let reason = format!(
+                "must select one column for each of the pattern's {wanted} placeholders, in order; it selects {} ({})",
+                names.len(),
+                names.join(", ")
+            );
+            return Err(Problem { option: "the query", reason });
+        }
+        let keys = (0..wanted).collect();
+        Ok(Self { names, json_names: Vec::new(), frame_bytes: 0, keys, version: None, value: Value::Json })
+    }
+
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }

@@ -3,7 +3,7 @@
 
 use crate::columns::{Columns, Fields, Problem};
 use crate::settings::LoaderSettings;
-use crate::template::{Template, Values};
+use crate::template::{Placeholder, Template, Values};
 use futures_core::stream::BoxStream;
 use sqlx::Either;
 use sqlx::database::{Database, HasStatementCache};
@@ -24,6 +24,8 @@ pub(crate) type Rows<'c, D> = BoxStream<'c, Result<Either<Completion<D>, Databas
 pub(crate) enum Role {
     Single,
     Batch,
+    /// Lists keys: no parameters, and a column for each placeholder.
+    List,
 }
 
 impl Role {
@@ -32,6 +34,7 @@ impl Role {
         match self {
             Self::Single => "sql",
             Self::Batch => "batch_sql",
+            Self::List => "the query",
         }
     }
 }
@@ -46,6 +49,22 @@ pub(crate) struct Query<'a> {
 }
 
 impl Query<'_> {
+    /// What its parameters are.
+    pub(crate) fn parameters(&self) -> &[Placeholder] {
+        match self.role {
+            Role::Single | Role::Batch => self.template.placeholders(),
+            Role::List => &[],
+        }
+    }
+
+    /// What its columns mean.
+    pub(crate) fn columns(&self, names: Vec<String>) -> Result<Columns, Problem> {
+        match self.role {
+            Role::Single | Role::Batch => Columns::resolve(names, self.role.option(), self.settings, self.template),
+            Role::List => Columns::of_list(names, self.template),
+        }
+    }
+
     /// A problem with the query itself.
     pub(crate) fn problem(&self, reason: impl Into<String>) -> Problem {
         Problem { option: self.role.option(), reason: reason.into() }

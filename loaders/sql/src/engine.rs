@@ -14,7 +14,7 @@ use crate::pool::{self, SourceState};
 use crate::settings::LoaderSettings;
 use crate::template::{Template, Values};
 use bytes::Bytes;
-use leasehold_loader_api::{LoadError, Loaded, Row};
+use leasehold_loader_api::{KeyList, LoadError, Loaded, Row};
 use sqlx::pool::PoolConnection;
 use sqlx::{Either, Pool};
 use std::collections::HashMap;
@@ -170,6 +170,67 @@ impl<D: Dialect> Engine<D> {
             answers[place] = answer;
         }
         answers
+    }
+
+    /// The keys that a query selects, as far as the list takes them.
+    pub(crate) async fn list(&self, sql: &str, mut list: KeyList) -> Result<KeyList, LoadError> {
+        let sql: Arc<str> = sql.into();
+        let mut connection = self.acquire().await.map_err(|fault| self.load_error(fault))?;
+        let timeout = self.source.settings.statement_timeout;
+        let gathered = tokio::time::timeout(timeout + GRACE, self.list_on(&mut connection, &sql, &mut list));
+        match gathered.await.unwrap_or(Err(Fault::Timeout)) {
+            Ok(()) => {
+                self.source.answered();
+                Ok(list)
+            }
+            Err(fault) => {
+                // A transaction may be open, or the statement at work.
+                connection.close_on_drop();
+                Err(self.load_error(fault))
+            }
+        }
+    }
+
+    async fn list_on(
+        &self,
+        connection: &mut PoolConnection<D::Database>,
+        sql: &Arc<str>,
+        list: &mut KeyList,
+    ) -> Result<(), Fault> {
+        let connection: &mut Connection<D> = &mut *connection;
+        let failed = |error| dialect::fault::<D>(&error);
+        let checked = D::check(connection, self.query_of(Role::List, sql)).await;
+        let statement = checked.map_err(|error| match error {
+            CheckError::Wrong(problem) => Fault::Refused(format!("{} {}", problem.option, problem.reason)),
+            CheckError::Failed(error) => failed(error),
+        })?;
+        D::begin(connection, &statement, self.source.settings.statement_timeout).await.map_err(failed)?;
+        let arguments = D::bind(&statement, Role::List, &[]).map_err(Fault::Refused)?;
+        let mut rows = D::rows(connection, &statement, arguments);
+        let (mut text, mut ends, mut key) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_complete = false;
+        while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+            let Either::Right(row) = row.map_err(failed)? else {
+                is_complete = true;
+                continue;
+            };
+            let fields = D::fields(&statement, &row);
+            let texts = D::columns(&statement).key_texts(&fields, &mut text, &mut ends);
+            let starts = std::iter::once(&0).chain(&ends);
+            let texts = texts.map(|()| starts.zip(&ends).map(|(start, end)| &text[*start..*end]));
+            let is_key =
+                texts.is_some_and(|texts| self.template.render(texts, &mut key)) && self.template.matches(&key);
+            if !is_key {
+                list.bad_rows += 1;
+            } else if !list.push(&key) {
+                return Err(Fault::Refused(format!("the query selects more keys than may be warmed: {}", list.len())));
+            }
+        }
+        drop(rows);
+        if !is_complete {
+            return Err(Fault::Broken("the rows ended before the statement did".into()));
+        }
+        D::end(connection, &statement).await.map_err(failed)
     }
 
     async fn load_each(&self, checked: &Checked<D>, keys: &[Key<'_>]) -> Vec<Loaded> {
@@ -434,7 +495,7 @@ impl<D: Dialect> Engine<D> {
             let mut next = Checked { single: checked.single.clone(), batch: checked.batch.clone() };
             match role {
                 Role::Single => next.single = statement.clone(),
-                Role::Batch => next.batch = Some(statement.clone()),
+                Role::Batch | Role::List => next.batch = Some(statement.clone()),
             }
             *checked = Arc::new(next);
         }
@@ -581,7 +642,7 @@ impl<'k, D: Dialect> Collector<'k, D> {
     fn sql(&self) -> &'k Arc<str> {
         match self.role {
             Role::Single => &self.engine.sql,
-            Role::Batch => self.engine.batch_sql.as_ref().unwrap_or(&self.engine.sql),
+            Role::Batch | Role::List => self.engine.batch_sql.as_ref().unwrap_or(&self.engine.sql),
         }
     }
 

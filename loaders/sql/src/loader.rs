@@ -10,7 +10,7 @@ use crate::sqlite::SqliteDialect;
 use crate::template::{PLACEHOLDERS_MAX, Template};
 use crate::writer::Writer;
 use bytes::Bytes;
-use leasehold_loader_api::{Change, LoadError, LoadRequest, Loaded, Loader, WriteError, Writes};
+use leasehold_loader_api::{Change, KeyList, LoadError, LoadRequest, Loaded, Loader, WriteError, Writes};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -215,6 +215,14 @@ impl AnyEngine {
             Self::Sqlite(engine) => engine.load(keys).await,
         }
     }
+
+    async fn list(&self, sql: &str, list: KeyList) -> Result<KeyList, LoadError> {
+        match self {
+            Self::Postgres(engine) => engine.list(sql, list).await,
+            Self::MySql(engine) => engine.list(sql, list).await,
+            Self::Sqlite(engine) => engine.list(sql, list).await,
+        }
+    }
 }
 
 impl AnyWriter {
@@ -259,6 +267,22 @@ impl Loader for SqlLoader {
                     vec![Err(failed); count]
                 }
             }
+        })
+    }
+
+    fn list_keys(
+        &self,
+        sql: String,
+        list: KeyList,
+    ) -> Pin<Box<dyn Future<Output = Result<KeyList, LoadError>> + Send + '_>> {
+        let engine = self.engine.clone();
+        // A task of its own, as for a load.
+        let task = self.runtime.spawn(async move { engine.list(&sql, list).await });
+        Box::pin(async move {
+            task.await.unwrap_or_else(|error| {
+                tracing::error!(loader = self.name, %error, "a list of keys did not end");
+                Err(LoadError::Unavailable("the query was given up".into()))
+            })
         })
     }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
+use leasehold_loader_api::{KeyList, LoadError, LoadRequest, Loaded, Loader, Row};
 use leasehold_loader_sql::{
     BigNumbers, ConfigProblem, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
@@ -656,4 +656,34 @@ async fn the_demo_database_is_the_same_everywhere() {
                        (SELECT sum(price_cents * quantity) FROM orders) AS cents";
     let sums = build_loader(&source, loader("sums", sums)).await.unwrap();
     assert_eq!(load_one(&sums, "sums").await, value(r#"{"users":100000,"orders":150000,"cents":3532582480}"#));
+}
+
+#[tokio::test]
+async fn keys_are_listed_from_the_columns_of_a_query() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE orders (org INTEGER, name TEXT);
+         INSERT INTO orders VALUES (2, 'b'), (1, 'a'), (3, NULL), (NULL, 'c'), ('x', 'd'), (4, ''), (5, 'e:f');",
+    )
+    .await;
+    let sql = "SELECT org, name FROM orders WHERE org = $1 AND name = $2";
+    let orders = build_loader(&source, loader("order:{org:int}:{name}", sql)).await.unwrap();
+    let list =
+        |sql: &str, keys_max, bytes_max| orders.list_keys(sql.to_owned(), KeyList::with_limits(keys_max, bytes_max));
+    let found = list("SELECT org AS whatever, name FROM orders ORDER BY org", 10, 100).await.unwrap();
+    let keys: Vec<&[u8]> = (0..found.len()).map(|place| found.get(place).unwrap()).collect();
+    assert_eq!(keys, [&b"order:1:a"[..], b"order:2:b", b"order:5:e:f"]);
+    assert_eq!(found.bad_rows, 4, "two NULLs, a word for a number, an empty text");
+
+    for (sql, keys_max, bytes_max, says) in [
+        ("SELECT org, name FROM orders", 2, 100, "more keys than may be warmed: 2"),
+        ("SELECT org, name FROM orders", 10, 20, "more keys than may be warmed"),
+        ("SELECT org FROM orders", 10, 100, "one column for each of the pattern's 2 placeholders"),
+        ("SELECT org, name FROM orders WHERE org = $1", 10, 100, "each of the pattern's 0 placeholders"),
+        ("DELETE FROM orders RETURNING org, name", 10, 100, "readonly"),
+        ("SELECT nothing FROM orders", 10, 100, "no such column"),
+    ] {
+        let Err(LoadError::Rejected(reason)) = list(sql, keys_max, bytes_max).await else { panic!("{sql} lists keys") };
+        assert!(reason.contains(says), "{sql}: {reason}");
+    }
+    assert_eq!(load_one(&orders, "order:1:a").await, value(r#"{"org":1,"name":"a"}"#), "nothing was deleted");
 }

@@ -32,7 +32,7 @@ pub trait Host {
     /// Loaders in the order of the configuration, with all that is counted of them: takes milliseconds.
     fn loaders(&self) -> Vec<LoaderView>;
 
-    /// `LOADER PAUSE`, `LOADER RESUME`.
+    /// `LOADER PAUSE`, `LOADER RESUME`, `LOADER WARM`.
     ///
     /// # Errors
     /// The text of the error reply: there is no such loader, or it cannot do that now.
@@ -145,6 +145,24 @@ pub enum LoaderOrder {
     Pause,
     /// Go on.
     Resume,
+    /// Load keys before anybody asks for them.
+    Warm {
+        /// Which.
+        keys: WarmKeys,
+        /// So many a second; `None`: as configured.
+        rate: Option<u32>,
+    },
+    /// End the warming that is under way.
+    StopWarm,
+}
+
+/// The keys to warm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WarmKeys {
+    /// These.
+    Named(Vec<Bytes>),
+    /// Those whose placeholders this query selects, in its order.
+    Selected(String),
 }
 
 /// What a reader of a loader's key must know.

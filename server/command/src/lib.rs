@@ -37,8 +37,8 @@ pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
     Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, RefreshRule,
-    RefreshWhen, ServeStale,
+    RefreshWhen, ServeStale, WarmKeys,
 };
-pub use loader::load_ahead;
+pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};

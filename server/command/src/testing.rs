@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
-use crate::host::{ClientFilter, ClientRow, Host, LoaderPolicy, LoaderView, RefreshRule};
+use crate::host::{ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
@@ -114,6 +114,7 @@ pub(crate) struct FakeHost {
     pub(crate) loader: Option<LoaderPolicy>,
     /// Of the same keys.
     pub(crate) refresh: Option<RefreshRule>,
+    pub(crate) orders: RefCell<Vec<(Vec<u8>, LoaderOrder)>>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
 }
@@ -133,6 +134,11 @@ impl Host for FakeHost {
 
     fn loaders(&self) -> Vec<LoaderView> {
         Vec::new()
+    }
+
+    fn order_loader(&self, name: &[u8], order: LoaderOrder) -> Result<(), String> {
+        self.orders.borrow_mut().push((name.to_vec(), order));
+        Ok(())
     }
 
     fn loader_name(&self, _: u32) -> String {

@@ -146,6 +146,8 @@ pub enum LoadCause {
     Missed,
     /// The value is fresh still, and near its end.
     Refresh,
+    /// Nobody has asked for the key yet.
+    Warm,
     /// The key was invalidated while it was loaded, and clients still wait for it.
     Invalidated,
     /// The holder before gave up or ran out of time, and a reader of a loader's key waits.

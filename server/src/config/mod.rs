@@ -194,6 +194,10 @@ pub(crate) struct LoaderConfig {
     /// Share of the TTL, 0.1 to 0.99.
     pub refresh_at: f64,
     pub refresh_beta: f64,
+    /// Keys a second that LOADER WARM loads if it does not say.
+    pub warm_rate: u32,
+    /// Keys that one LOADER WARM may list.
+    pub warm_keys_max: usize,
     pub soft_timeout: Duration,
     pub hard_timeout: Duration,
     /// Queries of this loader under way at one time.

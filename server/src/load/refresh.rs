@@ -116,18 +116,18 @@ impl LoaderDesk {
         refreshes
     }
 
-    /// Counts loads that were not even queued: a refresh as left out, all else by `counter`.
+    /// Counts loads that were not even queued, or not asked for: a refresh as left out, what readers wait for by `counter`.
     pub(super) fn count_refused(&self, group: &[Load], counter: &AtomicU64) {
         for load in group {
-            let counter = if load.cause == LoadCause::Refresh { &self.counters.refreshes.skipped } else { counter };
+            let counter = match load.cause {
+                LoadCause::Warm => {
+                    self.warm.note_failed();
+                    continue;
+                }
+                LoadCause::Refresh => &self.counters.refreshes.skipped,
+                LoadCause::Missed | LoadCause::Invalidated | LoadCause::HolderLost => counter,
+            };
             counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a load that brought nothing, if it was a refresh.
-    pub(super) fn note_failed_refresh(&self, load: &Load) {
-        if load.cause == LoadCause::Refresh {
-            self.counters.refreshes.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct MySqlStatement {
     /// How to read each column.
     codecs: Vec<Codec>,
     json_columns: JsonColumns,
+    /// It comes from a client: it may not write.
+    is_list: bool,
 }
 
 /// Which columns of text were declared JSON on MariaDB, by table and column; `false` for those that were not.
@@ -59,10 +61,10 @@ impl Dialect for MySqlDialect {
     type Statement = MySqlStatement;
 
     async fn check(connection: &mut MySqlConnection, query: Query<'_>) -> Result<MySqlStatement, CheckError> {
-        let placeholders = query.template.placeholders();
+        let placeholders = query.parameters();
         let pieces = Pieces::of(query.sql, placeholders.len()).map_err(|reason| query.problem(reason))?;
         let texts = match query.role {
-            Role::Single => vec![pieces.single()],
+            Role::Single | Role::List => vec![pieces.single()],
             Role::Batch => pieces.batch(query.settings.batch_max).map_err(|reason| query.problem(reason))?,
         };
         // Lists of two show what lists of one hide.
@@ -76,7 +78,8 @@ impl Dialect for MySqlDialect {
         let json_columns = json_columns(connection, prepared.columns()).await.map_err(CheckError::Failed)?;
         let (columns, codecs) = read_columns(prepared.columns(), &json_columns, query)?;
         let kinds = placeholders.iter().map(|placeholder| placeholder.kind).collect();
-        Ok(MySqlStatement { kinds, pieces, texts, columns, codecs, json_columns })
+        let is_list = query.role == Role::List;
+        Ok(MySqlStatement { kinds, pieces, texts, columns, codecs, json_columns, is_list })
     }
 
     fn refit(statement: &MySqlStatement, row: &MySqlRow, query: Query<'_>) -> Result<Refit<MySqlStatement>, Problem> {
@@ -129,15 +132,21 @@ impl Dialect for MySqlDialect {
     }
 
     async fn begin(
-        _connection: &mut MySqlConnection,
-        _statement: &MySqlStatement,
+        connection: &mut MySqlConnection,
+        statement: &MySqlStatement,
         _timeout: Duration,
     ) -> Result<(), sqlx::Error> {
         // The server ends statements itself: the limit is set when connecting.
+        if statement.is_list {
+            sqlx::raw_sql("START TRANSACTION READ ONLY").execute(connection).await?;
+        }
         Ok(())
     }
 
-    async fn end(_connection: &mut MySqlConnection, _statement: &MySqlStatement) -> Result<(), sqlx::Error> {
+    async fn end(connection: &mut MySqlConnection, statement: &MySqlStatement) -> Result<(), sqlx::Error> {
+        if statement.is_list {
+            sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+        }
         Ok(())
     }
 
@@ -278,7 +287,7 @@ fn read_columns(
     query: Query<'_>,
 ) -> Result<(Columns, Vec<Codec>), Problem> {
     let names = columns.iter().map(|column| column.name().to_owned()).collect();
-    let resolved = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+    let resolved = query.columns(names)?;
     let mut codecs = Vec::new();
     for column in columns {
         codecs.push(codec_of(column, json_columns).ok_or_else(|| {

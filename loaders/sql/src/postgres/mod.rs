@@ -26,6 +26,8 @@ pub(crate) struct PostgresStatement {
     columns: Columns,
     /// The type of each column, as its number, and how to read it.
     codecs: Vec<(Option<u32>, Codec)>,
+    /// It comes from a client: it may not write.
+    is_list: bool,
 }
 
 impl Dialect for PostgresDialect {
@@ -48,7 +50,7 @@ impl Dialect for PostgresDialect {
             Some(Either::Left(infos)) => infos,
             _ => &[],
         };
-        let placeholders = query.template.placeholders();
+        let placeholders = query.parameters();
         if infos.len() != placeholders.len() {
             let reason = format!(
                 "has {} parameters, but the pattern has {} placeholders; $1 … $n are the placeholders in order",
@@ -61,7 +63,7 @@ impl Dialect for PostgresDialect {
         for (index, (info, placeholder)) in infos.iter().zip(placeholders).enumerate() {
             let parameter = match query.role {
                 Role::Single => Parameter::scalar(info, placeholder.kind),
-                Role::Batch => Parameter::array(info, placeholder.kind),
+                Role::Batch | Role::List => Parameter::array(info, placeholder.kind),
             };
             parameters.push(parameter.map_err(|found| {
                 query.problem(format!(
@@ -73,7 +75,8 @@ impl Dialect for PostgresDialect {
             })?);
         }
         let (columns, codecs) = read_columns(prepared.columns(), query)?;
-        Ok(PostgresStatement { sql: query.sql.clone(), parameters, columns, codecs })
+        let is_list = query.role == Role::List;
+        Ok(PostgresStatement { sql: query.sql.clone(), parameters, columns, codecs, is_list })
     }
 
     fn refit(
@@ -122,15 +125,21 @@ impl Dialect for PostgresDialect {
     }
 
     async fn begin(
-        _connection: &mut PgConnection,
-        _statement: &PostgresStatement,
+        connection: &mut PgConnection,
+        statement: &PostgresStatement,
         _timeout: Duration,
     ) -> Result<(), sqlx::Error> {
         // The server ends statements itself: statement_timeout is set when connecting.
+        if statement.is_list {
+            sqlx::raw_sql("START TRANSACTION READ ONLY").execute(connection).await?;
+        }
         Ok(())
     }
 
-    async fn end(_connection: &mut PgConnection, _statement: &PostgresStatement) -> Result<(), sqlx::Error> {
+    async fn end(connection: &mut PgConnection, statement: &PostgresStatement) -> Result<(), sqlx::Error> {
+        if statement.is_list {
+            sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+        }
         Ok(())
     }
 
@@ -177,7 +186,7 @@ type Codecs = Vec<(Option<u32>, Codec)>;
 
 fn read_columns(columns: &[PgColumn], query: Query<'_>) -> Result<(Columns, Codecs), Problem> {
     let names = columns.iter().map(|column| column.name().to_owned()).collect();
-    let resolved = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+    let resolved = query.columns(names)?;
     let mut codecs = Vec::new();
     for column in columns {
         let codec = Codec::of(column.type_info()).ok_or_else(|| {

@@ -58,8 +58,8 @@ impl Dialect for SqliteDialect {
             Err(error) => return Err(CheckError::Failed(error)),
         };
         let names = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
-        let columns = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
-        let kinds = query.template.placeholders().iter().map(|placeholder| placeholder.kind).collect();
+        let columns = query.columns(names)?;
+        let kinds = query.parameters().iter().map(|placeholder| placeholder.kind).collect();
         if outline.has_star {
             // The statement that prepare left in the cache of this connection.
             sqlx::Connection::clear_cached_statements(connection).await.map_err(CheckError::Failed)?;
@@ -79,7 +79,7 @@ impl Dialect for SqliteDialect {
             return Ok(Refit::Same);
         }
         let names = row.columns().iter().map(|column| column.name().to_owned()).collect();
-        let columns = Columns::resolve(names, query.role.option(), query.settings, query.template)?;
+        let columns = query.columns(names)?;
         Ok(Refit::To(SqliteStatement { columns, ..statement.clone() }))
     }
 
@@ -173,7 +173,7 @@ fn check_outline(outline: &Outline, query: Query<'_>) -> Result<(), Problem> {
     if let Some(other) = &outline.other_parameter {
         return Err(query.problem(format!("has the parameter {other}; parameters are written $1 … $n")));
     }
-    let count = query.template.placeholders().len();
+    let count = query.parameters().len();
     if outline.parameters.iter().copied().ne(1..=count) {
         let found: Vec<String> = outline.parameters.iter().map(|number| format!("${number}")).collect();
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };

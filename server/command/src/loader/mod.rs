@@ -4,6 +4,7 @@ mod order;
 pub(crate) mod refresh;
 pub(crate) mod through;
 
+pub use order::WARM_RATE_MAX;
 pub use through::load_ahead;
 
 use crate::argument;
@@ -125,6 +126,7 @@ const LOADER: Spec = Spec {
         },
         order::PAUSE,
         order::RESUME,
+        order::WARM,
         help::subcommand(Group::Loader, "leasehold 0.1.0"),
     ],
     run: help::run,
@@ -251,12 +253,12 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 }
 
 fn write_counters(context: &mut Context<'_>, loader: &LoaderView) {
-    // What is counted says little without it.
-    let state = loader.settings.iter().find(|(field, _)| *field == "state");
-    context.reply.map(loader.counters.len() + 1 + usize::from(state.is_some()));
+    // What is counted says little without them.
+    let states = || loader.settings.iter().filter(|(field, _)| matches!(*field, "state" | "warm_state"));
+    context.reply.map(loader.counters.len() + 1 + states().count());
     context.reply.bulk(b"name");
     context.reply.bulk(loader.name.as_bytes());
-    if let Some((field, state)) = state {
+    for (field, state) in states() {
         context.reply.bulk(field.as_bytes());
         context.reply.bulk(state.as_bytes());
     }

@@ -4,7 +4,7 @@ use super::super::spec::{Change, Default, Kind, Spec, Value};
 use super::super::{LoaderConfig, RefreshMode};
 use super::breaking;
 use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
-use leasehold_command::ServeStale;
+use leasehold_command::{ServeStale, WARM_RATE_MAX};
 use leasehold_keyspace::Db;
 use leasehold_keyspace::settings::DATABASES_MAX;
 use leasehold_loader_sql::{BigNumbers, SourceSettings, ValueFormat};
@@ -275,6 +275,24 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
               one.",
         write: |loader, value| loader.refresh_beta = value.ratio(),
         read: |loader| Value::Ratio(loader.refresh_beta),
+    },
+    Spec {
+        name: "warm_rate",
+        kind: integer(1, WARM_RATE_MAX as u64),
+        default: Default::Text("1000"),
+        change: Change::Start,
+        doc: "Keys a second that LOADER WARM loads where it says no other RATE. It gives way to readers who miss, so there may be less.",
+        write: |loader, value| loader.warm_rate = value.u32(),
+        read: |loader| Value::Integer(loader.warm_rate.into()),
+    },
+    Spec {
+        name: "warm_keys_max",
+        kind: integer(1, 100_000_000),
+        default: Default::Text("1000000"),
+        change: Change::Start,
+        doc: "The most keys that the query of one LOADER WARM may select; of each some 30 bytes are kept meanwhile.",
+        write: |loader, value| loader.warm_keys_max = value.usize(),
+        read: |loader| Value::from_usize(loader.warm_keys_max),
     },
     Spec {
         name: "soft_timeout",

@@ -134,6 +134,8 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         refresh: RefreshMode::Off,
         refresh_at: 0.0,
         refresh_beta: 0.0,
+        warm_rate: 0,
+        warm_keys_max: 0,
         soft_timeout: Duration::ZERO,
         hard_timeout: Duration::ZERO,
         concurrency_max: 0,
