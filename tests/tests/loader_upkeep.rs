@@ -185,6 +185,6 @@ fn a_query_that_lists_no_keys_is_told_and_one_that_writes_does_nothing() {
         assert!(state.contains(says), "{query}: {state}");
     }
     assert_eq!(world.database.number("SELECT count(*) FROM users"), USERS as i64);
-    assert_eq!(client.command(&["GET", "user:1"]).is_null(), false);
+    assert!(!client.command(&["GET", "user:1"]).is_null());
     assert_eq!(error(&client.command(&["LOADER", "WARM", "nobody", "STOP"])), "NOLOADER no loader has this name");
 }
