@@ -23,7 +23,7 @@ fn get_and_mget_answer_rows_of_mariadb() {
     run(
         &server,
         "CREATE DATABASE shop; CREATE TABLE shop.users (id int PRIMARY KEY, name varchar(50));
-         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM seq_1_to_1000;
+         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM shop.seq_1_to_1000;
          CREATE USER app@127.0.0.1 IDENTIFIED BY 'hush!'; GRANT SELECT ON shop.* TO app@127.0.0.1",
     );
     let url = server.url("shop").replace("root@", "app:${SHOP_PASSWORD}@");
@@ -47,7 +47,7 @@ fn get_and_mget_answer_rows_of_mariadb() {
     assert_eq!(client.command(&["GET", "user:42"]), Value::bulk(r#"{"id":42,"name":"user 42"}"#));
     assert_eq!(client.command(&["GET", "user:5000"]), Value::NullBulk);
     assert_eq!(client.command(&["GET", "user:042"]), Value::NullBulk);
-    assert_eq!(client.loader_counter("user", "negatives"), 1);
+    assert_eq!(client.loader_counter("user", "absent"), 1);
 
     let selects = "SHOW GLOBAL STATUS LIKE 'Com_select'";
     let keys: Vec<String> = (100..600).map(|id| format!("user:{id}")).collect();
@@ -101,7 +101,7 @@ fn set_and_del_go_through_to_mariadb() {
     run(
         &server,
         "CREATE DATABASE shop; CREATE TABLE shop.users (id int PRIMARY KEY, name varchar(10) NOT NULL, CHECK (name <> 'nobody'));
-         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM seq_1_to_10",
+         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM shop.seq_1_to_10",
     );
     let conf = |upsert: &str| {
         format!(
