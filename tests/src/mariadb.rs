@@ -41,6 +41,7 @@ impl MariaDb {
             return None;
         };
         let directory = new_directory();
+        fs::create_dir(directory.join("tmp")).expect("the directory is ours");
         fill(&directory);
         if is_root() {
             let files = fs::read_dir(&directory).expect("the directory is ours").flatten().map(|entry| entry.path());
@@ -175,7 +176,8 @@ impl MariaDb {
         } else {
             Command::new(program)
         };
-        command.current_dir(&self.directory);
+        // A server that starts removes what others have left in its place for temporary files; or have there now.
+        command.current_dir(&self.directory).env("TMPDIR", self.directory.join("tmp"));
         command
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Columns {
     json_names: Vec<Vec<u8>>,
     /// About what an object has beside the values: the names, quotes, the closing brace.
     frame_bytes: usize,
+    /// Which columns are text that goes in as JSON.
+    inline: Vec<bool>,
     /// One per placeholder.
     keys: Vec<usize>,
     version: Option<usize>,
@@ -124,12 +126,25 @@ impl Columns {
             }
         };
 
+        for name in &settings.json_columns {
+            if settings.value != ValueFormat::Json {
+                return Err(problem("json_columns", "is for value = \"json\"".into()));
+            }
+            if place(name).is_none() {
+                return Err(problem(
+                    "json_columns",
+                    format!("`{name}` is not among the columns of {option} ({selected})"),
+                ));
+            }
+        }
+        let inline = names.iter().map(|name| settings.json_columns.contains(name)).collect();
+
         let json_names: Vec<Vec<u8>> = names.iter().enumerate().map(|(index, name)| json_name(index, name)).collect();
         let frame_bytes = match value {
             Value::Json => json_names.iter().map(|name| name.len() + 2).sum::<usize>() + 1,
             Value::Column(_) => 0,
         };
-        Ok(Self { names, json_names, frame_bytes, keys, version, value })
+        Ok(Self { names, json_names, frame_bytes, inline, keys, version, value })
     }
 
     /// The columns of a query that lists keys: one for each placeholder, in order, whatever their names.
@@ -203,8 +218,12 @@ impl Columns {
                     if row.is_null(column) {
                         value.extend_from_slice(b"null");
                     } else {
-                        row.json(column, settings.big_numbers, &mut value)
-                            .map_err(|reason| rejected(column, reason))?;
+                        let written = if self.inline[column] {
+                            inline(row, column, &mut value)
+                        } else {
+                            row.json(column, settings.big_numbers, &mut value)
+                        };
+                        written.map_err(|reason| rejected(column, reason))?;
                     }
                 }
                 value.push(b'}');
@@ -216,6 +235,13 @@ impl Columns {
         value.shrink_to_fit();
         Ok(Row::Value { value: Bytes::from(value), version })
     }
+}
+
+/// Writes a value whose text is JSON.
+fn inline(row: &impl Fields, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    let start = out.len();
+    row.plain(column, out)?;
+    json::check(&out[start..])
 }
 
 fn json_name(index: usize, name: &str) -> Vec<u8> {

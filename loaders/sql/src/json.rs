@@ -18,13 +18,12 @@ pub(crate) fn string(text: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     serde_json::to_writer(out, text).map_err(|error| error.to_string())
 }
 
-/// JSON text as it is, if it is JSON.
+/// Whether the text is JSON.
 ///
 /// # Errors
-/// It is not.
-pub(crate) fn inline(text: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+/// It is not; where.
+pub(crate) fn check(text: &[u8]) -> Result<(), String> {
     serde_json::from_slice::<&serde_json::value::RawValue>(text).map_err(|error| format!("is not JSON: {error}"))?;
-    out.extend_from_slice(text);
     Ok(())
 }
 

@@ -79,6 +79,8 @@ pub struct LoaderSettings {
     pub version_column: Option<String>,
     /// Largest value, and largest row, in bytes.
     pub row_bytes_max: usize,
+    /// Columns of text that hold JSON and go into the value as they are; a text that is none fails its row.
+    pub json_columns: Vec<String>,
     /// How integers that a double cannot hold are written in JSON.
     pub big_numbers: BigNumbers,
     /// The statement that writes a value. `$1` … `$n` are the placeholders of the pattern, and the next is the value as the
@@ -102,6 +104,7 @@ impl LoaderSettings {
             value: ValueFormat::Json,
             version_column: None,
             row_bytes_max: 16 * 1024 * 1024,
+            json_columns: Vec::new(),
             big_numbers: BigNumbers::Number,
             upsert_sql: None,
             delete_sql: None,

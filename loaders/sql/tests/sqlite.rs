@@ -122,6 +122,42 @@ async fn every_storage_class_becomes_json() {
 }
 
 #[tokio::test]
+async fn text_that_is_json_goes_inline_if_asked() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT, doc);
+         INSERT INTO orders VALUES (1, '[1]', ' {\"a\": [1, null]}'), (2, '', '{'), (3, '', x'5b5d'), (4, '', 5), (5, '', NULL), (6, '', '1 2');
+         CREATE TABLE items (order_id INTEGER, name TEXT);
+         INSERT INTO items VALUES (1, 'tea'), (1, 'milk');",
+    )
+    .await;
+    let settings = LoaderSettings {
+        json_columns: vec!["doc".into(), "items".into()],
+        ..loader(
+            "order:{id:int}",
+            "SELECT id, note, doc, (SELECT json_group_array(name) FROM items WHERE order_id = id) AS items FROM orders WHERE id = $1",
+        )
+    };
+    let orders = build_loader(&source, settings.clone()).await.unwrap();
+    let first = r#"{"id":1,"note":"[1]","doc": {"a": [1, null]},"items":["tea","milk"]}"#;
+    assert_eq!(load_one(&orders, "order:1").await, value(first));
+    assert_eq!(load_one(&orders, "order:3").await, value(r#"{"id":3,"note":"","doc":[],"items":[]}"#));
+    assert_eq!(load_one(&orders, "order:4").await, value(r#"{"id":4,"note":"","doc":5,"items":[]}"#));
+    assert_eq!(load_one(&orders, "order:5").await, value(r#"{"id":5,"note":"","doc":null,"items":[]}"#));
+    for key in ["order:2", "order:6"] {
+        let Err(LoadError::Rejected(reason)) = load_one(&orders, key).await else { panic!("{key}") };
+        assert!(reason.contains("column doc: is not JSON"), "{reason}");
+    }
+    let unknown = LoaderSettings { json_columns: vec!["docs".into()], ..settings };
+    assert_eq!(problem(&source, unknown).await.option, "json_columns");
+    let column = LoaderSettings {
+        value: ValueFormat::Column,
+        json_columns: vec!["doc".into()],
+        ..loader("order:{id:int}", "SELECT id, doc FROM orders WHERE id = $1")
+    };
+    assert_eq!(problem(&source, column).await.option, "json_columns");
+}
+
+#[tokio::test]
 async fn a_column_is_given_as_its_bytes() {
     let (_database, source) = Database::created(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, body, at INTEGER);

@@ -280,6 +280,23 @@ async fn every_type_is_a_value_of_its_own_column() {
 }
 
 #[tokio::test]
+async fn text_that_is_json_goes_inline_if_asked() {
+    let script = "CREATE TABLE t (id int, name text, doc text); INSERT INTO t VALUES (1, '[]', '[1, {\"a\": null}]'), (2, '', NULL), (3, '', '{');";
+    let Some(database) = Database::new(script).await else { return };
+    let settings = LoaderSettings {
+        json_columns: vec!["doc".into(), "made".into()],
+        ..single("t:{id:int}", "SELECT id, name, doc, JSON_OBJECT('n', id) AS made FROM t WHERE id = $1")
+    };
+    let loader = database.loader(settings.clone()).await;
+    assert_eq!(load_one(&loader, "t:1").await, value(r#"{"id":1,"name":"[]","doc":[1, {"a": null}],"made":{"n": 1}}"#));
+    assert_eq!(load_one(&loader, "t:2").await, value(r#"{"id":2,"name":"","doc":null,"made":{"n": 2}}"#));
+    assert!(refused(&load_one(&loader, "t:3").await).contains("column doc: is not JSON"));
+    let problem =
+        build_loader(&database.source, LoaderSettings { json_columns: vec!["shoe".into()], ..settings }).await;
+    assert_eq!(problem.expect_err("there is no such column").option, "json_columns");
+}
+
+#[tokio::test]
 async fn big_integers_become_strings_if_asked() {
     let script = "CREATE TABLE t (id int, n bigint, u bigint unsigned); INSERT INTO t VALUES (1, 9007199254740993, 18446744073709551615)";
     let Some(database) = Database::new(script).await else { return };

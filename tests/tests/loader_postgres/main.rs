@@ -165,6 +165,24 @@ const TYPES: &[(&str, &str)] = &[
     ("'13:30:15.25'::time", r#""13:30:15.25""#),
     ("'24:00:00'::time", r#""24:00:00""#),
     ("'13:30:15-03:30'::timetz", r#""13:30:15-03:30""#),
+    ("'1 year -2 months 3 days 04:05:06.5'::interval", r#""P10M3DT4H5M6.5S""#),
+    ("'-1 year 2 days -00:00:00.25'::interval", r#""P-1Y2DT-0.25S""#),
+    ("'0'::interval", r#""PT0S""#),
+    ("'100:00:00'::interval", r#""PT100H""#),
+    ("'10.1.2.3'::inet", r#""10.1.2.3""#),
+    ("'10.1.2.3/24'::inet", r#""10.1.2.3/24""#),
+    ("'2001:DB8::1'::inet", r#""2001:db8::1""#),
+    ("'10.0.0.0/8'::cidr", r#""10.0.0.0/8""#),
+    ("'10.0.0.1/32'::cidr", r#""10.0.0.1/32""#),
+    ("'08:00:2B:01:02:03'::macaddr", r#""08:00:2b:01:02:03""#),
+    ("'08:00:2B:01:02:03:04:05'::macaddr8", r#""08:00:2b:01:02:03:04:05""#),
+    ("B'1011'::bit(4)", r#""1011""#),
+    ("B'101100001'::varbit", r#""101100001""#),
+    ("B''::varbit", r#""""#),
+    ("'x'::\"char\"", r#""x""#),
+    ("ARRAY['10.0.0.1'::inet, NULL]", r#"["10.0.0.1",null]"#),
+    ("ARRAY['1 day'::interval]", r#"["P1D"]"#),
+    ("'{{{1,2},{3,4}},{{5,6},{7,8}}}'::int2[]", "[[[1,2],[3,4]],[[5,6],[7,8]]]"),
     ("'{\"b\": [1, null], \"a\": \"x\"}'::jsonb", r#"{"a": "x", "b": [1, null]}"#),
     ("'{\"b\":1,  \"a\":2}'::json", r#"{"b":1,  "a":2}"#),
     ("'null'::jsonb", "null"),
@@ -416,7 +434,8 @@ async fn versions_come_from_integers_and_times() {
 async fn every_mistake_of_the_operator_is_named() {
     let Some(database) = Database::new(
         "CREATE TYPE mood AS ENUM ('sad');
-         CREATE TABLE t (id int4, u uuid, name text, at timestamp, ip inet, ips inet[], m mood, f float8, d date);",
+         CREATE TABLE t (id int4, u uuid, name text, at timestamp, r int4range, rs int4range[], p point, m mood, f float8, d date, doc text);
+         CREATE DOMAIN span AS int4range; ALTER TABLE t ADD COLUMN dr span;",
     )
     .await
     else {
@@ -441,8 +460,15 @@ async fn every_mistake_of_the_operator_is_named() {
         (single("t:{d}", "SELECT d FROM t WHERE d = $1"), "sql", "takes it as DATE"),
         (single("t:{d}", "SELECT d FROM t WHERE d::text = $1"), "sql", "the key column `d` has the type DATE"),
         (single("t:{f:int}", "SELECT f FROM t WHERE f = $1"), "sql", "takes it as FLOAT8"),
-        (single(int, "SELECT id, ip FROM t WHERE id = $1"), "sql", "column `ip` has the type INET"),
-        (single(int, "SELECT id, ips FROM t WHERE id = $1"), "sql", "column `ips` has the type INET[]"),
+        (single(int, "SELECT id, r FROM t WHERE id = $1"), "sql", "column `r` has the type INT4RANGE"),
+        (single(int, "SELECT id, rs FROM t WHERE id = $1"), "sql", "column `rs` has the type INT4RANGE[]"),
+        (single(int, "SELECT id, dr FROM t WHERE id = $1"), "sql", "column `dr` has the type"),
+        (single(int, "SELECT id, p FROM t WHERE id = $1"), "sql", "as in p::text or to_jsonb(p)"),
+        (
+            LoaderSettings { json_columns: vec!["doc".into()], ..single(int, good) },
+            "json_columns",
+            "`doc` is not among",
+        ),
         (single(int, "SELECT id, t FROM t WHERE id = $1"), "sql", "column `t` has the type"),
         (batched(int, good, "SELECT id, name FROM t WHERE id = $1"), "batch_sql", "where a batch query binds an array"),
         (batched(int, good, "SELECT id FROM t WHERE id = ANY($1)"), "batch_sql", "same columns"),
@@ -529,6 +555,43 @@ async fn one_bad_value_fails_only_its_key() {
     }
     assert_eq!(shares.counters().split_batches, 1);
     assert_eq!(shares.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn what_has_no_form_is_converted_by_the_query() {
+    let Some(database) = Database::new(
+        "CREATE TYPE pair AS (a int4, b text);
+         CREATE TABLE t AS SELECT 1 AS id, int4range(1, 5) AS r, ROW(1, 'x')::pair AS c, point(1, 2) AS p;",
+    )
+    .await
+    else {
+        return;
+    };
+    let sql = "SELECT id, r::text AS r, to_jsonb(c) AS c, p::text AS p FROM t WHERE id = $1";
+    let loader = database.loader(single("t:{id:int}", sql)).await;
+    let expected = r#"{"id":1,"r":"[1,5)","c":{"a": 1, "b": "x"},"p":"(1,2)"}"#;
+    assert_eq!(load_one(&loader, "t:1").await, value(expected));
+}
+
+#[tokio::test]
+async fn intervals_follow_postgres_own_iso_8601() {
+    let Some(database) = Database::new("SELECT 1").await else { return };
+    database
+        .run(
+            "SET intervalstyle = iso_8601; SELECT setseed(0.7);
+             CREATE TABLE t AS SELECT n::int8 AS id, i, i::text AS iso FROM generate_series(1, 400) n,
+                LATERAL (SELECT make_interval(months => ((random() - 0.5) * (n % 40))::int, days => ((random() - 0.5) * (n % 3))::int,
+                    secs => round(((random() - 0.5) * 10 ^ (n % 9))::numeric, n % 7)::float8) AS i) x;",
+        )
+        .await;
+    let settings = batched("t:{id:int}", "SELECT * FROM t WHERE id = $1", "SELECT * FROM t WHERE id = ANY($1)");
+    let loader = database.loader(settings).await;
+    let keys: Vec<String> = (1..=400).map(|id| format!("t:{id}")).collect();
+    for loaded in load(&loader, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await {
+        let Ok(Row::Value { value, .. }) = loaded else { panic!("{loaded:?}") };
+        let row: serde_json::Value = serde_json::from_slice(&value).expect("JSON");
+        assert_eq!(row["i"], row["iso"]);
+    }
 }
 
 #[tokio::test]

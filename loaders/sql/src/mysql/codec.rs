@@ -110,7 +110,10 @@ impl Codec {
             Self::Text => json::string(raw, out)?,
             Self::Bytes => json::base64(raw, out)?,
             Self::Json => out.extend_from_slice(raw),
-            Self::JsonText => json::inline(raw, out)?,
+            Self::JsonText => {
+                json::check(raw)?;
+                out.extend_from_slice(raw);
+            }
             Self::Decimal | Self::Timestamp | Self::Datetime | Self::Date | Self::Time => {
                 json::quoted(out, |out| self.plain(raw, out))?;
             }

@@ -9,15 +9,20 @@
 //! | real, double precision | number; `"NaN"`, `"Infinity"`, `"-Infinity"` as `to_json` does |
 //! | numeric | string, exact, with the digits the column has |
 //! | boolean | `true`, `false` |
-//! | text, varchar, char(n), name, citext, xml, enums | string |
+//! | text, varchar, char(n), "char", name, citext, xml, enums | string |
 //! | uuid | string |
 //! | timestamptz | RFC 3339 in UTC; `"infinity"`, `"-infinity"`; years beyond four digits as ISO 8601 writes them |
 //! | timestamp, date, time, timetz | ISO 8601 |
+//! | interval | ISO 8601: `"P1Y2M3DT4H5M6.5S"`, each part with its own sign |
+//! | inet, cidr, macaddr, macaddr8 | string |
+//! | bit, varbit | string of 0 and 1 |
 //! | json, jsonb | inline |
 //! | bytea | base64 |
 //! | arrays of these | arrays, nested as they are |
 //! | domains | as their base type |
+//! | ranges, composites, geometric types, tsvector, money, … | error; select `column::text` or `to_jsonb(column)` |
 
+use super::address;
 use crate::json;
 use crate::settings::BigNumbers;
 use sqlx::TypeInfo;
@@ -55,6 +60,10 @@ pub(crate) enum Codec {
     Date,
     Time,
     Timetz,
+    Interval,
+    Inet,
+    Mac,
+    Bits,
     Array(Box<Codec>),
 }
 
@@ -74,16 +83,20 @@ impl Codec {
             Some(Oid(20)) => Self::Int8,
             Some(Oid(21)) => Self::Int2,
             Some(Oid(23)) => Self::Int4,
-            Some(Oid(19 | 25 | 142 | 1042 | 1043)) => Self::Text,
+            Some(Oid(18 | 19 | 25 | 142 | 1042 | 1043)) => Self::Text,
             Some(Oid(26)) => Self::Oid,
             Some(Oid(114)) => Self::Json,
             Some(Oid(700)) => Self::Float4,
             Some(Oid(701)) => Self::Float8,
+            Some(Oid(650 | 869)) => Self::Inet,
+            Some(Oid(774 | 829)) => Self::Mac,
             Some(Oid(1082)) => Self::Date,
             Some(Oid(1083)) => Self::Time,
             Some(Oid(1114)) => Self::Timestamp,
             Some(Oid(1184)) => Self::Timestamptz,
+            Some(Oid(1186)) => Self::Interval,
             Some(Oid(1266)) => Self::Timetz,
+            Some(Oid(1560 | 1562)) => Self::Bits,
             Some(Oid(1700)) => Self::Numeric,
             Some(Oid(2950)) => Self::Uuid,
             Some(Oid(3802)) => Self::Jsonb,
@@ -121,7 +134,11 @@ impl Codec {
             | Self::Timestamp
             | Self::Date
             | Self::Time
-            | Self::Timetz => json::quoted(out, |out| self.plain(raw, out)),
+            | Self::Timetz
+            | Self::Interval
+            | Self::Inet
+            | Self::Mac
+            | Self::Bits => json::quoted(out, |out| self.plain(raw, out)),
             Self::Array(element) => array(element, raw, big, out),
         }
     }
@@ -155,6 +172,10 @@ impl Codec {
             Self::Date => date(i32::from_be_bytes(exactly(raw)?), out),
             Self::Time => time(i64::from_be_bytes(exactly(raw)?), out),
             Self::Timetz => timetz(exactly(raw)?, out),
+            Self::Interval => interval(raw, out)?,
+            Self::Inet => address::network(raw, out)?,
+            Self::Mac => address::mac(raw, out),
+            Self::Bits => bits(raw, out)?,
             Self::Array(element) => array(element, raw, BigNumbers::Number, out)?,
         }
         Ok(())
@@ -301,6 +322,54 @@ fn timetz(raw: [u8; 12], out: &mut Vec<u8>) {
     if east % 60 != 0 {
         let _ = write!(out, ":{:02}", east % 60);
     }
+}
+
+/// Microseconds, days and months are counted apart, because a day may have 23 hours and a month 28 days.
+fn interval(mut raw: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    let micros = i64::from_be_bytes(next(&mut raw)?);
+    let days = i32::from_be_bytes(next(&mut raw)?);
+    let months = i32::from_be_bytes(exactly(raw)?);
+    match (micros, days, months) {
+        (0, 0, 0) => out.extend_from_slice(b"PT0S"),
+        (i64::MAX, i32::MAX, i32::MAX) => out.extend_from_slice(b"infinity"),
+        (i64::MIN, i32::MIN, i32::MIN) => out.extend_from_slice(b"-infinity"),
+        _ => {
+            let part = |out: &mut Vec<u8>, count: i64, unit: char| {
+                if count != 0 {
+                    let _ = write!(out, "{count}{unit}");
+                }
+            };
+            out.push(b'P');
+            part(out, i64::from(months) / 12, 'Y');
+            part(out, i64::from(months) % 12, 'M');
+            part(out, days.into(), 'D');
+            if micros != 0 {
+                out.push(b'T');
+                let seconds = micros / MICROS_PER_SECOND;
+                part(out, seconds / 3600, 'H');
+                part(out, seconds / 60 % 60, 'M');
+                if micros % (60 * MICROS_PER_SECOND) != 0 {
+                    if micros < 0 {
+                        out.push(b'-');
+                    }
+                    let _ = write!(out, "{}", (seconds % 60).unsigned_abs());
+                    json::fraction((micros % MICROS_PER_SECOND).abs(), out);
+                    out.push(b'S');
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of bits, then the bits, the first one highest.
+fn bits(mut raw: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    let count = usize::try_from(i32::from_be_bytes(next(&mut raw)?)).map_err(|_| "a negative number of bits")?;
+    if raw.len() != count.div_ceil(8) {
+        return Err("bits of a wrong length".into());
+    }
+    out.extend((0..count).map(|bit| if raw[bit / 8] >> (7 - bit % 8) & 1 == 1 { b'1' } else { b'0' }));
+    Ok(())
 }
 
 /// The day of the Gregorian calendar, `days` after 1970-01-01.
@@ -475,7 +544,7 @@ mod tests {
 
         #[test]
         fn no_bytes_are_too_strange(raw in proptest::collection::vec(any::<u8>(), 0..40)) {
-            for codec in [Codec::Numeric, Codec::Timetz, Codec::Jsonb, Codec::Text, Codec::Array(Box::new(Codec::Text))] {
+            for codec in [Codec::Numeric, Codec::Timetz, Codec::Interval, Codec::Inet, Codec::Bits, Codec::Jsonb, Codec::Text, Codec::Array(Box::new(Codec::Text))] {
                 let _ = codec.json(&raw, BigNumbers::String, &mut Vec::new());
                 let _ = codec.key(&raw, &mut Vec::new());
             }

@@ -1,5 +1,6 @@
 //! PostgreSQL: types of parameters and columns learned from the server, statement timeouts kept by the server.
 
+mod address;
 mod codec;
 mod parameter;
 mod write;
@@ -191,9 +192,10 @@ fn read_columns(columns: &[PgColumn], query: Query<'_>) -> Result<(Columns, Code
     for column in columns {
         let codec = Codec::of(column.type_info()).ok_or_else(|| {
             query.problem(format!(
-                "column `{}` has the type {}, which has no JSON form here; cast it, as in {}::text",
+                "column `{}` has the type {}, which has no JSON form here; convert it, as in {}::text or to_jsonb({})",
                 column.name(),
                 column.type_info().name(),
+                column.name(),
                 column.name()
             ))
         })?;

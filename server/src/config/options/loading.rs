@@ -173,6 +173,19 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         read: |loader| Value::from_choice(&VALUES, loader.settings.value),
     },
     Spec {
+        name: "json_columns",
+        kind: Kind::Lines,
+        default: Default::Absent { example: "doc" },
+        change: Change::Start,
+        doc: "Columns of text that hold JSON, which goes into the value as it is. PostgreSQL's json and jsonb, and a column that MySQL or \
+              MariaDB knows as JSON, do so anyway; this is for SQLite, for text, and for what MariaDB's JSON functions make.",
+        write: |loader, value| loader.settings.json_columns = value.lines(),
+        read: |loader| match loader.settings.json_columns.as_slice() {
+            [] => Value::Absent,
+            columns => Value::Lines(columns.to_vec()),
+        },
+    },
+    Spec {
         name: "big_numbers",
         kind: Kind::Choice(BIG_NUMBER_NAMES),
         default: Default::Text("number"),
