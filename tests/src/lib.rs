@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 pub mod client;
 pub mod database;
 pub mod groups;
@@ -26,6 +27,7 @@ pub mod simulator;
 pub mod transcript;
 pub mod watch;
 
+pub use certificates::Certificates;
 pub use client::{Client, NoReply};
 pub use database::Database;
 pub use mariadb::MariaDb;

@@ -21,6 +21,8 @@ pub struct Postgres {
     binaries: PathBuf,
     directory: PathBuf,
     port: u16,
+    /// More settings, as `name=value`.
+    settings: Vec<String>,
     /// The user and group that it runs as, if that is another than ours.
     runs_as: Option<(u32, u32)>,
 }
@@ -32,6 +34,16 @@ impl Postgres {
     /// If it cannot be started, or is missing while everything is required.
     #[must_use]
     pub fn start(group: &str) -> Option<Self> {
+        Self::start_with(group, &[], |_| {})
+    }
+
+    /// As [`Postgres::start`], with settings (`name=value`). `{dir}` in them is a directory that only the server can read, which
+    /// `fill` may fill before.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    #[must_use]
+    pub fn start_with(group: &str, settings: &[&str], fill: impl FnOnce(&Path)) -> Option<Self> {
         let Some(binaries) = binaries() else {
             groups::leave_out(group, "PostgreSQL (initdb, pg_ctl) is not installed");
             return None;
@@ -46,10 +58,16 @@ impl Postgres {
             None
         };
         let directory = new_directory();
+        fill(&directory);
         if let Some((user, group)) = runs_as {
-            chown(&directory, Some(user), Some(group)).expect("root may give a directory away");
+            let files = fs::read_dir(&directory).expect("the directory is ours").flatten().map(|entry| entry.path());
+            for path in files.chain([directory.clone()]) {
+                chown(path, Some(user), Some(group)).expect("root may give a file away");
+            }
         }
-        let mut postgres = Self { binaries, directory, port: 0, runs_as };
+        let settings =
+            settings.iter().map(|setting| setting.replace("{dir}", &directory.display().to_string())).collect();
+        let mut postgres = Self { binaries, directory, port: 0, settings, runs_as };
         postgres.initialise();
         postgres.start_on_a_free_port();
         Some(postgres)
@@ -151,12 +169,15 @@ impl Postgres {
 
     fn try_start(&mut self) -> Result<(), String> {
         // Nothing here must survive a crash of the machine.
-        let options = format!(
+        let mut options = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories={} -c fsync=off -c full_page_writes=off \
              -c shared_buffers=32MB -c max_connections=200",
             self.port,
             self.directory.display()
         );
+        for setting in &self.settings {
+            options.push_str(&format!(" -c {setting}"));
+        }
         let log = self.directory.join("log");
         let output = self.control([
             OsStr::new("start"),

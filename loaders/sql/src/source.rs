@@ -98,6 +98,7 @@ impl Source {
             }
         }
         let scheme = settings.url.split_once(':').map_or("", |(scheme, _)| scheme);
+        check_certificates(&settings.url).map_err(|reason| problem("url", reason))?;
         let (pool, secrets) = match scheme {
             "postgres" | "postgresql" | "mysql" | "mariadb" if settings.create_with.is_some() => {
                 return Err(problem("create_with", "is for SQLite only".into()));
@@ -168,6 +169,28 @@ impl Source {
 }
 
 const SCHEMES: &str = "postgres://, postgresql://, mysql://, mariadb:// and sqlite:";
+
+/// Whether the certificates and keys that a URL names can be read. Otherwise the database would look as if it were down.
+fn check_certificates(url: &str) -> Result<(), String> {
+    const OPTIONS: &[&str] =
+        &["sslrootcert", "sslcert", "sslkey", "ssl-root-cert", "ssl-ca", "sslca", "ssl-cert", "ssl-key"];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for (option, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        if !OPTIONS.contains(&option) {
+            continue;
+        }
+        let path = percent_decoded(value);
+        // It may be the certificate itself.
+        if path.contains("-----BEGIN") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{option} names {path}: {error}"))?;
+        if !text.contains("-----BEGIN") {
+            return Err(format!("{option} names {path}, which is not in PEM form (-----BEGIN …)"));
+        }
+    }
+    Ok(())
+}
 
 fn pool_options<DB: Database>(settings: &SourceSettings) -> PoolOptions<DB> {
     PoolOptions::new()

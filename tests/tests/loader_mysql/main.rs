@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod served;
+mod tls;
 mod trouble;
 
 const GROUP: &str = "MariaDB loaders";

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, PgPool, Row as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod tls;
 mod trouble;
 
 const GROUP: &str = "PostgreSQL loaders";
