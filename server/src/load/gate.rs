@@ -52,11 +52,13 @@ impl Gate {
 
     /// Why nothing may be asked now.
     pub(crate) fn refusal(&self, now: Instant) -> Option<String> {
-        let of = |guard: &Guard| {
-            let state = guard.lock();
-            state.breaker.refusal(now).map(|refusal| state.text(refusal, now))
-        };
-        of(&self.loader).or_else(|| of(&self.source).map(|text| self.with_source(&text)))
+        self.loader.refusal(now).or_else(|| self.source_refusal(now))
+    }
+
+    /// Why nothing may be written now: a write heeds the source's breaker only, as its loader's may be open for a slow query. It
+    /// decides nothing: the probe is a load, which can be repeated.
+    pub(crate) fn source_refusal(&self, now: Instant) -> Option<String> {
+        self.source.refusal(now).map(|text| self.with_source(&text))
     }
 
     /// Lets a call through that is made now, or says why not.
@@ -123,6 +125,11 @@ impl Guard {
 
     fn phase(&self, now: Instant) -> Phase {
         self.lock().breaker.phase(now)
+    }
+
+    fn refusal(&self, now: Instant) -> Option<String> {
+        let state = self.lock();
+        state.breaker.refusal(now).map(|refusal| state.text(refusal, now))
     }
 
     fn admit(&self, now: Instant) -> Result<Pass, String> {

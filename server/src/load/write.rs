@@ -10,6 +10,7 @@ use leasehold_keyspace::{Db, Waiter, Wake, WakeEvent};
 use leasehold_loader_api as api;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 use tokio::sync::Semaphore;
 
 /// The writes of one loader. All relaxed: each is a number of its own.
@@ -81,6 +82,9 @@ pub(crate) fn start(
         if is_there && !is_taken {
             return Err(format!("ERR {command} needs {option}, which loader '{}' has not", desk.name()));
         }
+    }
+    if let Some(why) = desk.gate.source_refusal(Instant::now()) {
+        return Err(format!("WRITEFAIL {} {why}", desk.name()));
     }
     let queue_max = desk.config.queue_max as u64;
     if desk.writes.under_way.fetch_add(1, Ordering::Relaxed) >= queue_max {
