@@ -119,7 +119,9 @@ fn conf(arguments: &Arguments) -> String {
         ),
         None => (
             "url = \"sqlite:{dir}/bench.db\"\ncreate_with = \"{dir}/schema.sql\"".to_owned(),
-            format!("SELECT max(x) AS done FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {steps}) SELECT x FROM n)"),
+            format!(
+                "SELECT max(x) AS done FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {steps}) SELECT x FROM n)"
+            ),
             "$1",
             "json_each($1) k",
         ),
@@ -138,7 +140,13 @@ fn conf(arguments: &Arguments) -> String {
 }
 
 /// Reads keys of a lane at their times, and says how long after its time each was answered.
-fn read(arguments: &Arguments, address: SocketAddr, lane: &str, connection: u64, begins: Instant) -> anyhow::Result<Histogram> {
+fn read(
+    arguments: &Arguments,
+    address: SocketAddr,
+    lane: &str,
+    connection: u64,
+    begins: Instant,
+) -> anyhow::Result<Histogram> {
     const REPLY: &[u8] = b"$5\r\nvalue\r\n";
 
     let mut socket = TcpStream::connect(address).context("cannot connect to the server")?;

@@ -159,7 +159,15 @@ impl Columns {
             return Err(Problem { option: "the query", reason });
         }
         let keys = (0..wanted).collect();
-        Ok(Self { names, json_names: Vec::new(), frame_bytes: 0, keys, version: None, value: Value::Json })
+        Ok(Self {
+            names,
+            json_names: Vec::new(),
+            frame_bytes: 0,
+            keys,
+            version: None,
+            value: Value::Json,
+            inline: Vec::new(),
+        })
     }
 
     pub(crate) fn names(&self) -> &[String] {

@@ -270,6 +270,7 @@ impl World {
                 }
                 WakeEvent::Lead { token, .. } => Step::Query { key, token },
                 WakeEvent::Absent { .. } | WakeEvent::Failed { .. } => Step::Idle,
+                WakeEvent::Written { .. } => unreachable!("nobody writes to a source here"),
             };
         }
     }
