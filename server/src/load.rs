@@ -28,7 +28,9 @@ use crate::vital::Vital;
 use bytes::Bytes;
 use leasehold_command::{LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
-use leasehold_keyspace::{Access, Db, Entry, Expiry, Fill, Filled, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};
+use leasehold_keyspace::{
+    Access, Db, Entry, Expiry, Failure, Fill, Filled, Load, LoadCause, LostReason, Turn, Waiter, Wake, WakeEvent,
+};
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
 use leasehold_loader_sql::SourceSettings;
 use std::collections::{HashMap, VecDeque};
@@ -109,6 +111,8 @@ struct LoadCounters {
     late_fills: AtomicU64,
     /// Answers whose token was no longer good.
     lost_fills: AtomicU64,
+    /// Answers that their readers got and for which the keyspace had no room.
+    unstored: AtomicU64,
     panics: AtomicU64,
     tests: AtomicU64,
     refreshes: RefreshCounters,
@@ -334,6 +338,7 @@ impl LoaderDesk {
             ("stale_for_ms", ms(config.stale_for)),
             ("serve_stale", serve_stale.to_owned()),
             ("refresh", refresh.to_owned()),
+            ("error_ttl_ms", ms(config.error_ttl)),
             ("soft_timeout_ms", ms(config.soft_timeout)),
             ("hard_timeout_ms", ms(config.hard_timeout)),
             ("breaker", if config.breaker.enabled { "on" } else { "off" }.to_owned()),
@@ -366,6 +371,7 @@ impl LoaderDesk {
             ("queue_length", queued as i64),
             ("late_fills", value(&counters.late_fills)),
             ("lost_fills", value(&counters.lost_fills)),
+            ("unstored", value(&counters.unstored)),
             ("panics", value(&counters.panics)),
             ("paused", i64::from(self.is_paused())),
             ("mean_us", value(&counters.time_us) / batches.max(1)),
@@ -529,7 +535,7 @@ async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: Owne
             counters.cut_off.fetch_add(jobs.iter().map(|jobs| jobs.len() as u64).sum(), Ordering::Relaxed);
             let reason = reason(desk, &why);
             return end(&node, |turn| {
-                jobs.iter().flatten().for_each(|job| fail(&node, desk, turn, &job.load, &reason));
+                jobs.iter().flatten().for_each(|job| fail(&node, desk, turn, &job.load, &reason, Duration::ZERO));
             });
         }
     };
@@ -628,7 +634,11 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
             counters.errors.fetch_add(1, Ordering::Relaxed);
             let reason = reason(desk, &error.to_string());
             desk.note_error(&reason);
-            return fail(node, desk, turn, &job.load, &reason);
+            let error_ttl = match error {
+                LoadError::TooLarge { .. } => desk.config.too_large_ttl,
+                LoadError::Unavailable(_) | LoadError::Timeout(_) | LoadError::Rejected(_) => desk.config.error_ttl,
+            };
+            return fail(node, desk, turn, &job.load, &reason, error_ttl);
         }
     };
     if job.load.cause == LoadCause::Warm {
@@ -640,15 +650,20 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
                 counters.late_fills.fetch_add(1, Ordering::Relaxed);
             }
         }
+        Filled::Lost(LostReason::NoRoom) => {
+            counters.unstored.fetch_add(1, Ordering::Relaxed);
+        }
         Filled::Lost(_) => {
             counters.lost_fills.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-fn fail(node: &Node, desk: &LoaderDesk, turn: &mut Turn, load: &Load, reason: &Arc<str>) {
+fn fail(node: &Node, desk: &LoaderDesk, turn: &mut Turn, load: &Load, reason: &Arc<str>, error_ttl: Duration) {
     desk.note_failed(load);
-    node.keyspace.fail(turn, load.db, &load.key, load.token, reason, desk.failure_life_ms());
+    let (reason, stale_life_ms) = (Arc::clone(reason), desk.failure_life_ms());
+    let failure = Failure { reason, stale_life_ms, error_life_ms: error_ttl.as_millis() as u64 };
+    node.keyspace.fail_with(turn, load.db, &load.key, load.token, &failure);
 }
 
 /// The text of the error reply.

@@ -9,8 +9,8 @@ use leasehold_command::{
     Parked, RefreshRule, RefreshWhen, ReplyError, ReplyMode, ServeStale, execute, finish_effects,
 };
 use leasehold_keyspace::{
-    Db, EvictionPolicy, Expiry, Fill, HashSeed, Keyspace, LeaseSettings, Load, Release, Settings, Turn, Waiter, Wake,
-    WakeEvent,
+    Db, EvictionPolicy, Expiry, Failure, Fill, HashSeed, Keyspace, LeaseSettings, Load, Release, Settings, Turn,
+    Waiter, Wake, WakeEvent,
 };
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
@@ -60,6 +60,8 @@ pub struct ScriptedLoader {
     pub negative_ttl_ms: u64,
     /// Stale window, in ms.
     pub stale_for_ms: u64,
+    /// How long a failure is remembered, in ms.
+    pub error_ttl_ms: u64,
     /// Whether values are loaded anew before they expire.
     pub refresh: ScriptedRefresh,
     /// Share of the TTL.
@@ -385,8 +387,12 @@ impl Simulator {
             },
             Row::Absent => Fill::Absent { ttl_ms: loader.negative_ttl_ms },
             Row::Failure(reason) => {
-                let reason = loader.failure(reason);
-                self.keyspace.fail(&mut self.turn, load.db, &load.key, load.token, &reason, loader.stale_life_ms());
+                let failure = Failure {
+                    reason: loader.failure(reason),
+                    stale_life_ms: loader.stale_life_ms(),
+                    error_life_ms: loader.error_ttl_ms,
+                };
+                self.keyspace.fail_with(&mut self.turn, load.db, &load.key, load.token, &failure);
                 return;
             }
         };
@@ -468,6 +474,7 @@ impl ScriptedLoader {
             refresh: ScriptedRefresh::Off,
             refresh_at: 0.8,
             paused: Cell::new(false),
+            error_ttl_ms: 0,
         };
         for (name, value) in options {
             let time = || crate::transcript::duration_ms(value);
@@ -475,6 +482,7 @@ impl ScriptedLoader {
                 ("ttl", _) => loader.ttl_ms = time()?,
                 ("negative_ttl", _) => loader.negative_ttl_ms = time()?,
                 ("stale_for", _) => loader.stale_for_ms = time()?,
+                ("error_ttl", _) => loader.error_ttl_ms = time()?,
                 ("soft_timeout", _) => loader.policy.soft_timeout_ms = time()?,
                 ("hard_timeout", _) => loader.policy.hard_timeout_ms = time()?,
                 ("refresh", "off") => loader.refresh = ScriptedRefresh::Off,

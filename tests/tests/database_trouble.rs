@@ -170,7 +170,8 @@ fn a_server_killed_in_the_middle_of_a_load_is_an_error_and_then_works_again() {
     assert_eq!(client.info("absences"), 0);
     postgres.resume();
     until("it loads", || client.command(&["GET", "user:2"]) == user(2));
-    assert_eq!(client.command(&["GET", "user:3"]), user(3));
+    // Its failure may be remembered still.
+    until("so does the other", || client.command(&["GET", "user:3"]) == user(3));
     assert_eq!(state(&mut client), "ok");
 }
 
@@ -459,6 +460,58 @@ fn a_row_of_ten_megabytes_arrives_and_one_over_the_limit_is_an_error() {
     let [too_large, fits] = reply.elements() else { panic!("{reply}") };
     assert!(matches!(too_large, Value::Error(text) if text.starts_with("LOADFAIL small ")), "{reply}");
     assert_eq!(*fits, named(2, "small"), "only the one key fails");
+    assert_eq!(setup.client.loader_counter("small", "keys"), 2, "the large row was asked for once");
+}
+
+#[test]
+fn a_value_without_room_is_answered_to_all_who_wait_and_not_loaded_by_one_after_the_other() {
+    const LEN: usize = 3 << 20;
+    const READERS: usize = 20;
+    let script = format!(
+        "CREATE TABLE users (id int8 PRIMARY KEY, name text); INSERT INTO users VALUES (1, repeat('0123456789', {}));",
+        LEN / 10
+    );
+    let Some(mut setup) = Setup::new(&script, &gated("hard_timeout = \"20s\"")) else { return };
+    assert_eq!(setup.client.command(&["CONFIG", "SET", "maxmemory", "2mb"]), Value::Simple("OK".to_owned()));
+    let expected = named(1, &"0123456789".repeat(LEN / 10));
+    let mut readers: Vec<Client> = (0..READERS).map(|_| setup.server.client()).collect();
+    let mut holder = setup.server.client();
+    for round in 1..=3 {
+        setup.close_gate();
+        readers.iter_mut().for_each(|client| client.send(&["GET", "user:1"]));
+        holder.send(&["GETL", "user:1", "WAIT", "20000"]);
+        let client = &mut setup.client;
+        until("all wait", || client.info("lease_waiters") == READERS as u64 + 1);
+        setup.open_gate();
+        for client in &mut readers {
+            assert!(client.receive() == expected, "three megabytes came out wrong");
+        }
+        let reply = holder.receive();
+        let [status, value, token, ttl_left_ms, _] = reply.elements() else { panic!("{reply}") };
+        assert_eq!((status.text().as_str(), token.text().as_str(), ttl_left_ms.integer()), ("HIT", "0", 0));
+        assert!(*value == expected);
+        assert_eq!(setup.client.loader_counter("user", "keys"), round, "one query for all of them");
+        assert_eq!(setup.client.loader_counter("user", "unstored"), round);
+        assert_eq!(setup.client.command(&["EXISTS", "user:1"]), Value::Integer(0));
+    }
+}
+
+#[test]
+fn a_load_that_fails_is_not_repeated_for_each_request() {
+    let Some(mut setup) = Setup::new(SCHEMA, &plain("error_ttl = \"1h\"")) else { return };
+    // It listens before its loaders are checked; now they are.
+    assert_eq!(setup.client.command(&["GET", "user:3"]), user(3));
+    setup.database.run("ALTER TABLE users RENAME TO gone");
+    for _ in 0..100 {
+        assert_loadfail(&setup.client.command(&["GET", "user:1"]));
+    }
+    assert_eq!(setup.client.loader_counter("user", "keys"), 2);
+    // The next one asks about another row, and a change of the key ends what is remembered of it.
+    setup.database.run("ALTER TABLE gone RENAME TO users");
+    assert_eq!(setup.client.command(&["GET", "user:2"]), user(2));
+    assert_loadfail(&setup.client.command(&["GET", "user:1"]));
+    assert_eq!(setup.client.command(&["INVAL", "user:1"]), Value::Integer(0));
+    assert_eq!(setup.client.command(&["GET", "user:1"]), user(1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
-use crate::lease::{Claim, Claimant, Claimed, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
+use crate::lease::{Claim, Claimant, Claimed, Failure, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 use crate::lease_table::{Contest, End, LeaseTable, Moment, RECORD_BYTES, TokenState, Told};
 use crate::log::Location;
 use crate::settings::Db;
@@ -41,11 +41,15 @@ impl Keyspace {
     }
 
     /// The server's load failed: all readers who wait hear `reason`, the stale entry (if any) gets `stale_life_ms` of new fresh
-    /// life so that a dead source is not asked once per request.
+    /// life. The next reader who finds nothing fresh starts another load; see [`Keyspace::fail_with`].
     pub fn fail(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, stale_life_ms: u64) {
-        self.with_shard(db, key, |shard, key| {
-            shard.fail(key, token, Told::All, reason, stale_life_ms, turn);
-        });
+        let failure = Failure { reason: Arc::clone(reason), stale_life_ms, error_life_ms: 0 };
+        self.fail_with(turn, db, key, token, &failure);
+    }
+
+    /// As [`Keyspace::fail`], and the failure is remembered for a while, so that a dead source is not asked once per request.
+    pub fn fail_with(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, failure: &Failure) {
+        self.with_shard(db, key, |shard, key| shard.fail(key, token, Told::All, failure, turn));
     }
 
     /// The server's load takes longer than it should, and is under way still: it keeps the lease, may fill when it comes back,
@@ -64,7 +68,8 @@ impl Keyspace {
     pub fn drop_load(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, reason: &Arc<str>, patience_ms: u64) {
         self.with_shard(db, key, |shard, key| {
             let told = Told::WhoWaited { ms: patience_ms };
-            shard.fail(key, token, told, reason, 0, turn);
+            let failure = Failure { reason: Arc::clone(reason), stale_life_ms: 0, error_life_ms: 0 };
+            shard.fail(key, token, told, &failure, turn);
         });
     }
 
@@ -168,6 +173,15 @@ impl Shard {
                 Claimed::Lead { token: issue.token, lease_ms: issue.lease_ms, stale, version_floor }
             }
             Contest::Parked => Claimed::Parked { stale, version },
+            Contest::Failed { reason, retry_after_ms } => match claim.waiter {
+                // As if it had waited for the load that has failed.
+                Some(waiter) => {
+                    let event = WakeEvent::Failed { stale: stale.clone(), reason };
+                    turn.effects.wakes.push(Wake { waiter, event });
+                    Claimed::Parked { stale, version }
+                }
+                None => Claimed::Wait { retry_after_ms, stale, version },
+            },
             Contest::Wait { retry_after_ms } => Claimed::Wait { retry_after_ms, stale, version },
         }
     }
@@ -194,7 +208,14 @@ impl Shard {
                 }
                 let fill = &self.with_kept_ttl(key, *fill, now_ms);
                 let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
-                self.tell_filled(key, token, fill, stored.unwrap_or(0), load_ms, turn);
+                // Who waits hears what could not be stored too, else they would load it one after the other; it has no life left.
+                let mut told = *fill;
+                if stored.is_none()
+                    && let Fill::Value { expiry, .. } = &mut told
+                {
+                    *expiry = Expiry::At(now_ms);
+                }
+                self.tell_filled(key, token, &told, stored.unwrap_or(0), load_ms, turn);
                 stored.map_or(Filled::Lost(LostReason::NoRoom), |_| Filled::Stored)
             }
         }
@@ -339,15 +360,18 @@ impl Shard {
         self.ended(key, token, End::Lost, turn);
     }
 
-    fn fail(&mut self, key: &Key<'_>, token: u64, told: Told, reason: &Arc<str>, stale_life_ms: u64, turn: &mut Turn) {
+    fn fail(&mut self, key: &Key<'_>, token: u64, told: Told, failure: &Failure, turn: &mut Turn) {
+        let Failure { reason, stale_life_ms, error_life_ms } = failure;
         let state = self.leases.check(key.db, key.bytes, token, turn.now_ms);
         self.postpone_refresh(key, turn.now_ms);
         let stale = self.stale(key, turn.now_ms).map(|(value, _)| value);
         let event = WakeEvent::Failed { stale, reason: reason.clone() };
-        self.lease_event(key, turn, |leases, at| leases.failed(at, token, told, &event));
         // A load that began before an invalidation says nothing about whether one after it would fail as well.
-        if matches!(state, TokenState::Valid { .. }) {
-            self.revive(key, stale_life_ms, turn.now_ms);
+        let is_news = matches!(state, TokenState::Valid { .. });
+        let remembered = (is_news && *error_life_ms > 0).then(|| (reason, turn.now_ms.saturating_add(*error_life_ms)));
+        self.lease_event(key, turn, |leases, at| leases.failed(at, token, told, &event, remembered));
+        if is_news {
+            self.revive(key, *stale_life_ms, turn.now_ms);
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::settings::Db;
 use crate::turn::Waiter;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Who asks to fill a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,18 @@ impl LostReason {
             Self::NoRoom => "LOST no-room",
         }
     }
+}
+
+/// How a load of the server ended that brought nothing.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// `<loader> <reason>`, for those who wait.
+    pub reason: Arc<str>,
+    /// For so long the stale value, if there is one, is taken for fresh, in ms.
+    pub stale_life_ms: u64,
+    /// For so long readers of the key hear the same without another load, in ms; at most until the key is changed, invalidated or
+    /// filled by a client.
+    pub error_life_ms: u64,
 }
 
 /// How a holder gives up.

@@ -2,7 +2,7 @@
 
 mod record;
 
-use self::record::{Holder, Issued, Pace, REISSUE_MS_MIN, Record, Waiting};
+use self::record::{Holder, Issued, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};
 use crate::memory::size_class;
 use crate::settings::{Db, LeaseSettings};
@@ -10,6 +10,7 @@ use crate::turn::{Effects, Load, LoadCause, Waiter, Wake, WakeEvent};
 use crate::waiter_count::WaiterCount;
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
+use std::sync::Arc;
 
 /// Buckets of the histogram of waits: under 1 ms, 2, 4, 8 … 2^18 ms (4 minutes), and longer ones.
 pub(crate) const WAIT_BUCKETS: usize = 20;
@@ -93,11 +94,18 @@ pub(crate) enum TokenState {
 }
 
 /// What a claim on a record comes to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Contest {
     Lead(Issue),
     Parked,
-    Wait { retry_after_ms: u64 },
+    Wait {
+        retry_after_ms: u64,
+    },
+    /// The server's last load of the key failed just now.
+    Failed {
+        reason: Arc<str>,
+        retry_after_ms: u64,
+    },
 }
 
 /// The leases of one shard: a state machine per key. It knows tokens, holders and waiters, not values; the shard asks it
@@ -244,6 +252,13 @@ impl LeaseTable {
         let is_server = matches!(claim.claimant, Claimant::Server { .. });
         let free_at_ms = record.free_at_ms();
         let leads = free_at_ms <= now_ms;
+        if leads
+            && is_server
+            && let Some(failure) = record.failure.as_ref().filter(|failure| failure.until_ms > now_ms)
+        {
+            let (reason, retry_after_ms) = (Arc::clone(&failure.reason), failure.until_ms - now_ms);
+            return Contest::Failed { reason, retry_after_ms };
+        }
         if leads {
             record.issue(token, claim.claimant, lease_ms, now_ms, &pace);
             self.counters.issued += 1;
@@ -315,6 +330,7 @@ impl LeaseTable {
         self.load_ms = Some(average);
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         record.load_ms = Some(load_ms);
+        record.forget_failure();
         record.issued.retain(|issued| issued.token > token);
         record.filled_up_to = record.filled_up_to.max(token);
         // A server's load that is still running stays the holder: its end must find the record.
@@ -385,8 +401,15 @@ impl LeaseTable {
     }
 
     /// The server's load of `token` ended without an answer: readers who wait hear `event`, as far as they are `told`. The first
-    /// of the others leads.
-    pub(crate) fn failed(&mut self, at: Moment<'_>, token: u64, told: Told, event: &WakeEvent) {
+    /// of the others leads. What is `remembered`, and until when, readers hear without a load; a client that leads may try.
+    pub(crate) fn failed(
+        &mut self,
+        at: Moment<'_>,
+        token: u64,
+        told: Told,
+        event: &WakeEvent,
+        remembered: Option<(&Arc<str>, u64)>,
+    ) {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
         if record.holder.is_none_or(|holder| holder.token != token) {
             return;
@@ -407,6 +430,11 @@ impl LeaseTable {
         self.waiters.remove(before - record.waiting.len());
         record.issued.retain(|issued| issued.token != token);
         record.holder = None;
+        if let Some((reason, until_ms)) = remembered {
+            self.heap_bytes -= record.heap_bytes();
+            record.failure = Some(Box::new(Remembered { reason: Arc::clone(reason), until_ms }));
+            self.heap_bytes += record.heap_bytes();
+        }
         self.hand_over(at, LoadCause::HolderLost);
     }
 
@@ -420,6 +448,7 @@ impl LeaseTable {
     /// [`LeaseTable::revoke`] otherwise.
     pub(crate) fn soften(&mut self, db: Db, key: &[u8]) -> bool {
         let Some(record) = self.records.get_mut(&RecordRef { db, key }).filter(|_| self.revoking) else { return false };
+        record.forget_failure();
         record.issued.iter_mut().for_each(|issued| issued.softened = true);
         record.drop_client();
         !record.issued.is_empty()

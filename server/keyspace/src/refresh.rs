@@ -67,7 +67,7 @@ impl Shard {
         let load_ms = Some(u64::from(fields.load_ms));
         match self.lease_event(key, turn, |leases, at| leases.contest(&at, &claim, load_ms)) {
             Contest::Lead(issue) => Some(issue.token),
-            Contest::Parked | Contest::Wait { .. } => None,
+            Contest::Parked | Contest::Wait { .. } | Contest::Failed { .. } => None,
         }
     }
 

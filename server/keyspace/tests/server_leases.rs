@@ -7,7 +7,8 @@ mod lease;
 
 use lease::*;
 use leasehold_keyspace::{
-    Claim, Claimed, Expiry, Filled, HashSeed, Invalidation, Keyspace, LeaseSettings, Release, Settings, Turn, WakeEvent,
+    Claim, Claimed, Expiry, Failure, Filled, HashSeed, Invalidation, Keyspace, LeaseSettings, Release, Settings, Turn,
+    WakeEvent,
 };
 
 #[test]
@@ -61,6 +62,71 @@ fn a_failed_load_is_told_and_a_client_who_waits_leads() {
     let wakes = node.wakes();
     assert!(matches!(&wakes[0], (1, WakeEvent::Failed { stale: None, reason }) if &**reason == "LOADFAIL users down"));
     assert!(matches!(wakes[1], (2, WakeEvent::Lead { .. })));
+}
+
+fn failing(reason: &str, error_life_ms: u64) -> Failure {
+    Failure { reason: reason.into(), stale_life_ms: 0, error_life_ms }
+}
+
+#[test]
+fn a_failure_is_remembered_for_readers_and_not_for_who_loads_by_himself() {
+    let mut node = Node::new();
+    let first = token(node.claim(waiting(SERVER, 1)));
+    node.keyspace.fail_with(&mut node.turn, DB, KEY, first, &failing("LOADFAIL users down", 1_000));
+    assert!(matches!(node.wakes()[..], [(1, WakeEvent::Failed { .. })]));
+    node.pass_ms(999);
+    for _ in 0..100 {
+        assert!(matches!(node.claim(waiting(SERVER, 2)), Claimed::Parked { .. }));
+        let wakes = node.wakes();
+        assert!(matches!(&wakes[..], [(2, WakeEvent::Failed { reason, .. })] if &**reason == "LOADFAIL users down"));
+        assert!(matches!(node.claim(SERVER), Claimed::Wait { retry_after_ms: 1, .. }), "nor is it loaded behind them");
+    }
+    assert!(node.turn.effects.loads.is_empty());
+    assert_eq!(node.keyspace.stats().leases_issued, 1);
+    let client = token(node.claim(CLIENT));
+    assert!(matches!(node.claim(waiting(SERVER, 3)), Claimed::Parked { .. }), "its fill may come");
+    assert!(node.wakes().is_empty());
+    node.fill(client, b"v");
+    assert!(matches!(&node.wakes()[..], [(3, WakeEvent::Value { .. })]));
+    // And then it is forgotten.
+    let mut node = Node::new();
+    let first = token(node.claim(waiting(SERVER, 1)));
+    node.keyspace.fail_with(&mut node.turn, DB, KEY, first, &failing("LOADFAIL users down", 1_000));
+    assert_eq!(node.keyspace.stats().leases, 1);
+    node.pass_ms(1_000);
+    node.keyspace.sweep_leases(&mut node.turn, 0..1);
+    assert_eq!(node.keyspace.stats().leases, 0);
+    token(node.claim(SERVER));
+}
+
+#[test]
+fn a_change_of_the_key_ends_a_remembered_failure() {
+    type Change = fn(&mut Node);
+
+    let changes: [(&str, Change); 5] = [
+        ("a hard invalidation", |node| assert!(!node.invalidate(Invalidation::Hard, None))),
+        ("a soft invalidation", |node| assert!(!node.invalidate(Invalidation::Soft { stale_ms: None }, None))),
+        ("a deletion", |node| assert!(!node.delete())),
+        ("a demand for a fresh value", |node| node.keyspace.outdate(&mut node.turn, DB, KEY)),
+        ("a flush", |node| node.keyspace.flush(&mut node.turn, None)),
+    ];
+    for (what, change) in changes {
+        let mut node = Node::new();
+        let first = token(node.claim(waiting(SERVER, 1)));
+        node.keyspace.fail_with(&mut node.turn, DB, KEY, first, &failing("LOADFAIL users down", 1_000));
+        node.wakes();
+        assert!(matches!(node.claim(SERVER), Claimed::Wait { .. }));
+        node.keyspace.check();
+        change(&mut node);
+        node.keyspace.check();
+        assert!(matches!(node.claim(SERVER), Claimed::Lead { .. }), "{what}");
+    }
+    // A load that such a change has overtaken says nothing about the next one.
+    let mut node = Node::new();
+    let first = token(node.claim(SERVER));
+    node.delete();
+    node.keyspace.fail_with(&mut node.turn, DB, KEY, first, &failing("LOADFAIL users down", 1_000));
+    assert!(matches!(node.claim(SERVER), Claimed::Lead { .. }));
 }
 
 #[test]

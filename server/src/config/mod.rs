@@ -207,6 +207,10 @@ pub(crate) struct LoaderConfig {
     /// How long a load waits for others to share its query.
     pub batch_window: Duration,
     pub breaker: BreakerSettings,
+    /// How long readers hear of a failed load without another.
+    pub error_ttl: Duration,
+    /// As `error_ttl`, for a row that is larger than the loader takes.
+    pub too_large_ttl: Duration,
 }
 
 impl LoaderConfig {

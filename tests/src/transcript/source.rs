@@ -60,6 +60,10 @@ impl PostgresSource {
                 "\n[loaders.{name}]\nmatch = \"{name}:{{id}}\"\nsource = \"main\"\nvalue = \"column\"\njitter = 0\n\
                  sql = \"SELECT id, value FROM answer('{name}:', $1::text)\"\n"
             );
+            // A transcript that changes its source's mind wants to see that at once.
+            if !options.iter().any(|(option, _)| option == "error_ttl") {
+                conf.push_str("error_ttl = 0\n");
+            }
             for (option, value) in options {
                 let _ = writeln!(conf, "{option} = \"{value}\"");
             }

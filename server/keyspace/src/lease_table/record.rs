@@ -5,6 +5,7 @@ use crate::lease::Claimant;
 use crate::memory::size_class;
 use crate::turn::Waiter;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Tokens outstanding for one key at the same time. An older one than these is lost: it fails closed.
 const ISSUED_MAX: usize = 8;
@@ -48,6 +49,17 @@ pub(super) struct Waiting {
     pub(super) is_overtaken: bool,
 }
 
+/// What the server's last load of the key has failed with.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) reason: Arc<str>,
+    /// Readers hear it instead of loading, until then.
+    pub(super) until_ms: u64,
+}
+
+/// Bytes of the two counts beside a shared text.
+const COUNTS_BYTES: usize = 2 * size_of::<usize>();
+
 /// What is known of one key's leases. Kept while a token may still come back, so that its fate can be told by name.
 #[derive(Debug, Default)]
 pub(super) struct Record {
@@ -65,6 +77,7 @@ pub(super) struct Record {
     pub(super) revoked_up_to: u64,
     /// The newest token that filled.
     pub(super) filled_up_to: u64,
+    pub(super) failure: Option<Box<Remembered>>,
     /// When the record may go.
     pub(super) keep_until_ms: u64,
 }
@@ -82,8 +95,25 @@ impl Record {
     /// Bytes of its tokens and waiters, as allocated.
     pub(super) fn heap_bytes(&self) -> usize {
         let allocated = |bytes: usize| if bytes > 0 { size_class(bytes) } else { 0 };
+        // The keys of a query share the text; it counts as if each had its own.
+        let failure = self
+            .failure
+            .as_ref()
+            .map_or(0, |failure| allocated(size_of::<Remembered>()) + allocated(COUNTS_BYTES + failure.reason.len()));
         allocated(self.issued.capacity() * size_of::<Issued>())
             + allocated(self.waiting.capacity() * size_of::<Waiting>())
+            + failure
+    }
+
+    /// The next reader may load again. The memory goes with the record, soon.
+    pub(super) fn forget_failure(&mut self) {
+        if let Some(failure) = &mut self.failure {
+            failure.until_ms = 0;
+        }
+    }
+
+    fn failure_until_ms(&self) -> u64 {
+        self.failure.as_ref().map_or(0, |failure| failure.until_ms)
     }
 
     /// Gives back most of what a crowd of waiters took.
@@ -128,6 +158,7 @@ impl Record {
     /// Voids all tokens. Whether there was one.
     pub(super) fn revoke(&mut self) -> bool {
         self.drop_client();
+        self.forget_failure();
         let Some(newest) = self.issued.last() else { return false };
         self.revoked_up_to = self.revoked_up_to.max(newest.token);
         self.issued.clear();
@@ -145,7 +176,7 @@ impl Record {
     /// When [`LeaseTable::sweep`] must look at this record: when the next waiter may lead, or when it may go.
     pub(super) fn due_ms(&self) -> u64 {
         let free_at_ms = self.free_at_ms();
-        let kept_until_ms = self.keep_until_ms.max(self.refresh_after_ms);
+        let kept_until_ms = self.keep_until_ms.max(self.refresh_after_ms).max(self.failure_until_ms());
         if self.waiting.is_empty() { free_at_ms.max(kept_until_ms) } else { free_at_ms }
     }
 
@@ -155,5 +186,6 @@ impl Record {
             && self.holder.is_none()
             && self.keep_until_ms.max(self.refresh_after_ms) <= now_ms
             && self.backoff_until_ms <= now_ms
+            && self.failure_until_ms() <= now_ms
     }
 }

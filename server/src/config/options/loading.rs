@@ -415,6 +415,26 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         write: |loader, value| loader.settings.row_bytes_max = value.usize(),
         read: |loader| Value::from_usize(loader.settings.row_bytes_max),
     },
+    Spec {
+        name: "error_ttl",
+        kind: span(Duration::ZERO, HOUR),
+        default: Default::Text("1s"),
+        change: Change::Start,
+        doc: "How long readers of a key whose load has failed hear the same error without another load; a change or \
+              invalidation of the key ends it. 0 = each of them asks again. Where there is a stale value to serve it is taken \
+              for fresh for 1s instead.",
+        write: |loader, value| loader.error_ttl = value.duration(),
+        read: |loader| Value::Duration(loader.error_ttl),
+    },
+    Spec {
+        name: "too_large_ttl",
+        kind: span(Duration::ZERO, DAY),
+        default: Default::Text("10s"),
+        change: Change::Start,
+        doc: "As error_ttl, for a row that is larger than row_bytes_max: the database need not send it again and again.",
+        write: |loader, value| loader.too_large_ttl = value.duration(),
+        read: |loader| Value::Duration(loader.too_large_ttl),
+    },
     breaking::switch(
         |loader, value| loader.breaker.enabled = value.choice(&breaking::SWITCH),
         |loader| Value::from_choice(&breaking::SWITCH, loader.breaker.enabled),

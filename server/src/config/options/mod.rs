@@ -142,6 +142,8 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         queue_max: 0,
         batch_window: Duration::ZERO,
         breaker: BreakerSettings::default(),
+        error_ttl: Duration::ZERO,
+        too_large_ttl: Duration::ZERO,
     };
     fill_defaults(LOADER.iter(), &mut loader);
     loader
