@@ -1,6 +1,7 @@
 //! A thousand clients miss at once. What the database sees is counted by the database itself: each query of a loader moves
 //! a sequence and then takes its time, so that everybody comes while it is under way.
 
+use leasehold_tests::client::request;
 use leasehold_tests::process::allow_open_files;
 use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Database, Postgres, Server, Value, groups};
@@ -12,7 +13,7 @@ const CLIENTS: usize = 1_000;
 const OPEN_FILES: u64 = CLIENTS as u64 + 200;
 
 const SCHEMA: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
-    INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, 2000) n;
+    INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, 10000) n;
     CREATE SEQUENCE queries MINVALUE 0;
     CREATE FUNCTION counted(seconds float8) RETURNS boolean LANGUAGE plpgsql VOLATILE AS
         'BEGIN PERFORM nextval(''queries''); PERFORM pg_sleep(seconds); RETURN true; END';";
@@ -34,6 +35,7 @@ fn conf(url: &str, seconds: &str) -> String {
         batch_sql = """WITH q AS MATERIALIZED (SELECT counted({seconds}) AS done)
             SELECT id, name FROM q, users WHERE done AND id = ANY($1)"""
         hard_timeout = "20s"
+        queue = 10000
         "#
     )
 }
@@ -105,6 +107,43 @@ fn a_thousand_readers_of_a_thousand_keys_share_queries() {
     // While the first 32 queries (max_concurrency) are under way, which is longer than the clients take to ask, all others
     // gather in the queue and need two (batch_max = 500). A queue that did not gather would need hundreds.
     assert!(queries <= CLIENTS as i64 / 10, "{queries} queries");
+}
+
+#[test]
+fn ten_thousand_cold_keys_at_once_share_queries() {
+    const PIPELINE: usize = 10;
+    /// What the loader has by default.
+    const BATCH_MAX: usize = 500;
+    let Some(mut herd) = Herd::new("0.5") else { return };
+    let ids = |client: usize| client * PIPELINE + 1..=(client + 1) * PIPELINE;
+    for (number, client) in herd.clients.iter_mut().enumerate() {
+        let gets: Vec<u8> = ids(number).flat_map(|id| request(&["GET".to_owned(), format!("user:{id}")])).collect();
+        client.send_raw(&gets);
+    }
+    for (number, client) in herd.clients.iter_mut().enumerate() {
+        for id in ids(number) {
+            assert_eq!(client.receive(), user(id));
+        }
+    }
+    let queries = herd.queries();
+    let (batches, keys) = {
+        let mut client = herd.server.client();
+        (client.loader_counter("user", "batches"), client.loader_counter("user", "keys"))
+    };
+    let all = CLIENTS * PIPELINE;
+    groups::say(&format!("herd: {all} keys missed at once: {queries} queries"));
+    assert_eq!((queries, keys), (batches, all as i64), "the database and the loader count the same");
+    assert!(queries <= (all / (BATCH_MAX / 4)) as i64, "{queries} queries");
+}
+
+#[test]
+fn a_cold_mget_of_five_hundred_keys_is_one_query() {
+    let Some(mut herd) = Herd::new("0") else { return };
+    let mut argv = vec!["MGET".to_owned()];
+    argv.extend((1..=500).map(|id| format!("user:{id}")));
+    assert_eq!(herd.clients[0].command(&argv), Value::Array((1..=500).map(user).collect()));
+    assert_eq!(herd.queries(), 1);
+    assert_eq!(herd.server.client().loader_counter("user", "batches"), 1);
 }
 
 #[test]
