@@ -12,14 +12,16 @@
 //! both answers may come from one query only if that began after the second token was issued.
 
 mod breaker;
+mod counters;
 mod gate;
 mod pause;
 mod refresh;
 mod warm;
 pub(crate) mod write;
 
+use self::counters::LoadCounters;
 use self::gate::{Ending, Gate, Guard};
-use self::refresh::{Pace, RefreshCounters};
+use self::refresh::Pace;
 use self::warm::Warm;
 use crate::config::{LoaderConfig, RefreshMode};
 use crate::host::NodeHost;
@@ -86,44 +88,6 @@ pub(crate) struct Job {
     load: Load,
     asked: Instant,
 }
-
-/// All relaxed: each is a number of its own.
-#[derive(Debug, Default)]
-struct LoadCounters {
-    /// Loads asked for.
-    asked: AtomicU64,
-    /// Requests to the source, each for one key or more.
-    batches: AtomicU64,
-    /// Keys in them.
-    keys: AtomicU64,
-    rows: AtomicU64,
-    absent: AtomicU64,
-    errors: AtomicU64,
-    timeouts: AtomicU64,
-    /// Refused because the queue was full.
-    busy: AtomicU64,
-    /// Refused because a breaker was open.
-    cut_off: AtomicU64,
-    /// Refused because the loader was paused.
-    paused: AtomicU64,
-    in_flight: AtomicU64,
-    /// Answers that came after the hard timeout and were stored.
-    late_fills: AtomicU64,
-    /// Answers whose token was no longer good.
-    lost_fills: AtomicU64,
-    /// Answers that their readers got and for which the keyspace had no room.
-    unstored: AtomicU64,
-    panics: AtomicU64,
-    tests: AtomicU64,
-    refreshes: RefreshCounters,
-    time_us: AtomicU64,
-    time_us_max: AtomicU64,
-    /// Requests by the power of two of their time in µs.
-    times: [AtomicU64; TIME_BUCKETS],
-}
-
-/// Up to 2^31 µs, 36 minutes.
-const TIME_BUCKETS: usize = 32;
 
 impl Loaders {
     /// The name of a loader, by its place in the configuration.
@@ -407,30 +371,6 @@ impl LoaderDesk {
             tracing::warn!(loader = self.name(), error = text, "a load failed");
             *last = Some(text.to_owned());
         }
-    }
-}
-
-impl LoadCounters {
-    fn note_time(&self, elapsed: Duration) {
-        let us = elapsed.as_micros() as u64;
-        self.time_us.fetch_add(us, Ordering::Relaxed);
-        self.time_us_max.fetch_max(us, Ordering::Relaxed);
-        let bucket = (u64::BITS - us.leading_zeros()) as usize;
-        self.times[bucket.min(TIME_BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// An upper bound, within a factor of two, of what `percent` of the requests took.
-    fn quantile_us(&self, percent: u64) -> i64 {
-        let counts: Vec<u64> = self.times.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let total: u64 = counts.iter().sum();
-        let mut seen = 0;
-        for (bucket, count) in counts.iter().enumerate() {
-            seen += count;
-            if *count > 0 && seen * 100 >= total * percent {
-                return 1 << bucket;
-            }
-        }
-        0
     }
 }
 
