@@ -85,7 +85,7 @@ fn a_refresh_overtaken_by_a_write_or_a_delete_is_not_stored() {
         let token = refresh(&mut node).unwrap();
         node.keyspace.update(&mut node.turn, DB, KEY, |slot| match deletes {
             true => drop(slot.remove()),
-            false => drop(slot.set(b"set", Attributes::PLAIN)),
+            false => slot.set(b"set", Attributes::PLAIN),
         });
         assert_eq!(bring(&mut node, token, b"row of before"), LOST_REVOKED);
         assert_eq!(value(&mut node).as_deref(), if deletes { None } else { Some("set") });
