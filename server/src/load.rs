@@ -564,7 +564,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
                 counters.refreshes.unchanged.fetch_add(u64::from(unchanged), Ordering::Relaxed);
             }
             let stale_for_ms = desk.config.stale_for.as_millis() as u64;
-            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version }
+            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version, tags: &[] }
         }
         Ok(Row::Absent) => {
             counters.absent.fetch_add(1, Ordering::Relaxed);

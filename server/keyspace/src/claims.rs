@@ -1,12 +1,13 @@
 //! The lease verbs: each locks the key's shard, asks its lease table, and does to the entry what the table allows.
 
+use crate::bumps::Tags;
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Expiry, Keyspace};
 use crate::lease::{Claim, Claimant, Claimed, Failure, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
 use crate::lease_table::{Contest, End, LeaseTable, Moment, RECORD_BYTES, TokenState, Told};
 use crate::log::Location;
 use crate::settings::Db;
-use crate::shard::{Absence, AbsenceKind, Shard};
+use crate::shard::{Absence, AbsenceKind, Contents, Shard};
 use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ impl Keyspace {
     /// as by [`Keyspace::fail`].
     pub fn overdue(&self, turn: &mut Turn, db: Db, key: &[u8], token: u64, stale_life_ms: u64) {
         self.with_shard(db, key, |shard, key| {
+            shard.settle_leases(key);
             if let TokenState::Valid { .. } = shard.leases.check(key.db, key.bytes, token, turn.now_ms) {
                 shard.revive(key, stale_life_ms, turn.now_ms);
             }
@@ -140,9 +142,18 @@ impl Keyspace {
     }
 }
 
+/// What is known of the load of a fill by its token.
+#[derive(Clone, Copy, Debug)]
+struct LoadedUnder {
+    load_ms: u64,
+    /// When the token was issued, by the clock of bumps: what was loaded is as old as that at worst.
+    stamp: u64,
+}
+
 impl Shard {
     fn claim(&mut self, key: &Key<'_>, claim: &Claim, turn: &mut Turn) -> Claimed {
         let now_ms = turn.now_ms;
+        self.settle_leases(key);
         let load_ms = self.find(key).map(|found| u64::from(self.entry(found).fields().load_ms)).filter(|&ms| ms > 0);
         let fresh = self.find_live(key, now_ms).filter(|&found| self.entry(found).is_fresh(now_ms));
         let is_near = |found| claim.stale_ms_max.is_none_or(|most| self.entry(found).entry().stale_ms(now_ms) <= most);
@@ -188,26 +199,27 @@ impl Shard {
 
     fn fill(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, has_room: bool, turn: &mut Turn) -> Filled {
         let now_ms = turn.now_ms;
-        match self.leases.check(key.db, key.bytes, token, now_ms) {
+        match self.judge(key, token, fill, now_ms) {
             TokenState::Lost(reason) => {
                 self.overtaken(key, token, fill, turn);
                 Filled::Lost(reason)
             }
-            TokenState::Softened => {
-                let filled = self.fill_stale(key, fill, now_ms);
+            TokenState::Softened { stamp } => {
+                let filled = self.fill_stale(key, fill, stamp, now_ms);
                 if filled == Filled::Stale {
                     self.lease_event(key, turn, |leases, at| leases.filled_stale(&at, token));
                 }
                 self.overtaken(key, token, fill, turn);
                 filled
             }
-            TokenState::Valid { load_ms, claimant } => {
+            TokenState::Valid { load_ms, claimant, stamp } => {
                 if self.is_older(key, fill, claimant, now_ms) {
                     self.ended(key, token, End::Released { backoff_ms: OLDER_VERSION_BACKOFF_MS }, turn);
                     return Filled::Lost(LostReason::OlderVersion);
                 }
                 let fill = &self.with_kept_ttl(key, *fill, now_ms);
-                let stored = has_room.then(|| self.store_fill(key, fill, load_ms, now_ms));
+                let loaded = LoadedUnder { load_ms, stamp };
+                let stored = has_room.then(|| self.store_fill(key, fill, loaded, now_ms));
                 // Who waits hears what could not be stored too, else they would load it one after the other; it has no life left.
                 let mut told = *fill;
                 if stored.is_none()
@@ -218,6 +230,26 @@ impl Shard {
                 self.tell_filled(key, token, &told, stored.unwrap_or(0), load_ms, turn);
                 stored.map_or(Filled::Lost(LostReason::NoRoom), |_| Filled::Stored)
             }
+        }
+    }
+
+    /// Whether the token may fill. A bump of a tag of what it brings, or of what is there, counts like an invalidation of the key.
+    fn judge(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, now_ms: u64) -> TokenState {
+        self.settle_leases(key);
+        // An entry that a bump covers takes the tokens with it.
+        self.find_live(key, now_ms);
+        match self.leases.check(key.db, key.bytes, token, now_ms) {
+            TokenState::Valid { stamp, .. } if self.leases.is_revoking() && self.is_bumped_since(stamp, fill) => {
+                TokenState::Softened { stamp }
+            }
+            state => state,
+        }
+    }
+
+    fn is_bumped_since(&self, stamp: u64, fill: &Fill<'_>) -> bool {
+        match *fill {
+            Fill::Value { tags, .. } => self.bumps.newest_since(stamp, tags.iter().copied()).is_some(),
+            Fill::Absent { .. } => false,
         }
     }
 
@@ -249,16 +281,17 @@ impl Shard {
 
     /// The fill with the TTL that the key has, if it is to keep that.
     fn with_kept_ttl<'f>(&mut self, key: &Key<'_>, fill: Fill<'f>, now_ms: u64) -> Fill<'f> {
-        let Fill::Value { value, expiry: Expiry::Keep, stale_for_ms, version } = fill else { return fill };
+        let Fill::Value { value, expiry: Expiry::Keep, stale_for_ms, version, tags } = fill else { return fill };
         let fresh = self.find_live(key, now_ms).map(|place| self.entry(place)).filter(|entry| entry.is_fresh(now_ms));
         let expiry = fresh.and_then(|entry| entry.expire_at_ms()).map_or(Expiry::Never, Expiry::At);
-        Fill::Value { value, expiry, stale_for_ms, version }
+        Fill::Value { value, expiry, stale_for_ms, version, tags }
     }
 
-    fn store_fill(&mut self, key: &Key<'_>, fill: &Fill<'_>, load_ms: u64, now_ms: u64) -> u64 {
+    fn store_fill(&mut self, key: &Key<'_>, fill: &Fill<'_>, under: LoadedUnder, now_ms: u64) -> u64 {
+        let LoadedUnder { load_ms, stamp } = under;
         let place = self.find_live(key, now_ms);
         match *fill {
-            Fill::Value { value, expiry, stale_for_ms, version } => {
+            Fill::Value { value, expiry, stale_for_ms, version, tags } => {
                 let expire_at_ms = match expiry {
                     Expiry::Never | Expiry::Keep => None,
                     Expiry::At(at_ms) => Some(at_ms),
@@ -274,7 +307,8 @@ impl Shard {
                     ..Fields::default()
                 };
                 self.remove_absence(key);
-                let place = self.store(place, key, value, &fields, now_ms);
+                let contents = Contents { fields, tags: Tags { birth: stamp, tags } };
+                let place = self.store(place, key, value, contents, now_ms);
                 match version {
                     // Nobody is told.
                     None if self.leases.has_waiting_clients(key.db, key.bytes) => {
@@ -318,8 +352,8 @@ impl Shard {
     }
 
     /// A fill that was overtaken by a soft invalidation: better than the stale value that is there, no more.
-    fn fill_stale(&mut self, key: &Key<'_>, fill: &Fill<'_>, now_ms: u64) -> Filled {
-        let Fill::Value { value, version, .. } = *fill else { return Filled::Lost(LostReason::Revoked) };
+    fn fill_stale(&mut self, key: &Key<'_>, fill: &Fill<'_>, stamp: u64, now_ms: u64) -> Filled {
+        let Fill::Value { value, version, tags, .. } = *fill else { return Filled::Lost(LostReason::Revoked) };
         let floor = self.version_floor(key, now_ms);
         let stale = self.find_live(key, now_ms).filter(|&place| !self.entry(place).is_fresh(now_ms));
         match stale {
@@ -329,7 +363,9 @@ impl Shard {
             Some(place) => {
                 let before = self.entry(place).fields();
                 let fields = Fields { external_version: version.or(before.external_version), ..before };
-                self.store(Some(place), key, value, &fields, now_ms);
+                let kept = self.entry(place).tag_set();
+                let tags = if tags.is_empty() { kept.borrow() } else { Tags { birth: stamp, tags } };
+                self.store(Some(place), key, value, Contents { fields, tags }, now_ms);
                 Filled::Stale
             }
             None => Filled::Lost(LostReason::Revoked),
@@ -337,14 +373,15 @@ impl Shard {
     }
 
     fn release(&mut self, key: &Key<'_>, token: u64, release: Release, turn: &mut Turn) -> bool {
+        self.settle_leases(key);
         match (self.leases.check(key.db, key.bytes, token, turn.now_ms), release.negative_ms) {
             (TokenState::Lost(_), _) => return false,
-            (TokenState::Valid { load_ms, .. }, Some(ttl_ms)) => {
+            (TokenState::Valid { load_ms, stamp, .. }, Some(ttl_ms)) => {
                 let fill = Fill::Absent { ttl_ms };
-                let version = self.store_fill(key, &fill, load_ms, turn.now_ms);
+                let version = self.store_fill(key, &fill, LoadedUnder { load_ms, stamp }, turn.now_ms);
                 self.tell_filled(key, token, &fill, version, load_ms, turn);
             }
-            (TokenState::Valid { .. } | TokenState::Softened, _) => {
+            (TokenState::Valid { .. } | TokenState::Softened { .. }, _) => {
                 self.ended(key, token, End::Released { backoff_ms: release.backoff_ms.unwrap_or(0) }, turn);
             }
         }
@@ -361,6 +398,7 @@ impl Shard {
     }
 
     fn fail(&mut self, key: &Key<'_>, token: u64, told: Told, failure: &Failure, turn: &mut Turn) {
+        self.settle_leases(key);
         let Failure { reason, stale_life_ms, error_life_ms } = failure;
         let state = self.leases.check(key.db, key.bytes, token, turn.now_ms);
         self.postpone_refresh(key, turn.now_ms);
@@ -404,13 +442,7 @@ impl Shard {
                 (Some(place), Invalidation::Hard) => self.remove(place, key.hash),
                 (Some(place), Invalidation::Soft { stale_ms }) => {
                     let invalidated_stale_ms = self.lease_settings.invalidated_stale_ms;
-                    let change = |before: Fields| {
-                        let before = before.with_own_life();
-                        let own = (before.stale_for_ms > 0).then_some(before.stale_for_ms);
-                        let stale_for_ms = stale_ms.or(own).unwrap_or(invalidated_stale_ms);
-                        let expire_at_ms = Some(before.expire_at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
-                        Fields { expire_at_ms, stale_for_ms, ..before }
-                    };
+                    let change = |before: Fields| before.invalidated(now_ms, stale_ms, invalidated_stale_ms);
                     self.set_fields(place, key, change, now_ms);
                 }
                 (None, _) => {}
@@ -432,7 +464,8 @@ impl Shard {
     fn sweep_leases(&mut self, turn: &mut Turn) {
         let before = turn.effects.wakes.len();
         let versions = &mut self.versions;
-        self.leases.sweep(|| versions.next(), turn.now_ms, &mut turn.effects);
+        let stamp = self.bumps.now();
+        self.leases.sweep(|| versions.next(), stamp, turn.now_ms, &mut turn.effects);
         self.complete_leads(&mut turn.effects, before, turn.now_ms);
     }
 
@@ -443,7 +476,7 @@ impl Shard {
         }
         let now_ms = turn.now_ms;
         let fresh = if self.leases.has_waiters(key.db, key.bytes) {
-            let place = self.find(key).filter(|&place| self.entry(place).is_fresh(now_ms));
+            let place = self.find_live(key, now_ms).filter(|&place| self.entry(place).is_fresh(now_ms));
             place.map(|place| {
                 let (place, version) = self.shown_version(place, key, now_ms);
                 let entry = self.entry(place);
@@ -472,6 +505,7 @@ impl Shard {
             db: key.db,
             key: key.bytes,
             now_ms: turn.now_ms,
+            stamp: self.bumps.now(),
             token_next: self.next_version(),
             effects: &mut turn.effects,
         };

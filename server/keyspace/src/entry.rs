@@ -69,6 +69,8 @@ pub(crate) struct Fields {
     /// When the entry's own fresh life ended, if a failed load has given it another since.
     pub(crate) stale_since_ms: Option<u64>,
     pub(crate) external_version: Option<u64>,
+    /// The stamp of the write, if a bump of a prefix of the key was pending then; see `shard/bumped.rs`.
+    pub(crate) written: Option<u64>,
     pub(crate) client_flags: u32,
     /// How long the key's last load took, in ms; 0 = unknown.
     pub(crate) load_ms: u32,
@@ -82,6 +84,26 @@ impl Fields {
         let (Some(since_ms), Some(expire_at_ms)) = (self.stale_since_ms, self.expire_at_ms) else { return self };
         let stale_for_ms = expire_at_ms.saturating_add(self.stale_for_ms).saturating_sub(since_ms);
         Self { expire_at_ms: Some(since_ms), stale_for_ms, stale_since_ms: None, ..self }
+    }
+
+    /// Softly invalidated as of `since_ms`: stale from then on for `stale_ms`, or for its own window if it has one, or for
+    /// `default_ms`.
+    pub(crate) fn invalidated(self, since_ms: u64, stale_ms: Option<u64>, default_ms: u64) -> Self {
+        let before = self.with_own_life();
+        let own = (before.stale_for_ms > 0).then_some(before.stale_for_ms);
+        let stale_for_ms = stale_ms.or(own).unwrap_or(default_ms);
+        let expire_at_ms = Some(before.expire_at_ms.map_or(since_ms, |at_ms| at_ms.min(since_ms)));
+        Self { expire_at_ms, stale_for_ms, ..before }
+    }
+
+    /// The end of the stale window.
+    pub(crate) fn gone_at_ms(&self) -> Option<u64> {
+        self.expire_at_ms.map(|at_ms| at_ms.saturating_add(self.stale_for_ms))
+    }
+
+    /// Past the stale window.
+    pub(crate) fn is_gone(&self, now_ms: u64) -> bool {
+        self.gone_at_ms().is_some_and(|at_ms| at_ms <= now_ms)
     }
 
     fn flags(&self) -> u8 {

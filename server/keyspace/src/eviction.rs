@@ -544,7 +544,7 @@ impl Shard {
         while self.log.moved_cost() < cost_max {
             let Some(location) = self.log.oldest(list) else { return Oldest::None };
             let entry = self.log.view(location);
-            if entry.is_gone(now_ms) {
+            if self.is_over(&entry, now_ms) {
                 let hash = self.hash_of(location);
                 self.expire(location, hash);
                 return Oldest::Expired;

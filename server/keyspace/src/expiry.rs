@@ -3,7 +3,8 @@
 //! Expiry is lazy first: who finds an entry past its time removes it. The cycle here finds those that nobody asks for. Each
 //! segment knows when the first of its entries is gone; from then on it is searched from end to end, a few microseconds of
 //! reading in order, but not more often than [`SEARCH_AGAIN_MS`] allows. So what is over is removed well within a second,
-//! and segments without an entry that is over cost nothing.
+//! and segments without an entry that is over cost nothing. After a bump of a prefix the cycle goes through all entries once
+//! (`shard/bumped.rs`).
 
 use crate::index::Index;
 use crate::keyspace::Keyspace;
@@ -46,6 +47,7 @@ impl Keyspace {
         let mut steps_left = steps_max;
         let mut done = 0;
         let mut next = turn.random() as usize;
+        let mut is_sweeping = false;
         // Shard after shard, a part of each, until the steps are used up or all shards in a row came to their end: one full of
         // entries does not use up what is there for all, and small ones are not walked over and over.
         while done < shards.len() && steps_left > 0 {
@@ -54,18 +56,21 @@ impl Keyspace {
             let expired = shard.expire_entries(turn.now_ms, &mut steps_left);
             removed += expired.unwrap_or(0);
             shard.expire_absences(turn.now_ms, &mut steps_left);
+            let swept = shard.sweep_bumps(turn.now_ms, &mut steps_left);
+            removed += swept.unwrap_or(0);
+            is_sweeping |= swept.is_some();
             shard.tend_sketch();
             shard.forget_vain_search();
             if shard.is_untidy() {
                 shard.clean_up(turn.now_ms);
             }
-            let is_done = expired.is_none() && shard.absence_expiry_place == Place::default();
+            let is_done = expired.is_none() && swept.is_none() && shard.absence_expiry_place == Place::default();
             done = if is_done { done + 1 } else { 0 };
         }
         let is_over = self.evict_slice(turn, steps_max.div_ceil(4));
         self.adapt_window(turn);
         self.tend_streams(turn);
-        Cycle { removed, is_behind: is_over || steps_left == 0 && removed > 0 }
+        Cycle { removed, is_behind: is_over || steps_left == 0 && (removed > 0 || is_sweeping) }
     }
 
     /// Removes all entries and absences of one database or of all, and revokes their leases.
@@ -122,7 +127,8 @@ impl Shard {
     fn revoke_all_leases(&mut self, db: Option<Db>, turn: &mut Turn) {
         if !self.leases.is_empty() {
             let versions = &mut self.versions;
-            self.leases.revoke_all(db, || versions.next(), turn.now_ms, &mut turn.effects);
+            let stamp = self.bumps.now();
+            self.leases.revoke_all(db, || versions.next(), stamp, turn.now_ms, &mut turn.effects);
         }
     }
 

@@ -5,6 +5,7 @@
 //! in a circle. Reading and writing live here; stepping through entries in [`crate::scan`], eviction, expiry, flushing, the
 //! lease verbs and statistics in files of those names.
 
+use crate::bumps::Bumps;
 use crate::entry::Key;
 use crate::guard::{Guard, guard};
 use crate::log::{Backing, Charge, Garbage, PAGE_BYTES};
@@ -33,6 +34,7 @@ pub struct Keyspace {
     pub(crate) memory: Memory,
     window: Arc<WindowControl>,
     observers: Arc<Observers>,
+    bumps: Arc<Bumps>,
     pub(crate) policy: AtomicU8,
     /// Whether the objective is bytes.
     wants_bytes: AtomicBool,
@@ -246,6 +248,7 @@ impl Keyspace {
         let waiters = WaiterCount::default();
         let window = Arc::new(WindowControl::default());
         let observers = Arc::new(Observers::default());
+        let bumps = Arc::new(Bumps::default());
         let segment_bytes = segment_bytes(settings.memory_bytes_max, count);
         let backing = Backing::new(segment_bytes);
         let shards = (0..count)
@@ -262,6 +265,7 @@ impl Keyspace {
                 );
                 shard.leases.count_waiters_with(waiters.share());
                 shard.watch = Watch::new(count, index as u64, settings.boot_unix_ms, &observers);
+                shard.bumps = Arc::clone(&bumps);
                 CachePadded::new(Mutex::new(shard))
             })
             .collect();
@@ -271,6 +275,7 @@ impl Keyspace {
             memory: Memory::new(settings.memory_bytes_max, count, segment_bytes, backing.extents),
             window,
             observers,
+            bumps,
             policy: AtomicU8::new(0),
             wants_bytes: AtomicBool::new(false),
             next_victim: AtomicUsize::new(0),
@@ -574,6 +579,14 @@ impl Keyspace {
 
     pub(crate) fn observers(&self) -> &Observers {
         &self.observers
+    }
+
+    pub(crate) fn bumps(&self) -> &Bumps {
+        &self.bumps
+    }
+
+    pub(crate) fn hash_of_tag(&self, name: &[u8]) -> u64 {
+        hash_key(&self.hash, Db(0), name)
     }
 
     /// A key with its hash.

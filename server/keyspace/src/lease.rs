@@ -1,5 +1,6 @@
 //! Leases: who may fill a missing key, and whether what they bring may still be stored.
 
+use crate::bumps::Tag;
 use crate::settings::Db;
 use crate::turn::Waiter;
 use bytes::Bytes;
@@ -96,6 +97,9 @@ pub enum Fill<'a> {
         stale_for_ms: u64,
         /// External version.
         version: Option<u64>,
+        /// At most [`TAGS_MAX`](crate::TAGS_MAX). A bump of one of them after the token was issued voids the fill, and a later one
+        /// makes the entry stale.
+        tags: &'a [Tag],
     },
     /// The source has no such key.
     Absent {

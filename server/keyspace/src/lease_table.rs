@@ -2,7 +2,7 @@
 
 mod record;
 
-use self::record::{Holder, Issued, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
+use self::record::{Holder, Issued, Issuing, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};
 use crate::memory::size_class;
 use crate::settings::{Db, LeaseSettings};
@@ -63,6 +63,8 @@ pub(crate) struct Moment<'a> {
     pub(crate) db: Db,
     pub(crate) key: &'a [u8],
     pub(crate) now_ms: u64,
+    /// Of the node's clock of bumps: tokens that are issued by what happens are older than every bump to come.
+    pub(crate) stamp: u64,
     /// Unused, and larger than all tokens before: for whoever leads by what happens.
     pub(crate) token_next: u64,
     pub(crate) effects: &'a mut Effects,
@@ -87,9 +89,14 @@ pub(crate) enum TokenState {
     Valid {
         load_ms: u64,
         claimant: Claimant,
+        /// When it was issued, by the clock of bumps.
+        stamp: u64,
     },
     /// Valid but for a soft invalidation.
-    Softened,
+    Softened {
+        /// See `Valid`.
+        stamp: u64,
+    },
     Lost(LostReason),
 }
 
@@ -201,6 +208,11 @@ impl LeaseTable {
         self.revoking = revoking;
     }
 
+    /// See [`LeaseTable::set_revoking`].
+    pub(crate) fn is_revoking(&self) -> bool {
+        self.revoking
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
@@ -236,7 +248,7 @@ impl LeaseTable {
     /// Someone who missed asks to lead. `token` is unused and larger than all before; it is issued if the answer is `Lead`.
     /// A server's waiter is parked in either case: the value comes by its own load.
     pub(crate) fn contest(&mut self, at: &Moment<'_>, claim: &Claim, entry_load_ms: Option<u64>) -> Contest {
-        let Moment { db, key, now_ms, token_next: token, .. } = *at;
+        let Moment { db, key, now_ms, token_next: token, stamp, .. } = *at;
         let lease_ms = claim.lease_ms.unwrap_or(self.settings.lease_ms).max(1);
         let lease_ms = match claim.claimant {
             Claimant::Client => lease_ms.min(self.settings.lease_ms_max),
@@ -260,7 +272,7 @@ impl LeaseTable {
             return Contest::Failed { reason, retry_after_ms };
         }
         if leads {
-            record.issue(token, claim.claimant, lease_ms, now_ms, &pace);
+            record.issue(Issuing { token, stamp, claimant: claim.claimant }, lease_ms, now_ms, &pace);
             self.counters.issued += 1;
         } else {
             self.counters.hot_misses += 1;
@@ -299,9 +311,9 @@ impl LeaseTable {
         };
         match record.issued.iter().find(|issued| issued.token == token) {
             Some(issued) if issued.valid_until_ms <= now_ms => TokenState::Lost(LostReason::Unknown),
-            Some(issued) if issued.softened => TokenState::Softened,
-            Some(issued) => {
-                TokenState::Valid { load_ms: now_ms.saturating_sub(issued.issued_at_ms), claimant: issued.claimant }
+            Some(issued) if issued.softened => TokenState::Softened { stamp: issued.stamp },
+            Some(&Issued { issued_at_ms, claimant, stamp, .. }) => {
+                TokenState::Valid { load_ms: now_ms.saturating_sub(issued_at_ms), claimant, stamp }
             }
             None if token <= 1 => TokenState::Lost(LostReason::Unknown),
             None if token <= record.revoked_up_to => TokenState::Lost(LostReason::Revoked),
@@ -454,6 +466,23 @@ impl LeaseTable {
         !record.issued.is_empty()
     }
 
+    /// As [`LeaseTable::soften`], of the tokens that were issued before a stamp. The next sweep tells those who wait.
+    pub(crate) fn soften_before(&mut self, db: Db, key: &[u8], stamp: u64) {
+        if let Some(record) = self.records.get_mut(&RecordRef { db, key }).filter(|_| self.revoking) {
+            record.soften_before(stamp);
+            self.due_ms = self.due_ms.min(record.due_ms());
+        }
+    }
+
+    /// As [`LeaseTable::soften_before`], for all keys that are `wanted`.
+    pub(crate) fn soften_where(&mut self, stamp: u64, wanted: impl Fn(Db, &[u8]) -> bool) {
+        let wanted = self.records.iter_mut().filter(|(name, _)| self.revoking && wanted(name.db, &name.key));
+        for (_, record) in wanted {
+            record.soften_before(stamp);
+            self.due_ms = self.due_ms.min(record.due_ms());
+        }
+    }
+
     /// After a change of the key from outside its leases: those who wait hear `fresh` if the key has a value now, else the
     /// next of them leads.
     pub(crate) fn settle(&mut self, at: Moment<'_>, fresh: Option<&WakeEvent>) {
@@ -484,6 +513,7 @@ impl LeaseTable {
         &mut self,
         db: Option<Db>,
         mut next_token: impl FnMut() -> u64,
+        stamp: u64,
         now_ms: u64,
         effects: &mut Effects,
     ) {
@@ -492,7 +522,7 @@ impl LeaseTable {
         for name in keys {
             self.revoke(name.db, &name.key);
             let (db, key, token_next) = (name.db, &name.key, next_token());
-            self.settle(Moment { db, key, now_ms, token_next, effects: &mut *effects }, None);
+            self.settle(Moment { db, key, now_ms, stamp, token_next, effects: &mut *effects }, None);
         }
     }
 
@@ -521,7 +551,13 @@ impl LeaseTable {
     }
 
     /// Ends what is over at `now_ms`: tokens, reissue times, back-offs, records. Waiters whose turn has come lead.
-    pub(crate) fn sweep(&mut self, mut next_token: impl FnMut() -> u64, now_ms: u64, effects: &mut Effects) {
+    pub(crate) fn sweep(
+        &mut self,
+        mut next_token: impl FnMut() -> u64,
+        stamp: u64,
+        now_ms: u64,
+        effects: &mut Effects,
+    ) {
         if !self.is_due(now_ms) {
             return;
         }
@@ -534,7 +570,8 @@ impl LeaseTable {
                 record.holder = None;
             }
             let (db, key, token_next) = (name.db, &name.key, next_token());
-            self.hand_over(Moment { db, key, now_ms, token_next, effects: &mut *effects }, LoadCause::HolderLost);
+            let moment = Moment { db, key, now_ms, stamp, token_next, effects: &mut *effects };
+            self.hand_over(moment, LoadCause::HolderLost);
         }
         self.due_ms = self.records.values().map(Record::due_ms).min().unwrap_or(u64::MAX);
     }
@@ -560,13 +597,13 @@ impl LeaseTable {
     fn hand_over(&mut self, at: Moment<'_>, cause: LoadCause) {
         let pace = self.pace();
         let Some(record) = self.records.get_mut(&at.name()) else { return };
-        let Moment { db, now_ms, token_next: token, effects, .. } = at;
+        let Moment { db, now_ms, token_next: token, stamp, effects, .. } = at;
         if record.free_at_ms() <= now_ms
             && let Some(&waiting) = record.waiting.front()
         {
             let Waiting { waiter, claimant, lease_ms, .. } = waiting;
             let heap_bytes_before = record.heap_bytes();
-            record.issue(token, claimant, lease_ms, now_ms, &pace);
+            record.issue(Issuing { token, stamp, claimant }, lease_ms, now_ms, &pace);
             self.heap_bytes = self.heap_bytes + record.heap_bytes() - heap_bytes_before;
             self.counters.issued += 1;
             let key = Bytes::copy_from_slice(at.key);

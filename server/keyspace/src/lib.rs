@@ -5,6 +5,7 @@
 //! [`Turn::effects`]. Redis and memcached verbs both end in the methods of [`Keyspace`].
 
 pub mod attribution;
+mod bumps;
 mod cells;
 mod claims;
 mod entry;
@@ -32,6 +33,7 @@ mod waiter_count;
 pub mod watch;
 
 pub use attribution::{Share, Shares};
+pub use bumps::{TAGS_MAX, Tag, TagSet};
 pub use expiry::{Cycle, Flushed};
 #[cfg(feature = "hold-times")]
 pub use guard::{HoldObserver, observe_holds};

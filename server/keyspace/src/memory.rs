@@ -252,6 +252,11 @@ impl Memory {
         }
     }
 
+    /// Counts what is of the node and not of a shard, once.
+    pub(crate) fn count_table(&self, bytes: u64) {
+        self.publish(bytes as i64);
+    }
+
     pub(crate) fn shadow_bytes(&self) -> u64 {
         self.shadow_bytes.load(Relaxed)
     }

@@ -100,5 +100,5 @@ impl Keyspace {
 
 fn is_visible(shard: &Shard, location: Location, db: Db, now_ms: u64) -> bool {
     let entry = shard.entry(location);
-    entry.db() == db && entry.is_fresh(now_ms)
+    entry.db() == db && entry.is_fresh(now_ms) && shard.bump_of(&entry).is_none()
 }

@@ -3,6 +3,7 @@
 //! It knows what an entry is made of, what it costs and how many there are. What a write means beyond that (leases that end,
 //! absences that are over) is decided in [`crate::slot`] and [`crate::claims`].
 
+use crate::bumps::{Bumps, Tags};
 use crate::entry::{Fields, Key};
 use crate::index::Index;
 use crate::keyspace::{Access, Entry, Lookup};
@@ -17,6 +18,8 @@ use crate::table::{Place, Tables, hash_key};
 use crate::watch::Watch;
 pub(crate) use absence::{Absence, AbsenceKind};
 use ahash::RandomState;
+pub(crate) use bumped::PrefixBump;
+use bumped::PrefixBumps;
 use std::sync::Arc;
 use watching::{sized, sized_entry};
 
@@ -42,6 +45,8 @@ const VERSION_SHIFT: u32 = 22;
 #[repr(C)]
 pub(crate) struct Shard {
     pub(crate) reads: Reads,
+    /// Whether bumps of prefixes are pending.
+    has_prefix_bumps: bool,
     pub(crate) queues: Queues,
     pub(crate) index: Index,
     pub(crate) log: Log,
@@ -51,6 +56,9 @@ pub(crate) struct Shard {
     pub(crate) leases: LeaseTable,
     pub(crate) stats: ShardStats,
     pub(crate) watch: Watch,
+    /// Of the node.
+    pub(crate) bumps: Arc<Bumps>,
+    prefix_bumps: PrefixBumps,
     /// Bytes of the blocks of absences.
     absence_bytes: usize,
     /// What the node's counter knows of this shard.
@@ -75,6 +83,13 @@ pub(crate) struct Count {
     pub(crate) with_ttl: usize,
 }
 
+/// What is stored with a value.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Contents<'t> {
+    pub(crate) fields: Fields,
+    pub(crate) tags: Tags<'t>,
+}
+
 /// What numbers a shard: its index and how many there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShardNumber {
@@ -96,6 +111,11 @@ impl Versions {
         self.last += self.stride;
         self.last
     }
+
+    /// The newest that was given.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
 }
 
 impl Shard {
@@ -110,6 +130,7 @@ impl Shard {
     ) -> Self {
         Self {
             reads: Reads::default(),
+            has_prefix_bumps: false,
             index: Index::new(),
             log: Log::new(backing.clone()),
             queues: Queues::new(policy, u64::MAX, boot_unix_ms, Arc::clone(window)),
@@ -118,6 +139,8 @@ impl Shard {
             leases: LeaseTable::new(lease_settings, number.count, hash.clone()),
             stats: ShardStats::default(),
             watch: Watch::new(number.count, number.index as u64, boot_unix_ms, &Arc::default()),
+            bumps: Arc::default(),
+            prefix_bumps: PrefixBumps::default(),
             absence_bytes: 0,
             published_bytes: 0,
             dead_bytes_in_vain: 0,
@@ -144,7 +167,7 @@ impl Shard {
         hash_key(&self.hash, db, key)
     }
 
-    /// The entry of a key, whatever its state.
+    /// The entry of a key, whatever its state, even if a bump covers it that nobody has dealt with.
     pub(crate) fn find(&self, key: &Key<'_>) -> Option<Location> {
         self.find_view(key).map(|(location, _)| location)
     }
@@ -186,10 +209,14 @@ impl Shard {
         self.log.weight(&self.log.view(location)) + INDEX_BYTES_EACH
     }
 
-    /// The entry of a key, fresh or stale; one that is gone by time is removed.
+    /// The entry of a key, fresh or stale; one that is gone by time is removed, and one that a bump covers invalidated.
     pub(crate) fn find_live(&mut self, key: &Key<'_>, now_ms: u64) -> Option<Location> {
-        let location = self.find(key)?;
-        if self.entry(location).is_gone(now_ms) {
+        let (location, view) = self.find_view(key)?;
+        let is_gone = view.is_gone(now_ms);
+        if let Some(covered) = self.bump_of(&view) {
+            return self.settle_bumped(location, key, covered, now_ms);
+        }
+        if is_gone {
             self.expire(location, key.hash);
             return None;
         }
@@ -212,6 +239,12 @@ impl Shard {
             }
             return None;
         };
+        if self.may_be_bumped(&view)
+            && let Some(covered) = self.bump_of(&view)
+        {
+            self.settle_bumped(location, key, covered, now_ms);
+            return self.read(key, access, now_ms, read);
+        }
         let entry = view.entry();
         if entry.expire_at_ms.is_none_or(|expire_at_ms| now_ms < expire_at_ms) {
             if !counts {
@@ -296,28 +329,31 @@ impl Shard {
         }
     }
 
-    /// Stores value and fields for a key, at `location` if the key has an entry; it has no version until somebody asks for
-    /// it. Leases and absences are the caller's affair.
+    /// Stores value, fields and tags for a key, at `location` if the key has an entry; it has no version until somebody asks
+    /// for it. Leases and absences are the caller's affair.
     pub(crate) fn store(
         &mut self,
         location: Option<Location>,
         key: &Key<'_>,
         value: &[u8],
-        fields: &Fields,
+        contents: Contents<'_>,
         now_ms: u64,
     ) -> Location {
+        let Contents { fields, tags } = contents;
+        let fields = Fields { written: self.written_now(key), ..fields };
         let layout = Layout {
             db: key.db,
             key_len: key.bytes.len(),
             value_len: value.len(),
             stored: Stored::Here,
             version: None,
-            fields: *fields,
+            fields,
+            tags,
             room: 0,
         };
         if let Some(location) = location {
             self.touch(location, key.hash, now_ms);
-            if *fields == Fields::default() && self.log.try_replace_plain(location, value) {
+            if fields == Fields::default() && tags.tags.is_empty() && self.log.try_replace_plain(location, value) {
                 return location;
             }
         }
@@ -332,7 +368,8 @@ impl Shard {
             return (location, version);
         }
         let version = self.next_version();
-        let layout = Layout { version: Some(version), ..self.entry(location).layout() };
+        let tags = self.entry(location).tag_set();
+        let layout = Layout { version: Some(version), ..self.entry(location).layout(&tags) };
         (self.lay_out(location, key, layout, now_ms), version)
     }
 
@@ -352,14 +389,17 @@ impl Shard {
         change: impl FnOnce(Fields) -> Fields,
         now_ms: u64,
     ) -> Location {
-        let before = self.entry(location).layout();
+        let tags = self.entry(location).tag_set();
+        let before = self.entry(location).layout(&tags);
         self.lay_out(location, key, Layout { fields: change(before.fields), ..before }, now_ms)
     }
 
-    /// Lengthens a value with zero bytes to at least `len`, for a write in place: the entry has neither of its versions after.
+    /// Lengthens a value with zero bytes to at least `len`, for a write in place: the entry has neither of its versions after,
+    /// but its tags, because a part of it is what it was.
     pub(crate) fn lengthen(&mut self, location: Location, key: &Key<'_>, len: usize, now_ms: u64) -> Location {
         self.touch(location, key.hash, now_ms);
-        let before = self.entry(location).layout();
+        let tags = self.entry(location).tag_set();
+        let before = self.entry(location).layout(&tags);
         let fields = Fields { external_version: None, ..before.fields };
         let layout = Layout { version: None, fields, value_len: len.max(before.value_len), ..before };
         let (len, len_before) = (layout.value_len, before.value_len);
@@ -396,7 +436,7 @@ impl Shard {
         &mut self,
         location: Option<Location>,
         key: &Key<'_>,
-        layout: Layout,
+        layout: Layout<'_>,
         value: &[u8],
         now_ms: u64,
     ) -> Location {
@@ -434,7 +474,7 @@ impl Shard {
     }
 
     /// Gives an entry another header; key and value stay as they are, and so does its run.
-    fn lay_out(&mut self, location: Location, key: &Key<'_>, layout: Layout, now_ms: u64) -> Location {
+    fn lay_out(&mut self, location: Location, key: &Key<'_>, layout: Layout<'_>, now_ms: u64) -> Location {
         let before = self.log.view(location);
         let (control, expired_before, len_before) =
             (before.control(), before.expire_at_ms().is_some(), before.value_len());
@@ -464,7 +504,7 @@ impl Shard {
         fresh
     }
 
-    fn newcomer(&self, key: &Key<'_>, plan: &Plan, now_ms: u64) -> Newcomer {
+    fn newcomer(&self, key: &Key<'_>, plan: &Plan<'_>, now_ms: u64) -> Newcomer {
         Newcomer {
             hash: key.hash,
             weight: self.log.weight_of(plan),
@@ -657,6 +697,7 @@ fn hash_at(log: &Log, state: &RandomState, location: Location) -> u64 {
 }
 
 mod absence;
+mod bumped;
 #[cfg(test)]
 mod tests;
 mod watching;

@@ -3,10 +3,11 @@
 //! Here is what a write means: it gives a new version, revokes the key's leases, absent keys' too, and ends what was
 //! remembered of its absence.
 
+use crate::bumps::TagSet;
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Attributes, Entry, Expiry, Locks};
 use crate::log::{EntryView, Location};
-use crate::shard::Shard;
+use crate::shard::{Contents, Shard};
 use crate::turn::Turn;
 
 /// One key under its shard's lock, for reading and writing in one step. Keep what runs under it short.
@@ -68,7 +69,7 @@ impl<'s> Slot<'s> {
         }
     }
 
-    /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone.
+    /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone. It has no tags.
     pub fn set(&mut self, value: &[u8], attributes: Attributes) {
         let expire_at_ms = match attributes.expiry {
             Expiry::Never => None,
@@ -84,17 +85,31 @@ impl<'s> Slot<'s> {
         };
         self.revoke_leases();
         self.shard.remove_absence(&self.key);
-        self.location = Some(self.shard.store(self.location, &self.key, value, &fields, self.now_ms));
+        let contents = Contents { fields, ..Contents::default() };
+        self.location = Some(self.shard.store(self.location, &self.key, value, contents, self.now_ms));
+    }
+
+    /// Tags of the fresh entry, for what is made of its value.
+    #[must_use]
+    pub fn tags(&self) -> TagSet {
+        self.fresh_entry().map(|entry| entry.tag_set()).unwrap_or_default()
+    }
+
+    /// Gives an entry that was just stored the tags of the value it is made of: it becomes stale when that would.
+    pub fn set_tags(&mut self, tags: &TagSet) {
+        if let Some(location) = self.location.filter(|_| !tags.is_empty()) {
+            self.location = Some(self.shard.set_tags(location, &self.key, tags, self.now_ms));
+        }
     }
 
     /// The value for writing in place, lengthened with zero bytes to at least `len`; made empty first if there is no fresh
-    /// entry. Keeps the TTL and the client flags, drops the versions, revokes leases.
+    /// entry. Keeps the TTL, the client flags and the tags, drops the versions, revokes leases.
     pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
         self.revoke_leases();
         self.shard.remove_absence(&self.key);
         let location = match self.fresh() {
             Some(location) => location,
-            None => self.shard.store(self.location, &self.key, &[], &Fields::default(), self.now_ms),
+            None => self.shard.store(self.location, &self.key, &[], Contents::default(), self.now_ms),
         };
         let location = self.shard.lengthen(location, &self.key, len, self.now_ms);
         self.location = Some(location);

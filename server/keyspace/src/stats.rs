@@ -22,7 +22,7 @@ pub struct Stats {
     pub evicted: u64,
     /// The same counters for each policy, in order of [`EvictionPolicy::ALL`].
     pub policies: [PolicyStats; EvictionPolicy::ALL.len()],
-    /// Bytes of segments, runs, tables, absences and leases: the sum of the next ten.
+    /// Bytes of segments, runs, tables, absences and leases: the sum of the next eleven.
     pub used_bytes: u64,
     /// Bytes of entries, as they say it themselves but for the index.
     pub entry_bytes: u64,
@@ -44,6 +44,8 @@ pub struct Stats {
     pub lease_bytes: u64,
     /// Bytes of the caches in miniature that choose the window, as far as they count against the limit.
     pub shadow_bytes: u64,
+    /// Bytes of the table that says when each tag was last bumped.
+    pub tag_table_bytes: u64,
     /// The most that `used_bytes` has been.
     pub used_bytes_peak: u64,
     /// Bytes of what is not entries: index, tables, sketch.
@@ -68,6 +70,18 @@ pub struct Stats {
     pub absences: u64,
     /// Reads answered by a negative entry.
     pub negative_hits: u64,
+    /// Tags that were made stale, counted as often as they were.
+    pub tag_bumps: u64,
+    /// Places of the table of tags that a bump has raised, in thousandths: the more, the more entries seem stale that are not.
+    pub tag_table_per_mille: u64,
+    /// Prefixes that were made stale, counted as often as they were.
+    pub prefix_bumps: u64,
+    /// Of these, those whose entries have not all been gone through, in the shard that has the most.
+    pub prefix_bumps_pending: u64,
+    /// Entries that were found to have a tag made stale.
+    pub bumped_by_tag: u64,
+    /// Entries that were found to be under a prefix made stale.
+    pub bumped_by_prefix: u64,
     /// Tokens given out.
     pub leases_issued: u64,
     /// Claims that found another holder.
@@ -147,6 +161,8 @@ pub(crate) struct ShardStats {
     pub(crate) admitted: u64,
     pub(crate) rejected: u64,
     pub(crate) negative_hits: u64,
+    pub(crate) bumped_by_tag: u64,
+    pub(crate) bumped_by_prefix: u64,
     pub(crate) fills_stored: u64,
     pub(crate) fills_stale: u64,
     pub(crate) fills_lost_revoked: u64,
@@ -191,7 +207,12 @@ impl Keyspace {
         }
         sum.shadow_bytes = self.memory.shadow_bytes();
         sum.gap_bytes = self.memory.gap_bytes();
-        sum.used_bytes += sum.shadow_bytes + sum.gap_bytes;
+        let bumps = self.bumps().stats();
+        sum.tag_bumps = bumps.tag_bumps;
+        sum.prefix_bumps = bumps.prefix_bumps;
+        sum.tag_table_per_mille = bumps.slots_used * 1000 / bumps.slots.max(1);
+        sum.tag_table_bytes = bumps.table_bytes;
+        sum.used_bytes += sum.shadow_bytes + sum.gap_bytes + sum.tag_table_bytes;
         sum.used_bytes_peak = self.memory.used_bytes_peak().max(sum.used_bytes);
         sum
     }
@@ -206,6 +227,7 @@ impl Keyspace {
             shard.leases.counters = Default::default();
             shard.publish();
         }
+        self.bumps().reset_counters();
         self.observers().attribution.reset();
         self.memory.reset_peak();
     }
@@ -245,6 +267,9 @@ impl Shard {
         sum.entries_with_ttl += self.count_with_ttl() as u64;
         sum.absences += self.absences.len() as u64;
         sum.negative_hits += stats.negative_hits;
+        sum.bumped_by_tag += stats.bumped_by_tag;
+        sum.bumped_by_prefix += stats.bumped_by_prefix;
+        sum.prefix_bumps_pending = sum.prefix_bumps_pending.max(self.prefix_bumps_pending() as u64);
         sum.leases_issued += self.leases.counters.issued;
         sum.lease_hot_misses += self.leases.counters.hot_misses;
         for (sum, count) in sum.lease_waits.iter_mut().zip(self.leases.counters.waits) {

@@ -151,8 +151,8 @@ mod tests {
             panic!("nobody else holds the lease")
         };
         assert_eq!(node.run("DEL a b"), ":0\r\n");
-        let fill =
-            Fill::Value { value: b"1", expiry: leasehold_keyspace::Expiry::Never, stale_for_ms: 0, version: None };
+        let expiry = leasehold_keyspace::Expiry::Never;
+        let fill = Fill::Value { value: b"1", expiry, stale_for_ms: 0, version: None, tags: &[] };
         let filled = node.keyspace.fill(&mut node.turn, Db(0), b"a", token, fill);
         assert_eq!(filled, Filled::Lost(LostReason::Revoked));
     }

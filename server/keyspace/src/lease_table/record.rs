@@ -20,11 +20,21 @@ const REISSUE_LOADS: u64 = 4;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Issued {
     pub(super) token: u64,
+    /// When it was issued, by the clock of bumps.
+    pub(super) stamp: u64,
     pub(super) issued_at_ms: u64,
     pub(super) valid_until_ms: u64,
     pub(super) claimant: Claimant,
     /// The key was softly invalidated since: the fill may replace a stale value, no more.
     pub(super) softened: bool,
+}
+
+/// A token to be issued.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Issuing {
+    pub(super) token: u64,
+    pub(super) stamp: u64,
+    pub(super) claimant: Claimant,
 }
 
 /// Whose load the others wait for.
@@ -128,7 +138,8 @@ impl Record {
         self.holder.map_or(0, |holder| holder.until_ms).max(self.backoff_until_ms)
     }
 
-    pub(super) fn issue(&mut self, token: u64, claimant: Claimant, lease_ms: u64, now_ms: u64, pace: &Pace) {
+    pub(super) fn issue(&mut self, issuing: Issuing, lease_ms: u64, now_ms: u64, pace: &Pace) {
+        let Issuing { token, stamp, claimant } = issuing;
         let valid_until_ms = now_ms.saturating_add(lease_ms);
         let until_ms = match claimant {
             // One load at a time: another starts only when this one is given up for lost.
@@ -146,7 +157,7 @@ impl Record {
         if self.issued.len() == ISSUED_MAX {
             self.issued.remove(0);
         }
-        self.issued.push(Issued { token, issued_at_ms: now_ms, valid_until_ms, claimant, softened: false });
+        self.issued.push(Issued { token, stamp, issued_at_ms: now_ms, valid_until_ms, claimant, softened: false });
         self.holder = Some(Holder { token, claimant, until_ms });
         self.backoff_until_ms = 0;
         // A client may come back with a token until then and is told what became of it. The server's own load asks once.
@@ -163,6 +174,19 @@ impl Record {
         self.revoked_up_to = self.revoked_up_to.max(newest.token);
         self.issued.clear();
         true
+    }
+
+    /// Tokens issued before a stamp may at most replace a stale value; a client that holds one leads no more.
+    pub(super) fn soften_before(&mut self, stamp: u64) {
+        let holder = self.holder.map(|holder| holder.token);
+        let mut is_held_by_newer = false;
+        for issued in &mut self.issued {
+            issued.softened |= issued.stamp < stamp;
+            is_held_by_newer |= issued.stamp >= stamp && holder == Some(issued.token);
+        }
+        if !is_held_by_newer {
+            self.drop_client();
+        }
     }
 
     /// A client's lease is over. The server's load runs on and must not be doubled: if it is still wanted when it ends,

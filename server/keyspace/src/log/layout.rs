@@ -3,7 +3,8 @@
 //! ```text
 //!     control u8 │ flags u8 │ key_len u8 │ value_len 1–5 bytes │ {key_len u16} │ {more flags u8}
 //!     {db u8} {expire_at_ms u42 with load u6, or u64} {version u64} {stale_for_ms u64} {external u64}
-//!     {client_flags u32} {room u32} {stale_since_ms u64}
+//!     {client_flags u32} {room u32} {stale_since_ms u64} {written u64}
+//!     {tags: birth u64 │ count u8 │ count × hash u64}
 //!     key │ value │ room │ up to 3 bytes to a multiple of 4
 //! ```
 //!
@@ -14,6 +15,7 @@
 //!
 //! All of it is safe code over slices: a wrong length is a panic, not a read of other memory.
 
+use crate::bumps::{TAGS_MAX, Tag, TagSet, Tags};
 use crate::entry::Fields;
 use crate::keyspace::Entry;
 use crate::settings::Db;
@@ -38,10 +40,17 @@ const EXTERNAL: u8 = 1 << 1;
 const CLIENT_FLAGS: u8 = 1 << 2;
 const ROOM: u8 = 1 << 3;
 const STALE_SINCE: u8 = 1 << 4;
+const WRITTEN: u8 = 1 << 5;
+const TAGS: u8 = 1 << 6;
 
 const KEY_LEN_LONG: usize = u8::MAX as usize;
 /// Of 48: up to the year 2109. Above them stands the load.
 const EXPIRY_NEAR_BITS: u32 = 42;
+const TAG_BYTES: usize = size_of::<u64>();
+/// Of the tags, before the first: their birth, and how many there are.
+const TAGS_HEADER_BYTES: usize = size_of::<u64>() + 1;
+
+const _: () = assert!(TAGS_MAX <= u8::MAX as usize);
 
 /// Where key and value of an entry are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +63,7 @@ pub(crate) enum Stored {
 
 /// The sizes and fields that decide how an entry lies. [`Layout::plan`] works out where everything stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct Layout<'t> {
     pub(crate) db: Db,
     pub(crate) key_len: usize,
     /// Of the value itself, wherever it is.
@@ -62,29 +71,32 @@ pub(crate) struct Layout {
     pub(crate) stored: Stored,
     pub(crate) version: Option<u64>,
     pub(crate) fields: Fields,
+    pub(crate) tags: Tags<'t>,
     /// Bytes after the value for it to grow into.
     pub(crate) room: usize,
 }
 
 /// A layout, and where everything stands by it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    layout: Layout,
+pub(crate) struct Plan<'t> {
+    layout: Layout<'t>,
     flags: u8,
     more: u8,
     key_at: usize,
     bytes: usize,
 }
 
-impl Layout {
-    pub(crate) fn plan(self) -> Plan {
+impl<'t> Layout<'t> {
+    pub(crate) fn plan(self) -> Plan<'t> {
         let flag = |is_set: bool, flag: u8| u8::from(is_set) * flag;
         let fields = &self.fields;
         let more = flag(fields.stale_for_ms > 0, STALE)
             | flag(fields.external_version.is_some(), EXTERNAL)
             | flag(fields.client_flags > 0, CLIENT_FLAGS)
             | flag(self.room > 0, ROOM)
-            | flag(fields.stale_since_ms.is_some(), STALE_SINCE);
+            | flag(fields.stale_since_ms.is_some(), STALE_SINCE)
+            | flag(fields.written.is_some(), WRITTEN)
+            | flag(!self.tags.tags.is_empty(), TAGS);
         let flags = flag(fields.expire_at_ms.is_some(), EXPIRES)
             | flag(fields.expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS > 0), FAR)
             | flag(self.version.is_some(), VERSION)
@@ -92,7 +104,8 @@ impl Layout {
             | flag(more > 0, MORE)
             | flag(self.stored != Stored::Here, RUN);
         let lens = 3 + varint_len(self.value_len) + if self.key_len < KEY_LEN_LONG { 0 } else { 2 };
-        let key_at = lens + usize::from(flags & MORE != 0) + fields_len(flags, more);
+        let tags_len = if more & TAGS == 0 { 0 } else { TAGS_HEADER_BYTES + self.tags.tags.len() * TAG_BYTES };
+        let key_at = lens + usize::from(flags & MORE != 0) + fields_len(flags, more) + tags_len;
         let body_len = match self.stored {
             Stored::Here => self.key_len + self.value_len + self.room,
             Stored::Run(_) => size_of::<u32>(),
@@ -101,9 +114,9 @@ impl Layout {
     }
 }
 
-impl Plan {
+impl<'t> Plan<'t> {
     #[inline]
-    pub(crate) fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout<'t> {
         &self.layout
     }
 
@@ -160,7 +173,7 @@ impl Writer<'_> {
         self.at += N;
     }
 
-    fn put_fields(&mut self, layout: &Layout, flags: u8, more: u8) {
+    fn put_fields(&mut self, layout: &Layout<'_>, flags: u8, more: u8) {
         let fields = &layout.fields;
         if more != 0 {
             self.put([more]);
@@ -194,6 +207,15 @@ impl Writer<'_> {
         }
         if let Some(since_ms) = fields.stale_since_ms {
             self.put(since_ms.to_le_bytes());
+        }
+        if let Some(written) = fields.written {
+            self.put(written.to_le_bytes());
+        }
+        if more & TAGS != 0 {
+            let Tags { birth, tags } = layout.tags;
+            self.put(birth.to_le_bytes());
+            self.put([u8::try_from(tags.len()).expect("an entry has at most TAGS_MAX tags")]);
+            tags.iter().for_each(|tag| self.put(tag.0.to_le_bytes()));
         }
     }
 }
@@ -249,7 +271,10 @@ impl<'s> EntryView<'s> {
         }
         let more = if flags & MORE != 0 { bytes[at] } else { 0 };
         at += usize::from(flags & MORE != 0);
-        let key_at = at + fields_len(flags, more);
+        let mut key_at = at + fields_len(flags, more);
+        if more & TAGS != 0 {
+            key_at += TAGS_HEADER_BYTES + usize::from(bytes[key_at + TAGS_HEADER_BYTES - 1]) * TAG_BYTES;
+        }
         let (body, fields_at, key_at) = (&bytes[key_at..], at as u32, key_at as u32);
         Self { bytes, body, flags, more, fields_at, key_at, key_len, value_len }
     }
@@ -384,12 +409,38 @@ impl<'s> EntryView<'s> {
         if self.more & CLIENT_FLAGS == 0 { 0 } else { self.u32_at(self.more_at(CLIENT_FLAGS)) }
     }
 
+    /// The stamp of the write, if a bump of a prefix of the key was pending then.
+    pub(crate) fn written(&self) -> Option<u64> {
+        (self.more & WRITTEN != 0).then(|| self.u64_at(self.more_at(WRITTEN)))
+    }
+
+    #[inline]
+    pub(crate) fn is_tagged(&self) -> bool {
+        self.more & TAGS != 0
+    }
+
+    /// From which stamp on bumps of the tags count; `None` without tags.
+    pub(crate) fn tags_birth(&self) -> Option<u64> {
+        self.is_tagged().then(|| self.u64_at(self.more_at(TAGS)))
+    }
+
+    pub(crate) fn tags(&self) -> impl Iterator<Item = Tag> {
+        let end = self.key_at as usize;
+        let start = if self.is_tagged() { self.more_at(TAGS) + TAGS_HEADER_BYTES } else { end };
+        self.bytes[start..end].as_chunks::<TAG_BYTES>().0.iter().map(|&hash| Tag(u64::from_le_bytes(hash)))
+    }
+
+    pub(crate) fn tag_set(&self) -> TagSet {
+        TagSet { birth: self.tags_birth().unwrap_or(0), tags: self.tags().collect() }
+    }
+
     pub(crate) fn fields(&self) -> Fields {
         Fields {
             expire_at_ms: self.expire_at_ms(),
             stale_for_ms: self.stale_for_ms(),
             stale_since_ms: self.stale_since_ms(),
             external_version: self.external_version(),
+            written: self.written(),
             client_flags: self.client_flags(),
             load_ms: self.load_ms(),
             negative: false,
@@ -401,7 +452,8 @@ impl<'s> EntryView<'s> {
         if self.more & ROOM == 0 { 0 } else { self.u32_at(self.more_at(ROOM)) as usize }
     }
 
-    pub(crate) fn layout(&self) -> Layout {
+    /// The layout, with tags as given: those it has are of a length of their own, and borrowed.
+    pub(crate) fn layout<'t>(&self, tags: &'t TagSet) -> Layout<'t> {
         Layout {
             db: self.db(),
             key_len: self.key_len as usize,
@@ -409,6 +461,7 @@ impl<'s> EntryView<'s> {
             stored: self.stored(),
             version: self.version(),
             fields: self.fields(),
+            tags: tags.borrow(),
             room: self.room(),
         }
     }
@@ -477,7 +530,7 @@ pub(crate) fn mark_dead(bytes: &mut [u8]) {
     bytes[1] |= DEAD;
 }
 
-/// Bytes of the optional fields that these flags name.
+/// Bytes of the optional fields that these flags name, without tags.
 #[inline]
 fn fields_len(flags: u8, more: u8) -> usize {
     let first = usize::from(FIELDS_LEN[usize::from(flags & (EXPIRES | FAR | VERSION | DB))]);
@@ -485,7 +538,8 @@ fn fields_len(flags: u8, more: u8) -> usize {
         return first;
     }
     let part = |flag: u8, len: usize| if more & flag == 0 { 0 } else { len };
-    first + part(STALE, 8) + part(EXTERNAL, 8) + part(CLIENT_FLAGS, 4) + part(ROOM, 4) + part(STALE_SINCE, 8)
+    let of_life = part(STALE, 8) + part(STALE_SINCE, 8) + part(WRITTEN, 8);
+    first + of_life + part(EXTERNAL, 8) + part(CLIENT_FLAGS, 4) + part(ROOM, 4)
 }
 
 /// Of the fields that the first flags name; a read looks it up for each entry.

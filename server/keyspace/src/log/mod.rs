@@ -279,7 +279,7 @@ impl Log {
 
     /// As [`Log::weight`], of an entry to come.
     #[inline]
-    pub(crate) fn weight_of(&self, plan: &Plan) -> usize {
+    pub(crate) fn weight_of(&self, plan: &Plan<'_>) -> usize {
         match self.charge {
             Charge::Memory => plan.bytes() + self.run_bytes(plan.layout().stored),
             Charge::Value => plan.layout().value_len,
@@ -326,12 +326,12 @@ impl Log {
 
     /// Whether key and value with this layout have to lie in a run.
     #[inline]
-    pub(crate) fn wants_run(&self, plan: &Plan) -> bool {
+    pub(crate) fn wants_run(&self, plan: &Plan<'_>) -> bool {
         plan.bytes() > self.backing.pool.segment_bytes() / ENTRY_PARTS && plan.layout().stored == Stored::Here
     }
 
     /// The most room that an entry with this layout may have in a segment, or 0 if it needs a run.
-    pub(crate) fn room_max(&self, layout: &Layout) -> usize {
+    pub(crate) fn room_max(&self, layout: &Layout<'_>) -> usize {
         // The fields that say how much room there is.
         const ROOM_FIELDS: usize = 8;
 
@@ -358,7 +358,7 @@ impl Log {
         &mut self,
         list: ListNumber,
         control: u8,
-        plan: &Plan,
+        plan: &Plan<'_>,
         key: &[u8],
         value: &[u8],
         now_ms: u64,
@@ -377,7 +377,7 @@ impl Log {
         &mut self,
         location: Location,
         control: u8,
-        plan: &Plan,
+        plan: &Plan<'_>,
         key: &[u8],
         value: &[u8],
     ) -> bool {
@@ -417,7 +417,7 @@ impl Log {
     }
 
     /// Writes the header of the entry at `location` anew, if key and value stay where they are.
-    pub(crate) fn try_rewrite_header(&mut self, location: Location, plan: &Plan) -> bool {
+    pub(crate) fn try_rewrite_header(&mut self, location: Location, plan: &Plan<'_>) -> bool {
         let view = self.view(location);
         let control = view.control();
         if view.key_at() != plan.key_at() || view.bytes() != plan.bytes() {
@@ -594,7 +594,7 @@ impl Log {
 }
 
 /// Writes an entry over all of `bytes`.
-fn write(bytes: &mut [u8], control: u8, plan: &Plan, key: &[u8], value: &[u8]) {
+fn write(bytes: &mut [u8], control: u8, plan: &Plan<'_>, key: &[u8], value: &[u8]) {
     plan.write(control, bytes);
     let at = plan.key_at();
     match plan.layout().stored {

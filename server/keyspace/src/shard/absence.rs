@@ -32,8 +32,15 @@ impl Shard {
         }
         let place = self.absences.find(key)?;
         let absence = absence_of(self.absences.at(place)?, now_ms);
-        if absence.is_none() {
-            self.remove_absence_at(place);
+        match absence {
+            None => drop(self.remove_absence_at(place)),
+            Some(absence)
+                if absence.kind == AbsenceKind::Negative
+                    && self.is_negative_bumped(key.db, key.bytes, absence.version) =>
+            {
+                return self.ended_negative(key, absence);
+            }
+            Some(_) => {}
         }
         absence
     }
@@ -74,14 +81,20 @@ impl Shard {
     /// The source may have such a key now. A version floor stays.
     pub(crate) fn end_negative(&mut self, key: &Key<'_>, now_ms: u64) {
         let Some(absence) = self.absence(key, now_ms) else { return };
-        match (absence.kind, absence.version_floor) {
-            (AbsenceKind::Tombstone, _) => {}
-            (AbsenceKind::Negative, None) => self.remove_absence(key),
-            (AbsenceKind::Negative, Some(_)) => {
-                let version = self.next_version();
-                self.set_absence(key, Absence { kind: AbsenceKind::Tombstone, version, ..absence });
-            }
+        if absence.kind == AbsenceKind::Negative {
+            self.ended_negative(key, absence);
         }
+    }
+
+    /// What is left of a negative entry.
+    fn ended_negative(&mut self, key: &Key<'_>, negative: Absence) -> Option<Absence> {
+        if negative.version_floor.is_none() {
+            self.remove_absence(key);
+            return None;
+        }
+        let tombstone = Absence { kind: AbsenceKind::Tombstone, version: self.next_version(), ..negative };
+        self.set_absence(key, tombstone);
+        Some(tombstone)
     }
 
     /// Forgets what is remembered of a key that has no entry.
@@ -102,8 +115,12 @@ impl Shard {
     /// Takes the absences of `db` out of one table.
     pub(crate) fn take_absences(&mut self, table: usize, db: Db) -> Vec<Block> {
         let blocks = self.absences.extract(table, |block| block.db() == db);
-        self.absence_bytes -= blocks.iter().map(Block::capacity).sum::<usize>();
+        self.note_absences_taken(&blocks);
         blocks
+    }
+
+    pub(super) fn note_absences_taken(&mut self, blocks: &[Block]) {
+        self.absence_bytes -= blocks.iter().map(Block::capacity).sum::<usize>();
     }
 
     /// Drops absences until one of `bytes` fits the budget; `false` if it never does. Which ones is left to chance and age:

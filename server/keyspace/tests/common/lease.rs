@@ -60,7 +60,13 @@ impl Node {
         stale_for_ms: u64,
         version: Option<u64>,
     ) -> Filled {
-        self.keyspace.fill(&mut self.turn, DB, KEY, token, Fill::Value { value, expiry, stale_for_ms, version })
+        self.keyspace.fill(
+            &mut self.turn,
+            DB,
+            KEY,
+            token,
+            Fill::Value { value, expiry, stale_for_ms, version, tags: &[] },
+        )
     }
 
     pub(crate) fn set(&mut self, value: &[u8]) {

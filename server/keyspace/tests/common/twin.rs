@@ -3,7 +3,10 @@
 //! Under a limit entries may go, as many as the keyspace says it evicted, and no others; what stays is as the twin has it.
 
 use crate::common::{BOOT_MS, check_memory, keyspace, scan_all};
-use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, Lookup, Settings, Turn};
+use leasehold_keyspace::{
+    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, Filled, Keyspace, Lookup,
+    LostReason, Settings, Tag, Turn,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +21,7 @@ struct ModelEntry {
     client_flags: u32,
     /// If somebody asked for it.
     version: Option<u64>,
+    tags: Vec<usize>,
 }
 
 impl ModelEntry {
@@ -27,6 +31,17 @@ impl ModelEntry {
 
     fn is_gone(&self, now_ms: u64) -> bool {
         self.expire_at_ms.is_some_and(|at| now_ms >= at.saturating_add(self.stale_for_ms))
+    }
+
+    fn invalidate(&mut self, now_ms: u64) {
+        let gone_at_ms = self.expire_at_ms.map_or(u64::MAX, |at| at.saturating_add(self.stale_for_ms));
+        let expire_at_ms = self.expire_at_ms.map_or(now_ms, |at| at.min(now_ms));
+        let window_ms = match self.stale_for_ms {
+            0 => crate::common::SETTINGS.lease.invalidated_stale_ms,
+            own => own,
+        };
+        self.expire_at_ms = Some(expire_at_ms);
+        self.stale_for_ms = window_ms.min(gone_at_ms - expire_at_ms);
     }
 }
 
@@ -66,6 +81,16 @@ pub(crate) enum Step {
         from: usize,
         to: usize,
     },
+    /// A load under a lease, and what is bumped meanwhile. Left out under a limit, where it may evict what it is compared with.
+    Fill {
+        key: usize,
+        len: usize,
+        tags: Vec<usize>,
+        expiry: Option<u64>,
+        stale_for_ms: u64,
+        meanwhile: Option<Bump>,
+    },
+    Bump(Bump),
     ReadMany {
         keys: Vec<usize>,
     },
@@ -87,7 +112,34 @@ pub(crate) enum Step {
     Policy(EvictionPolicy),
 }
 
+/// What becomes stale as a whole.
+#[derive(Clone, Debug)]
+pub(crate) enum Bump {
+    Tag(usize),
+    Prefix(Db, &'static [u8]),
+}
+
+impl Bump {
+    fn covers(&self, db: Db, key: &[u8], tags: &[usize]) -> bool {
+        match *self {
+            Self::Tag(tag) => tags.contains(&tag),
+            Self::Prefix(of, prefix) => of == db && key.starts_with(prefix),
+        }
+    }
+
+    fn run(&self, keyspace: &Keyspace, turn: &mut Turn, model: &mut Model) {
+        match *self {
+            Self::Tag(tag) => keyspace.invalidate_tag(turn, TAGS[tag]),
+            Self::Prefix(db, prefix) => keyspace.invalidate_prefix(turn, db, prefix),
+        }
+        let covered = model.iter_mut().filter(|((db, key), entry)| self.covers(*db, key, &entry.tags));
+        covered.for_each(|(_, entry)| entry.invalidate(turn.now_ms));
+    }
+}
+
 const KEYS: usize = 40;
+const TAGS: [&[u8]; 4] = [b"one", b"two", b"", b"three"];
+const PREFIXES: [&[u8]; 8] = [b"", b"k", b"key:", b"key:1", b"key:12", b"key:2", b"x", b"nothing"];
 
 /// Steps without a limit.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
@@ -106,12 +158,29 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => (key.clone(), prop::option::of(0..200_u64)).prop_map(|(key, after_ms)| Step::SetExpiry { key, after_ms }),
         3 => (key.clone(), len).prop_map(|(key, len)| Step::Lengthen { key, len }),
         1 => (key.clone(), key.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
+        4 => (key.clone(), 0..300_usize, tags(), prop::option::of(1..200_u64), prop_oneof![Just(0), 0..100_u64],
+            prop::option::weighted(0.3, bump()))
+            .prop_map(|(key, len, tags, expiry, stale_for_ms, meanwhile)| {
+                Step::Fill { key, len, tags, expiry, stale_for_ms, meanwhile }
+            }),
+        2 => bump().prop_map(Step::Bump),
         1 => prop::collection::vec(key, 0..10).prop_map(|keys| Step::ReadMany { keys }),
         1 => (1..30_usize).prop_map(|count| Step::Scan { count }),
         1 => Just(Step::RandomKey),
         1 => prop::bool::weighted(0.2).prop_map(|all| Step::Flush { all }),
         1 => Just(Step::Cycle),
         3 => (0..60_u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+fn tags() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(0..TAGS.len(), 0..3)
+}
+
+fn bump() -> impl Strategy<Value = Bump> {
+    prop_oneof![
+        (0..TAGS.len()).prop_map(Bump::Tag),
+        (0..2_u8, prop::sample::select(&PREFIXES[..])).prop_map(|(db, prefix)| Bump::Prefix(Db(db), prefix)),
     ]
 }
 
@@ -139,6 +208,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
     let mut model = Model::new();
     let mut evicted = 0;
     let mut versions = BTreeSet::new();
+    let mut is_limited = settings.memory_bytes_max > 0;
     for (number, step) in steps.iter().enumerate() {
         let now = turn.now_ms;
         model.retain(|_, entry| !entry.is_gone(now));
@@ -184,6 +254,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                         external_version: version,
                         client_flags: flags,
                         version: version_new,
+                        tags: Vec::new(),
                     },
                 );
             }
@@ -260,6 +331,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                     external_version: None,
                     client_flags: 0,
                     version: None,
+                    tags: Vec::new(),
                 });
                 entry.value.resize(entry.value.len().max(len), 0);
                 if let Some(first) = entry.value.first_mut() {
@@ -277,13 +349,15 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                 let keys = [(from.0, &from.1[..]), (to.0, &to.1[..])];
                 let moved = keyspace.update_many(&mut turn, &keys, |slots| {
                     let value = slots.slot(0).entry().map(|entry| entry.value.to_vec())?;
+                    let tags = slots.slot(0).tags();
                     slots.slot(0).remove();
                     slots.slot(1).set(&value, Attributes::PLAIN);
+                    slots.slot(1).set_tags(&tags);
                     slots.slot(1).version()
                 });
-                let expected = model.get(&from).filter(|entry| entry.is_fresh(now)).map(|entry| entry.value.clone());
+                let expected = model.get(&from).filter(|entry| entry.is_fresh(now)).cloned();
                 assert_eq!(moved.is_some(), expected.is_some());
-                if let (Some(value), Some(version)) = (expected, moved) {
+                if let (Some(ModelEntry { value, tags, .. }), Some(version)) = (expected, moved) {
                     assert!(versions.insert(version));
                     model.remove(&from);
                     let entry = ModelEntry {
@@ -293,10 +367,61 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                         external_version: None,
                         client_flags: 0,
                         version: Some(version),
+                        tags,
                     };
                     model.insert(to, entry);
                 }
             }
+            Step::Fill { .. } if is_limited => {}
+            Step::Fill { key, len, tags, expiry, stale_for_ms, meanwhile } => {
+                let (db, key) = name(key);
+                let claimed = keyspace.claim(&mut turn, db, &key, CLAIM);
+                let Claimed::Lead { token, .. } = claimed else { panic!("nobody else leads: {claimed:?}") };
+                let covered = meanwhile.as_ref().is_some_and(|bump| {
+                    let of_entry = model.get(&(db, key.clone())).map_or(&[][..], |entry| &entry.tags);
+                    bump.covers(db, &key, &tags) || bump.covers(db, &key, of_entry)
+                });
+                if let Some(bump) = meanwhile {
+                    bump.run(&keyspace, &mut turn, &mut model);
+                }
+                let value: Vec<u8> = (0..len).map(|index| (index + number) as u8).collect();
+                let expire_at_ms = expiry.map(|ms| now + ms);
+                let named: Vec<Tag> = tags.iter().map(|&tag| keyspace.tag(TAGS[tag])).collect();
+                let fill = Fill::Value {
+                    value: &value,
+                    expiry: expire_at_ms.map_or(Expiry::Never, Expiry::At),
+                    stale_for_ms,
+                    version: None,
+                    tags: &named,
+                };
+                let filled = keyspace.fill(&mut turn, db, &key, token, fill);
+                let stale = model.get_mut(&(db, key.clone())).filter(|entry| !entry.is_fresh(now));
+                match (covered, stale) {
+                    (false, _) => {
+                        assert_eq!(filled, Filled::Stored);
+                        let (external_version, client_flags, version) = (None, 0, None);
+                        let entry = ModelEntry {
+                            value,
+                            expire_at_ms,
+                            stale_for_ms,
+                            external_version,
+                            client_flags,
+                            version,
+                            tags,
+                        };
+                        model.insert((db, key), entry);
+                    }
+                    (true, Some(entry)) => {
+                        assert_eq!(filled, Filled::Stale);
+                        (entry.value, entry.version) = (value, None);
+                        if !tags.is_empty() {
+                            entry.tags = tags;
+                        }
+                    }
+                    (true, None) => assert_eq!(filled, Filled::Lost(LostReason::Revoked)),
+                }
+            }
+            Step::Bump(bump) => bump.run(&keyspace, &mut turn, &mut model),
             Step::ReadMany { keys } => {
                 let names: Vec<Vec<u8>> = keys.iter().map(|&key| name(key).1).collect();
                 let mut found = Vec::new();
@@ -346,6 +471,10 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                 model.retain(|_, entry| !entry.is_gone(turn.now_ms));
                 keyspace.expire_cycle(&mut turn, 0..shards, 100_000);
                 forget_evicted(&keyspace, &mut turn, &mut model, &mut evicted);
+                // Tagged entries are dealt with when somebody comes to them.
+                for (db, key) in (0..KEYS).map(name) {
+                    keyspace.lookup(&mut turn, db, &key, Access::Quiet, |_| ());
+                }
                 for db in [Db(0), Db(1)] {
                     let entries = || model.iter().filter(|((entry_db, _), _)| *entry_db == db);
                     assert_eq!(keyspace.len(db), entries().count());
@@ -354,7 +483,10 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                 }
             }
             Step::Pass { ms } => turn.now_ms += ms,
-            Step::Limit { bytes } => keyspace.set_memory_bytes_max(bytes),
+            Step::Limit { bytes } => {
+                is_limited = bytes > 0;
+                keyspace.set_memory_bytes_max(bytes);
+            }
             Step::Policy(policy) => keyspace.set_policy(policy),
         }
         keyspace.check();
@@ -362,6 +494,15 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
     check_cleanup(&keyspace, &mut turn, settings);
     evicted
 }
+
+const CLAIM: Claim = Claim {
+    claimant: Claimant::Client,
+    lease_ms: None,
+    version_min: None,
+    fresh_required: true,
+    stale_ms_max: None,
+    waiter: None,
+};
 
 /// Entries that were evicted go in the model too: as many as were counted.
 fn forget_evicted(keyspace: &Keyspace, turn: &mut Turn, model: &mut Model, known: &mut u64) {
@@ -380,6 +521,9 @@ fn forget_evicted(keyspace: &Keyspace, turn: &mut Turn, model: &mut Model, known
 fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
     // So that stale entries go and all others are visible to SCAN.
     turn.now_ms += 1000;
+    for (db, key) in (0..KEYS).map(name) {
+        keyspace.lookup(turn, db, &key, Access::Quiet, |_| ());
+    }
     keyspace.expire_cycle(turn, 0..settings.shards, 1_000_000);
     check_memory(keyspace, turn);
     for db in [Db(0), Db(1)] {
@@ -398,6 +542,9 @@ fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
     for _ in 0..100 {
         turn.now_ms += 500;
         keyspace.expire_cycle(turn, 0..settings.shards, 1000);
+        keyspace.sweep_leases(turn, 0..settings.shards);
     }
-    assert_eq!(keyspace.stats().used_bytes, crate::common::keyspace(settings).stats().used_bytes);
+    let stats = keyspace.stats();
+    assert_eq!((stats.leases, stats.prefix_bumps_pending), (0, 0));
+    assert_eq!(stats.used_bytes - stats.tag_table_bytes, crate::common::keyspace(settings).stats().used_bytes);
 }

@@ -14,15 +14,19 @@ fn fields() -> impl Strategy<Value = Fields> {
         rarely(small()),
         0..64_u8,
         prop::option::of(number()),
+        prop::option::of(number()),
     )
-        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load, stale_since_ms)| Fields {
-            expire_at_ms,
-            stale_for_ms,
-            stale_since_ms,
-            external_version,
-            client_flags: client_flags as u32,
-            load_ms: if expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS == 0) { load_ms(load) } else { 0 },
-            negative: false,
+        .prop_map(|(expire_at_ms, stale_for_ms, external_version, client_flags, load, stale_since_ms, written)| {
+            Fields {
+                expire_at_ms,
+                stale_for_ms,
+                stale_since_ms,
+                external_version,
+                written,
+                client_flags: client_flags as u32,
+                load_ms: if expire_at_ms.is_some_and(|at| at >> EXPIRY_NEAR_BITS == 0) { load_ms(load) } else { 0 },
+                negative: false,
+            }
         })
 }
 
@@ -37,9 +41,12 @@ proptest! {
         fields in fields(),
         room in prop_oneof![Just(0_usize), 0..1000_usize],
         control in any::<u8>(),
+        (birth, tags) in (any::<u64>(), prop_oneof![Just(Vec::new()), prop::collection::vec(any::<u64>(), 0..=TAGS_MAX)]),
     ) {
         let stored = run.map_or(Stored::Here, Stored::Run);
-        let layout = Layout { db: Db(db), key_len, value_len, stored, version, fields, room };
+        let birth = if tags.is_empty() { 0 } else { birth };
+        let tags = TagSet { birth, tags: tags.into_iter().map(Tag).collect() };
+        let layout = Layout { db: Db(db), key_len, value_len, stored, version, fields, tags: tags.borrow(), room };
         let plan = layout.plan();
         let mut bytes = vec![0xee; plan.bytes() + 4];
         plan.write(control, &mut bytes);
@@ -51,7 +58,9 @@ proptest! {
         }
         let view = EntryView::new(&bytes);
         let view = if run.is_some() { view.with_run(&body) } else { view };
-        prop_assert_eq!(view.layout(), layout);
+        prop_assert_eq!(view.tag_set(), tags.clone());
+        prop_assert_eq!(view.layout(&tags), layout);
+        prop_assert_eq!((view.is_tagged(), view.written()), (!tags.is_empty(), fields.written));
         prop_assert_eq!(view.key(), &key[..]);
         prop_assert_eq!((view.bytes(), view.key_at()), (plan.bytes(), plan.key_at()));
         prop_assert_eq!(view.control(), control);
@@ -65,7 +74,7 @@ proptest! {
         prop_assert_eq!(entry.stale_since_ms, fields.stale_since_ms);
         mark_dead(&mut bytes);
         prop_assert!(EntryView::new(&bytes).is_dead());
-        prop_assert_eq!(EntryView::new(&bytes).layout(), layout);
+        prop_assert_eq!(EntryView::new(&bytes).layout(&tags), layout);
     }
 }
 
@@ -83,6 +92,25 @@ fn a_loaded_entry_costs_six_bytes_more() {
 }
 
 #[test]
+fn the_longest_header_fits_in_the_smallest_segment() {
+    const SEGMENT_BYTES_MIN: usize = 1 << 10;
+    let tags = TagSet { birth: 1, tags: vec![Tag(u64::MAX); TAGS_MAX].into() };
+    let fields = Fields {
+        expire_at_ms: Some(u64::MAX),
+        stale_for_ms: 1,
+        stale_since_ms: Some(1),
+        external_version: Some(1),
+        written: Some(1),
+        client_flags: 1,
+        ..Fields::default()
+    };
+    let (key_len, value_len, stored) = (usize::from(u16::MAX), 1 << 31, Stored::Run(1));
+    let layout =
+        Layout { db: Db(1), key_len, value_len, stored, version: Some(1), fields, tags: tags.borrow(), room: 1 };
+    assert!(layout.plan().bytes() <= SEGMENT_BYTES_MIN / 2, "{}", layout.plan().bytes());
+}
+
+#[test]
 fn load_times_are_kept_to_a_quarter() {
     for ms in (0..100_000).chain([131_071]) {
         let kept = load_ms(load_class(ms));
@@ -93,5 +121,6 @@ fn load_times_are_kept_to_a_quarter() {
 }
 
 fn bytes(key_len: usize, value_len: usize, fields: Fields) -> usize {
-    Layout { db: Db(0), key_len, value_len, stored: Stored::Here, version: None, fields, room: 0 }.plan().bytes()
+    let tags = Tags::default();
+    Layout { db: Db(0), key_len, value_len, stored: Stored::Here, version: None, fields, tags, room: 0 }.plan().bytes()
 }
