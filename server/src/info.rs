@@ -175,7 +175,7 @@ fn memory(text: &mut String, node: &Node) {
         "active_defrag_running": 0,
         "lazyfree_pending_objects": 0,
         "lazyfreed_objects": 0,
-        // These ten make up used_memory.
+        // These eleven make up used_memory.
         "x_entry_bytes": stats.entry_bytes,
         "x_dead_bytes": stats.dead_bytes,
         "x_free_bytes": stats.free_bytes,
@@ -186,6 +186,7 @@ fn memory(text: &mut String, node: &Node) {
         "x_absence_bytes": stats.absence_bytes,
         "x_lease_bytes": stats.lease_bytes,
         "x_shadow_bytes": stats.shadow_bytes,
+        "x_tag_table_bytes": stats.tag_table_bytes,
         "x_absence_bytes_max": live.absence_bytes_max(),
         "x_rss_peak": rss_peak,
     );
@@ -396,6 +397,12 @@ fn leases(text: &mut String, node: &Node) {
         absences,
         absence_bytes,
         negative_hits,
+        tag_bumps,
+        tag_table_per_mille,
+        prefix_bumps,
+        prefix_bumps_pending,
+        bumped_by_tag,
+        bumped_by_prefix,
         leases_issued,
         lease_hot_misses,
         fills_stored,
@@ -425,6 +432,12 @@ fn leases(text: &mut String, node: &Node) {
         "absences": absences,
         "absence_bytes": absence_bytes,
         "negative_hits": negative_hits,
+        "tags_invalidated": tag_bumps,
+        "entries_stale_by_tag": bumped_by_tag,
+        "tag_table_used_per_mille": tag_table_per_mille,
+        "prefixes_invalidated": prefix_bumps,
+        "prefixes_pending": prefix_bumps_pending,
+        "entries_stale_by_prefix": bumped_by_prefix,
     );
     // As Redis writes a distribution (`db0_distrib_…`): the upper bound of a bucket and its count, empty ones left out.
     let mut waits = String::new();

@@ -77,6 +77,7 @@ impl Node {
         let seed = crate::config::random_hash_seed();
         let keyspace = Keyspace::new(config.keyspace_settings(clock.boot_unix_ms()), seed);
         keyspace.set_objective(config.live.objective);
+        keyspace.set_tag_bytes_max(config.tag_memory_bytes);
         keyspace.set_prefix_delimiter(config.live.prefix_delimiter);
         keyspace.set_whatif(config.live.whatif);
         if let Some(loader_of) = loaders.loader_of() {

@@ -4,7 +4,8 @@
 //!
 //! Two databases, both real to the cache: PostgreSQL behind a loader, and a store of this process, fast enough for very many
 //! fills. The checker knows the version of each row when a delete was acknowledged. A read that begins afterwards must not
-//! answer an older one; once all is quiet each cached value must be the database's. That the checker can see is
+//! answer an older one; once all is quiet each cached value must be the database's. To delete is DEL, UNLINK, INVAL, and INVALPREFIX
+//! or, of every other key of this process, INVALTAG: those are filled with tags. That the checker can see is
 //! shown by clients that cache as one does without leases (miss, read, SET), and in simulated time by
 //! `server/keyspace/tests/no_stale_set.rs`, with rule 1 of SPEC §2 switched off.
 //!
@@ -108,6 +109,14 @@ impl Key {
             Self::Row(index) => format!("row:{index}"),
         }
     }
+
+    /// What it is always filled with: a tag of its own, and one of four keys.
+    fn tags(self) -> Option<[String; 2]> {
+        match self {
+            Self::Own(index) if index % 2 == 0 => Some([format!("one:{index}"), format!("some:{}", index / 8)]),
+            Self::Own(_) | Self::Row(_) => None,
+        }
+    }
 }
 
 /// One client, with its own connection, choices and delays.
@@ -179,19 +188,32 @@ impl Actor<'_> {
         let version = self.commit(key);
         self.delay();
         let name = key.name();
-        let reply = match self.below(400) {
-            0 => self.command(&["FLUSHALL"]),
-            1..100 => self.command(&["DEL", &name]),
-            100..160 => self.command(&["UNLINK", &name]),
-            160..260 => self.command(&["INVAL", &name, "HARD"]),
-            260..300 => self.command(&["INVAL", &name, "STALE", "20"]),
-            _ => self.command(&["INVAL", &name]),
+        let reply = match (self.below(400), key.tags()) {
+            (0..60, Some([one, some])) => match self.below(3) {
+                0 => self.command(&["INVALTAG", &one]),
+                1 => self.command(&["INVALTAG", &some]),
+                _ => self.command(&["INVALTAG", "none", &one, &some]),
+            },
+            (choice, _) => self.delete(&name, choice),
         };
         if let Value::Error(text) = reply {
             self.world.complain(format!("a delete of {name} was refused: {text}"));
         }
         self.world.row(key).acknowledged.fetch_max(version, Ordering::SeqCst);
         self.delay();
+    }
+
+    /// Of one key, more, or all.
+    fn delete(&mut self, name: &str, choice: u64) -> Value {
+        match choice {
+            0 => self.command(&["FLUSHALL"]),
+            1..60 => self.command(&["INVALPREFIX", &name[..name.len() - usize::from(choice % 8 == 0)]]),
+            60..100 => self.command(&["DEL", name]),
+            100..160 => self.command(&["UNLINK", name]),
+            160..260 => self.command(&["INVAL", name, "HARD"]),
+            260..300 => self.command(&["INVAL", name, "STALE", "20"]),
+            _ => self.command(&["INVAL", name]),
+        }
     }
 
     /// Some plain reads, sent together.
@@ -264,16 +286,22 @@ impl Actor<'_> {
         let version = self.query(key).to_string();
         self.delay();
         let life = (1 + self.below(60)).to_string();
-        let reply = match self.below(20) {
+        let mut argv = vec!["SETL", &name, token, &version];
+        match self.below(20) {
             0 => return,
             1 => {
                 self.command(&["RELL", &name, token]);
                 return;
             }
-            2..6 => self.command(&["SETL", &name, token, &version, "PX", &life]),
-            6..9 => self.command(&["SETL", &name, token, &version, "PX", &life, "STALEFOR", "30"]),
-            _ => self.command(&["SETL", &name, token, &version]),
-        };
+            2..6 => argv.extend(["PX", &life]),
+            6..9 => argv.extend(["PX", &life, "STALEFOR", "30"]),
+            _ => {}
+        }
+        let tags = key.tags();
+        if let Some([one, some]) = &tags {
+            argv.extend(["TAGS", "2", one, some]);
+        }
+        let reply = self.command(&argv);
         let outcome = if reply.text().starts_with("LOST") { &self.world.lost } else { &self.world.fills };
         outcome.fetch_add(1, Ordering::Relaxed);
     }

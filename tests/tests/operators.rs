@@ -36,6 +36,7 @@ fn the_parts_of_the_memory_make_up_the_whole() {
     fill(&mut client, "key:", 2_000, 3_000);
     fill(&mut client, "key:", 1_000, 40_000);
     client.command(&["GETL", "leased"]);
+    client.command(&["INVALTAG", "tag"]);
     let memory = section(&mut client, "memory");
     let bytes = |name: &str| field(&memory, name).parse::<u64>().expect("a number");
     let parts = [
@@ -49,6 +50,7 @@ fn the_parts_of_the_memory_make_up_the_whole() {
         "x_absence_bytes",
         "x_lease_bytes",
         "x_shadow_bytes",
+        "x_tag_table_bytes",
     ];
     assert_eq!(parts.map(bytes).iter().sum::<u64>(), bytes("used_memory"), "{memory:?}");
     assert!(parts.iter().all(|part| *part == "x_absence_bytes" || bytes(part) > 0), "{memory:?}");

@@ -8,7 +8,9 @@ use clap::Parser as _;
 use leasehold_benches::keys::{Distribution, Keys};
 use leasehold_benches::wire::{Protocol, Shape, Verb, Wire};
 use leasehold_benches::{OPERATIONS_PER_REPETITION, keyspace, system};
-use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Expiry, Keyspace, Turn};
+use leasehold_keyspace::{
+    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, Keyspace, Turn,
+};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::hint::black_box;
 use std::io::Write as _;
@@ -66,6 +68,9 @@ fn main() -> anyhow::Result<()> {
         case(&format!("read with TTL and reply, {name}"), &|| read(keys, WITH_TTL))?;
         case(&format!("prefetch, read and reply, {name}"), &|| prefetched(keys))?;
         case(&format!("overwrite 32 bytes, {name}"), &|| overwrite(keys))?;
+        case(&format!("read with 2 tags and reply, {name}"), &|| read_tagged(keys))?;
+        case(&format!("INVALTAG, all {name}"), &|| invalidate(keys, Invalidate::Tag))?;
+        case(&format!("INVALPREFIX, all {name}"), &|| invalidate(keys, Invalidate::Prefix))?;
     }
     case("insert with eviction, lru", &|| insert(EvictionPolicy::AllKeysLru))?;
     case("insert with eviction, tinylfu", &|| insert(EvictionPolicy::AllKeysTinyLfu))?;
@@ -119,8 +124,67 @@ fn filled(keys: u64, attributes: Attributes) -> (Keyspace, Turn, Vec<Vec<u8>>) {
     (keyspace, turn, asked)
 }
 
+/// As [`filled`], under leases, each entry with two tags: one of all, and one of a hundred.
+fn filled_tagged(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
+    let (keyspace, mut turn, asked) = filled(keys, Attributes::PLAIN);
+    let claim = Claim {
+        claimant: Claimant::Client,
+        lease_ms: None,
+        version_min: None,
+        fresh_required: true,
+        stale_ms_max: None,
+        waiter: None,
+    };
+    for number in 0..keys {
+        let key = format!("key:{number:028}").into_bytes();
+        let Claimed::Lead { token, .. } = keyspace.claim(&mut turn, Db(0), &key, claim) else {
+            unreachable!("nobody else asks for a lease")
+        };
+        let tags = [keyspace.tag(b"all"), keyspace.tag(format!("one:{}", number / 100).as_bytes())];
+        let fill =
+            Fill::Value { value: &[b'v'; 32], expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &tags };
+        keyspace.fill(&mut turn, Db(0), &key, token, fill);
+        if number % 10_000 == 0 {
+            // Records of leases go.
+            turn.now_ms += 20_000;
+            keyspace.sweep_leases(&mut turn, 0..keyspace.shards());
+        }
+    }
+    (keyspace, turn, asked)
+}
+
+/// While other tags are invalidated.
+fn read_tagged(keys: u64) -> Box<dyn FnMut()> {
+    let (keyspace, mut turn, asked) = filled_tagged(keys);
+    (0..10_000).for_each(|number: u32| keyspace.invalidate_tag(&mut turn, &number.to_le_bytes()));
+    read_from(keyspace, turn, asked)
+}
+
+#[derive(Clone, Copy)]
+enum Invalidate {
+    Tag,
+    Prefix,
+}
+
+/// The command alone: of what it covers nothing is read.
+fn invalidate(keys: u64, what: Invalidate) -> Box<dyn FnMut()> {
+    let (keyspace, mut turn, _) = filled_tagged(keys);
+    Box::new(move || {
+        for _ in 0..BATCH * BATCHES {
+            match what {
+                Invalidate::Tag => keyspace.invalidate_tag(&mut turn, black_box(b"all")),
+                Invalidate::Prefix => keyspace.invalidate_prefix(&mut turn, Db(0), black_box(b"key:")),
+            }
+        }
+    })
+}
+
 fn read(keys: u64, attributes: Attributes) -> Box<dyn FnMut()> {
-    let (keyspace, mut turn, asked) = filled(keys, attributes);
+    let (keyspace, turn, asked) = filled(keys, attributes);
+    read_from(keyspace, turn, asked)
+}
+
+fn read_from(keyspace: Keyspace, mut turn: Turn, asked: Vec<Vec<u8>>) -> Box<dyn FnMut()> {
     let mut reply = Reply::new(RespVersion::V2);
     Box::new(move || {
         for batch in asked.chunks(BATCH) {

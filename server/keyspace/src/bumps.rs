@@ -94,6 +94,8 @@ pub(crate) struct Bumps {
     table: OnceLock<Box<[AtomicU64]>>,
     table_bytes_max: AtomicUsize,
     slots_used: AtomicU64,
+    /// The newest bump of a tag.
+    tags_bumped_at: AtomicU64,
     tag_bumps: AtomicU64,
     prefix_bumps: AtomicU64,
 }
@@ -105,6 +107,7 @@ impl Default for Bumps {
             table: OnceLock::new(),
             table_bytes_max: AtomicUsize::new(TABLE_BYTES),
             slots_used: AtomicU64::new(0),
+            tags_bumped_at: AtomicU64::new(0),
             tag_bumps: AtomicU64::new(0),
             prefix_bumps: AtomicU64::new(0),
         }
@@ -155,7 +158,13 @@ impl Bumps {
                 self.slots_used.fetch_add(1, Relaxed);
             }
         }
+        self.tags_bumped_at.fetch_max(stamp, AcqRel);
         self.tag_bumps.fetch_add(1, Relaxed);
+    }
+
+    /// The newest bump of any tag; 0 = there was none.
+    pub(crate) fn newest_of_tags(&self) -> u64 {
+        self.tags_bumped_at.load(Acquire)
     }
 
     /// The newest bump of some tags, if one came after `birth`.

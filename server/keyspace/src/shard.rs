@@ -140,7 +140,7 @@ impl Shard {
             stats: ShardStats::default(),
             watch: Watch::new(number.count, number.index as u64, boot_unix_ms, &Arc::default()),
             bumps: Arc::default(),
-            prefix_bumps: PrefixBumps::default(),
+            prefix_bumps: PrefixBumps::new(boot_unix_ms),
             absence_bytes: 0,
             published_bytes: 0,
             dead_bytes_in_vain: 0,
@@ -214,7 +214,7 @@ impl Shard {
         let (location, view) = self.find_view(key)?;
         let is_gone = view.is_gone(now_ms);
         if let Some(covered) = self.bump_of(&view) {
-            return self.settle_bumped(location, key, covered, now_ms);
+            return self.settle_found(key, covered, now_ms);
         }
         if is_gone {
             self.expire(location, key.hash);
@@ -242,7 +242,7 @@ impl Shard {
         if self.may_be_bumped(&view)
             && let Some(covered) = self.bump_of(&view)
         {
-            self.settle_bumped(location, key, covered, now_ms);
+            self.settle_found(key, covered, now_ms);
             return self.read(key, access, now_ms, read);
         }
         let entry = view.entry();

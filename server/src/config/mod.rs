@@ -44,6 +44,8 @@ pub(crate) struct Config {
     /// Logical databases, 1 to 16.
     pub databases: u8,
     pub limits: Limits,
+    /// Memory for when each tag was last invalidated.
+    pub tag_memory_bytes: u64,
     /// How long connections may go on after SIGTERM.
     pub shutdown_timeout: Duration,
     pub log_format: LogFormat,

@@ -89,8 +89,10 @@ fn rename(context: &mut Context<'_>, request: Request<'_>, existing: Existing) -
         if existing == Existing::Keep && slots.slot(1).entry().is_some() {
             return Ok(false);
         }
+        let tags = slots.slot(0).tags();
         slots.slot(0).remove();
         slots.slot(1).set(&value, attributes);
+        slots.slot(1).set_tags(&tags);
         Ok(true)
     })
 }
@@ -123,7 +125,9 @@ fn copy(context: &mut Context<'_>, request: Request<'_>) -> Result<bool, ReplyEr
         if existing == Existing::Keep && slots.slot(1).entry().is_some() {
             return false;
         }
+        let tags = slots.slot(0).tags();
         slots.slot(1).set(&value, attributes);
+        slots.slot(1).set_tags(&tags);
         true
     }))
 }

@@ -1,4 +1,4 @@
-//! Lease commands: GETL, SETL, RELL, LEASES, LEASE KILL, INVAL (SPEC §2).
+//! Lease commands: GETL, SETL, RELL, LEASES, LEASE KILL, INVAL, INVALTAG, INVALPREFIX (SPEC §2).
 
 pub(crate) mod getl;
 mod setl;
@@ -10,11 +10,12 @@ use crate::glob;
 use crate::help;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use crate::string::lifetime::EXPIRATION;
+use crate::table::KEY_BYTES_MAX;
 use leasehold_keyspace::{Claimant, Invalidation, Release};
 use leasehold_protocol::Request;
 
 /// The commands of this group.
-pub static SPECS: &[&Spec] = &[&GETL, &SETL, &RELL, &LEASES, &LEASE, &INVAL];
+pub static SPECS: &[&Spec] = &[&GETL, &SETL, &RELL, &LEASES, &LEASE, &INVAL, &INVALTAG, &INVALPREFIX];
 
 /// Leases that LEASES lists when no COUNT is given.
 const LEASES_COUNT: usize = 100;
@@ -58,6 +59,9 @@ const SETL: Spec = Spec {
         EXPIRATION,
         Argument::integer("stale-for-ms").with_token("STALEFOR").optional(),
         Argument::integer("version").with_token("VER").optional(),
+        Argument::block("tags", &[Argument::integer("count"), Argument::string("tag").multiple()])
+            .with_token("TAGS")
+            .optional(),
     ],
     subcommands: &[],
     run: setl::run,
@@ -146,6 +150,41 @@ const INVAL: Spec = Spec {
     ],
     subcommands: &[],
     run: inval,
+};
+
+const INVALTAG: Spec = Spec {
+    name: "invaltag",
+    summary: "Makes all keys that were filled with a tag stale, and voids the leases on them",
+    group: Group::Lease,
+    since: "leasehold 0.1.0",
+    complexity: "O(N) for N tags, however many keys have them",
+    arity: -2,
+    flags: Flags::WRITE.with(Flags::FAST),
+    keys: Keys::None,
+    arguments: &[Argument::string("tag").multiple()],
+    subcommands: &[],
+    run: |context, request| {
+        request.args_from(1).for_each(|tag| context.keyspace.invalidate_tag(context.turn, tag));
+        context.reply.simple("OK");
+        Outcome::Replied
+    },
+};
+
+const INVALPREFIX: Spec = Spec {
+    name: "invalprefix",
+    summary: "Makes all keys that start with a prefix stale, and voids the leases on them",
+    group: Group::Lease,
+    since: "leasehold 0.1.0",
+    complexity: "O(1), however many keys start with it: they are gone through later, and as stale keys are read",
+    arity: 2,
+    flags: Flags::WRITE,
+    keys: Keys::None,
+    arguments: &[Argument::string("prefix")],
+    subcommands: &[],
+    run: |context, request| {
+        let result = inval_prefix(context, request);
+        context.conclude(result)
+    },
 };
 
 fn rell(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
@@ -245,6 +284,17 @@ fn inval(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     }
     context.reply.integer(hits);
     Outcome::Replied
+}
+
+fn inval_prefix(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyError> {
+    let prefix = request.arg(1);
+    if prefix.len() > KEY_BYTES_MAX {
+        let text = format_args!("prefix is too long: {} bytes, and at most {KEY_BYTES_MAX} are allowed", prefix.len());
+        return Err(ReplyError::err(text));
+    }
+    context.keyspace.invalidate_prefix(context.turn, context.client.db, prefix);
+    context.reply.simple("OK");
+    Ok(())
 }
 
 struct InvalOptions {

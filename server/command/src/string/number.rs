@@ -86,7 +86,9 @@ fn add(context: &mut Context<'_>, request: Request<'_>, increment: i64) -> Resul
 /// Stores a value that came of the one before: its life goes on, as with `APPEND`.
 fn replace(slot: &mut Slot<'_>, value: &[u8]) {
     let (stale_for_ms, client_flags) = slot.entry().map_or((0, 0), |entry| (entry.stale_for_ms, entry.client_flags));
+    let tags = slot.tags();
     slot.set(value, Attributes { expiry: Expiry::Keep, stale_for_ms, client_flags, external_version: None });
+    slot.set_tags(&tags);
 }
 
 pub(super) static INCRBYFLOAT: Spec = Spec {

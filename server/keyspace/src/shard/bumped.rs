@@ -14,6 +14,9 @@
 //!
 //! wherever they are moved meanwhile. A sweep of the index in slices deals with all that are covered, then with negative entries,
 //! then with leases; after that the prefix is not pending any more. Reads look at the list only while there is one.
+//!
+//! Tagged entries that nobody comes to keep their memory until they are evicted, or until a sweep finds them, which goes round once in
+//! a while if tags were bumped since the last.
 
 use super::{Absence, AbsenceKind, Shard};
 use crate::bumps::{TagSet, stamp_ms};
@@ -27,6 +30,9 @@ pub(crate) const PREFIX_BUMPS_MAX: usize = 16;
 
 /// Entries that a sweep looks at under one lock.
 const SWEPT_PER_LOCK: usize = 256;
+
+/// A sweep for tags alone begins so long after the one before, in ms.
+const TAG_SWEEP_EVERY_MS: u64 = 300_000;
 
 /// A bump of a prefix that is pending in a shard.
 #[derive(Clone, Debug)]
@@ -51,16 +57,24 @@ impl PrefixBump {
 }
 
 /// What is pending in a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PrefixBumps {
     pending: Vec<PrefixBump>,
     sweep: Sweep,
+    /// Of the last sweep: when it began, and the newest bump then.
+    swept_at_ms: u64,
+    swept_stamp: u64,
+}
+
+impl PrefixBumps {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { pending: Vec::new(), sweep: Sweep::Idle, swept_at_ms: now_ms, swept_stamp: 0 }
+    }
 }
 
 /// How far a sweep has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sweep {
-    #[default]
     Idle,
     /// Next is this position of the index.
     Entries(u64),
@@ -105,15 +119,18 @@ impl Shard {
             || self.bump_of(view).is_some_and(|covered| self.softened(view.fields(), covered, now_ms).is_gone(now_ms))
     }
 
-    /// Deals with an entry that a bump covers. Where it is now, if it is still there.
+    /// Deals with the entry of a key that a bump covers. Where it is now, if it is still there.
     #[cold]
-    pub(super) fn settle_bumped(
-        &mut self,
-        location: Location,
-        key: &Key<'_>,
-        covered: Covered,
-        now_ms: u64,
-    ) -> Option<Location> {
+    pub(super) fn settle_found(&mut self, key: &Key<'_>, covered: Covered, now_ms: u64) -> Option<Location> {
+        // It is written anew, and reads may be all that happens.
+        if self.is_untidy() {
+            self.clean_up(now_ms);
+        }
+        let location = self.find(key)?;
+        self.settle_bumped(location, key, covered, now_ms)
+    }
+
+    fn settle_bumped(&mut self, location: Location, key: &Key<'_>, covered: Covered, now_ms: u64) -> Option<Location> {
         let Covered { stamp, by_prefix } = covered;
         *if by_prefix { &mut self.stats.bumped_by_prefix } else { &mut self.stats.bumped_by_tag } += 1;
         self.leases.soften_before(key.db, key.bytes, stamp);
@@ -197,16 +214,17 @@ impl Shard {
         self.prefix_bumps.pending.len()
     }
 
-    /// Goes on with dealing with what pending bumps cover, for as many entries as one lock may. How many were removed; `None` if
-    /// nothing is pending.
+    /// Goes on with dealing with what bumps cover, for as many entries as one lock may. How many were removed; `None` if there is
+    /// nothing to do.
     pub(crate) fn sweep_bumps(&mut self, now_ms: u64, steps_left: &mut usize) -> Option<usize> {
-        if !self.has_prefix_bumps {
+        if self.prefix_bumps.sweep == Sweep::Idle && !self.has_prefix_bumps && !self.is_tag_sweep_due(now_ms) {
             return None;
         }
         let entries_before = self.index.len();
         self.prefix_bumps.sweep = match self.prefix_bumps.sweep {
             Sweep::Idle => {
                 self.prefix_bumps.pending.iter_mut().for_each(|bump| bump.is_swept = true);
+                (self.prefix_bumps.swept_at_ms, self.prefix_bumps.swept_stamp) = (now_ms, self.bumps.now());
                 Sweep::Entries(0)
             }
             Sweep::Entries(position) => match self.sweep_entries(position, now_ms, steps_left) {
@@ -224,6 +242,11 @@ impl Shard {
             }
         };
         Some(entries_before - self.index.len())
+    }
+
+    fn is_tag_sweep_due(&self, now_ms: u64) -> bool {
+        let PrefixBumps { swept_at_ms, swept_stamp, .. } = self.prefix_bumps;
+        now_ms >= swept_at_ms.saturating_add(TAG_SWEEP_EVERY_MS) && self.bumps.newest_of_tags() > swept_stamp
     }
 
     fn sweep_entries(&mut self, mut position: u64, now_ms: u64, steps_left: &mut usize) -> u64 {

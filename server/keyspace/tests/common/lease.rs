@@ -48,6 +48,11 @@ impl Node {
         token(self.claim(CLIENT))
     }
 
+    /// Of a key that may be fresh.
+    pub(crate) fn lead_again(&mut self) -> u64 {
+        token(self.claim(Claim { fresh_required: true, ..CLIENT }))
+    }
+
     pub(crate) fn fill(&mut self, token: u64, value: &[u8]) -> Filled {
         self.fill_with(token, value, Expiry::Never, 0, None)
     }

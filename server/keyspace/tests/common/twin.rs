@@ -22,6 +22,8 @@ struct ModelEntry {
     /// If somebody asked for it.
     version: Option<u64>,
     tags: Vec<usize>,
+    /// A bump has covered it.
+    is_bumped: bool,
 }
 
 impl ModelEntry {
@@ -40,6 +42,7 @@ impl ModelEntry {
             0 => crate::common::SETTINGS.lease.invalidated_stale_ms,
             own => own,
         };
+        self.is_bumped = true;
         self.expire_at_ms = Some(expire_at_ms);
         self.stale_for_ms = window_ms.min(gone_at_ms - expire_at_ms);
     }
@@ -128,6 +131,10 @@ impl Bump {
     }
 
     fn run(&self, keyspace: &Keyspace, turn: &mut Turn, model: &mut Model) {
+        // Of several bumps that nobody has dealt with the last one counts, so somebody comes in between.
+        for name in (0..KEYS).map(name).filter(|name| model.get(name).is_none_or(|entry| entry.is_bumped)) {
+            keyspace.lookup(turn, name.0, &name.1, Access::Quiet, |_| ());
+        }
         match *self {
             Self::Tag(tag) => keyspace.invalidate_tag(turn, TAGS[tag]),
             Self::Prefix(db, prefix) => keyspace.invalidate_prefix(turn, db, prefix),
@@ -255,6 +262,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                         client_flags: flags,
                         version: version_new,
                         tags: Vec::new(),
+                        is_bumped: false,
                     },
                 );
             }
@@ -332,6 +340,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                     client_flags: 0,
                     version: None,
                     tags: Vec::new(),
+                    is_bumped: false,
                 });
                 entry.value.resize(entry.value.len().max(len), 0);
                 if let Some(first) = entry.value.first_mut() {
@@ -368,6 +377,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                         client_flags: 0,
                         version: Some(version),
                         tags,
+                        is_bumped: false,
                     };
                     model.insert(to, entry);
                 }
@@ -408,6 +418,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                             client_flags,
                             version,
                             tags,
+                            is_bumped: false,
                         };
                         model.insert((db, key), entry);
                     }
@@ -546,5 +557,8 @@ fn check_cleanup(keyspace: &Keyspace, turn: &mut Turn, settings: Settings) {
     }
     let stats = keyspace.stats();
     assert_eq!((stats.leases, stats.prefix_bumps_pending), (0, 0));
-    assert_eq!(stats.used_bytes - stats.tag_table_bytes, crate::common::keyspace(settings).stats().used_bytes);
+    let empty = crate::common::keyspace(settings).stats();
+    // A table of leases may be larger for a while than it was at first.
+    let used_bytes = stats.used_bytes - stats.tag_table_bytes - stats.lease_bytes;
+    assert_eq!(used_bytes, empty.used_bytes - empty.lease_bytes);
 }

@@ -98,6 +98,7 @@ impl std::default::Default for Config {
             shards: 0,
             databases: 0,
             limits: Limits::DEFAULT,
+            tag_memory_bytes: 0,
             shutdown_timeout: Duration::ZERO,
             log_format: LogFormat::Text,
             log_file: None,

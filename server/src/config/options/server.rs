@@ -277,6 +277,17 @@ const MEMORY: &[Spec<Config>] = &[
         write: |config, value| config.live.negative_memory_bytes = value.integer(),
         read: |config| Value::Integer(config.live.negative_memory_bytes),
     },
+    Spec {
+        name: "tag-memory",
+        kind: Kind::Bytes { min: 4 << 10, max: 1 << 30 },
+        default: Default::Text("4mb"),
+        change: Change::Start,
+        doc: "Memory, within maxmemory, for when each tag was last invalidated; taken with the first INVALTAG, a power of two, \
+              at most a 32nd of maxmemory. It forgets nothing: with less, entries whose tags were not invalidated seem stale \
+              too. With 4mb it is one in a hundred where 50,000 tags are invalidated in the life of an entry.",
+        write: |config, value| config.tag_memory_bytes = value.integer(),
+        read: |config| Value::Integer(config.tag_memory_bytes),
+    },
 ];
 
 const LEASES: &[Spec<Config>] = &[
