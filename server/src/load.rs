@@ -31,7 +31,8 @@ use bytes::Bytes;
 use leasehold_command::{LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, ServeStale, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{
-    Access, Db, Entry, Expiry, Failure, Fill, Filled, Load, LoadCause, LostReason, Turn, Waiter, Wake, WakeEvent,
+    Access, Db, Entry, Expiry, Failure, Fill, Filled, Load, LoadCause, LostReason, TAGS_MAX, Tag, Turn, Waiter, Wake,
+    WakeEvent,
 };
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
 use leasehold_loader_sql::SourceSettings;
@@ -40,6 +41,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+const _: () = assert!(leasehold_loader_api::TAGS_MAX <= TAGS_MAX);
 
 /// After a failed load the stale value is taken for fresh for so long, in ms: a dead source is asked once a second for a key,
 /// not once per request.
@@ -555,8 +558,9 @@ fn group_by_key(batch: Vec<Job>) -> (Vec<Bytes>, Vec<Vec<Job>>) {
 fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Loaded, timed_out: bool) {
     let Load { db, key, token, .. } = &job.load;
     let counters = &desk.counters;
+    let named: Vec<Tag>;
     let fill = match answer {
-        Ok(Row::Value { value, version }) => {
+        Ok(Row::Value { value, version, tags }) => {
             counters.rows.fetch_add(1, Ordering::Relaxed);
             if job.load.cause == LoadCause::Refresh {
                 let is_same = |entry: Entry<'_>| entry.value == value;
@@ -564,7 +568,8 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
                 counters.refreshes.unchanged.fetch_add(u64::from(unchanged), Ordering::Relaxed);
             }
             let stale_for_ms = desk.config.stale_for.as_millis() as u64;
-            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version, tags: &[] }
+            named = tags.iter().map(|tag| node.keyspace.tag(tag)).collect();
+            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version, tags: &named }
         }
         Ok(Row::Absent) => {
             counters.absent.fetch_add(1, Ordering::Relaxed);
@@ -642,7 +647,7 @@ pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Resu
         let answer = tokio::spawn(async move { loader.load(LoadRequest { keys: vec![key] }).await }).await;
         desk.counters.tests.fetch_sub(1, Ordering::Relaxed);
         let event = match answer.ok().and_then(|answers| answers.into_iter().next()) {
-            Some(Ok(Row::Value { value, version })) => {
+            Some(Ok(Row::Value { value, version, .. })) => {
                 WakeEvent::Value { value, version: version.unwrap_or(0), expire_at_ms: None }
             }
             Some(Ok(Row::Absent)) => WakeEvent::Absent { ttl_ms: 0, version: 0 },

@@ -251,9 +251,13 @@ mod tests {
 
         fn load(&self, request: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
             self.requests.lock().expect("nobody panics with it").push(request.keys.len());
-            Box::pin(
-                async move { request.keys.into_iter().map(|value| Ok(Row::Value { value, version: None })).collect() },
-            )
+            Box::pin(async move {
+                request
+                    .keys
+                    .into_iter()
+                    .map(|value| Ok(Row::Value { value, version: None, tags: Vec::new() }))
+                    .collect()
+            })
         }
 
         fn batch_max(&self) -> usize {

@@ -95,6 +95,9 @@ impl std::fmt::Display for WriteError {
 
 impl std::error::Error for WriteError {}
 
+/// Tags of one value at most.
+pub const TAGS_MAX: usize = 32;
+
 /// Keys to load together.
 #[derive(Clone, Debug)]
 pub struct LoadRequest {
@@ -165,6 +168,8 @@ pub enum Row {
         value: Bytes,
         /// From the version column, if the loader has one: microseconds for timestamps, the number for integers.
         version: Option<u64>,
+        /// What the value was made of, at most [`TAGS_MAX`]; to invalidate one makes the value stale.
+        tags: Vec<Bytes>,
     },
     /// There is no such row.
     Absent,

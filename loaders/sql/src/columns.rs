@@ -4,6 +4,7 @@
 
 use crate::json;
 use crate::settings::{BigNumbers, LoaderSettings, ValueFormat};
+use crate::tags::TagTemplate;
 use crate::template::Template;
 use bytes::Bytes;
 use leasehold_loader_api::{LoadError, Row};
@@ -48,6 +49,7 @@ pub(crate) struct Columns {
     /// One per placeholder.
     keys: Vec<usize>,
     version: Option<usize>,
+    tags: Vec<TagTemplate>,
     value: Value,
 }
 
@@ -107,16 +109,23 @@ impl Columns {
             })?),
         };
 
+        let tags = settings.tags.iter().map(|tag| TagTemplate::resolve(tag, option, &names));
+        let tags = tags.collect::<Result<Vec<_>, _>>()?;
+        let is_for_tags = |column: usize| tags.iter().flat_map(TagTemplate::columns).any(|used| used == column);
+
         let value = match settings.value {
             ValueFormat::Json => Value::Json,
             ValueFormat::Column => {
-                let others: Vec<usize> =
+                let mut others: Vec<usize> =
                     (0..names.len()).filter(|column| !keys.contains(column) && Some(*column) != version).collect();
+                if others.len() > 1 {
+                    others.retain(|&column| !is_for_tags(column));
+                }
                 match others.as_slice() {
                     [column] => Value::Column(*column),
                     _ => {
                         let reason = format!(
-                            "`column` needs exactly one column besides the key and version columns, but {option} selects {} \
+                            "`column` needs exactly one column besides those for key, version and tags, but {option} selects {} \
                              of them ({selected})",
                             others.len()
                         );
@@ -144,7 +153,7 @@ impl Columns {
             Value::Json => json_names.iter().map(|name| name.len() + 2).sum::<usize>() + 1,
             Value::Column(_) => 0,
         };
-        Ok(Self { names, json_names, frame_bytes, inline, keys, version, value })
+        Ok(Self { names, json_names, frame_bytes, inline, keys, version, tags, value })
     }
 
     /// The columns of a query that lists keys: one for each placeholder, in order, whatever their names.
@@ -165,6 +174,7 @@ impl Columns {
             frame_bytes: 0,
             keys,
             version: None,
+            tags: Vec::new(),
             value: Value::Json,
             inline: Vec::new(),
         })
@@ -212,6 +222,10 @@ impl Columns {
             }
             _ => None,
         };
+        let mut tags = Vec::with_capacity(self.tags.len());
+        for tag in &self.tags {
+            tags.extend(tag.of(row).map_err(|(column, reason)| rejected(column, reason))?);
+        }
         let mut value = Vec::with_capacity(raw_bytes + self.frame_bytes);
         match self.value {
             Value::Column(column) => {
@@ -241,7 +255,7 @@ impl Columns {
             return Err(LoadError::TooLarge { bytes: value.len(), bytes_max });
         }
         value.shrink_to_fit();
-        Ok(Row::Value { value: Bytes::from(value), version })
+        Ok(Row::Value { value: Bytes::from(value), version, tags })
     }
 }
 

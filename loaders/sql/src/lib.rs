@@ -27,6 +27,7 @@ mod postgres;
 mod settings;
 mod source;
 mod sqlite;
+mod tags;
 mod template;
 mod writer;
 

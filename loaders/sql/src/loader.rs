@@ -158,6 +158,7 @@ fn check_settings(settings: &LoaderSettings, template: &Template) -> Result<(), 
     if !(1..=ROW_BYTES_MAX).contains(&settings.row_bytes_max) {
         return problem("row_bytes_max", format!("must be from 1 to {ROW_BYTES_MAX}"));
     }
+    crate::tags::check(&settings.tags)?;
     if let Some(columns) = &settings.batch_key
         && columns.len() != count
     {

@@ -77,6 +77,8 @@ pub struct LoaderSettings {
     /// Column with the version of the row: an integer, or a time with a zone: PostgreSQL's `timestamptz`, MySQL's `TIMESTAMP` (microseconds
     /// since 1970).
     pub version_column: Option<String>,
+    /// Tags of each value: texts with columns in braces, `org:{org_id}`.
+    pub tags: Vec<String>,
     /// Largest value, and largest row, in bytes.
     pub row_bytes_max: usize,
     /// Columns of text that hold JSON and go into the value as they are; a text that is none fails its row.
@@ -103,6 +105,7 @@ impl LoaderSettings {
             batch_max: 500,
             value: ValueFormat::Json,
             version_column: None,
+            tags: Vec::new(),
             row_bytes_max: 16 * 1024 * 1024,
             json_columns: Vec::new(),
             big_numbers: BigNumbers::Number,

@@ -72,7 +72,7 @@ async fn load_one(loader: &SqlLoader, key: &str) -> Loaded {
 }
 
 fn value(text: &str) -> Loaded {
-    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version: None })
+    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version: None, tags: Vec::new() })
 }
 
 async fn problem(source: &Source, settings: LoaderSettings) -> ConfigProblem {
@@ -170,13 +170,44 @@ async fn a_column_is_given_as_its_bytes() {
         ..loader("t:{id:int}", "SELECT id, at, body FROM t WHERE id = $1")
     };
     let column = build_loader(&source, settings).await.unwrap();
-    let bytes = |bytes: &'static [u8], version| Ok(Row::Value { value: Bytes::from_static(bytes), version });
+    let bytes =
+        |bytes: &'static [u8], version| Ok(Row::Value { value: Bytes::from_static(bytes), version, tags: Vec::new() });
     assert_eq!(load_one(&column, "t:1").await, bytes(b"text", Some(5)));
     assert_eq!(load_one(&column, "t:2").await, bytes(b"\x00\xff", Some(6)));
     assert_eq!(load_one(&column, "t:3").await, bytes(b"42", Some(7)));
     assert_eq!(load_one(&column, "t:4").await, Ok(Row::Absent));
     assert_eq!(load_one(&column, "t:5").await, bytes(b"", Some(9)));
     assert_eq!(load_one(&column, "t:6").await, bytes(b"1.5", None));
+}
+
+#[tokio::test]
+async fn tags_are_made_of_the_columns_of_the_row() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, org INTEGER, plan TEXT, body TEXT);
+         INSERT INTO t VALUES (1, 7, 'pro', 'one'), (2, NULL, 'free', 'two'), (3, 8, NULL, 'three');",
+    )
+    .await;
+    let settings = LoaderSettings {
+        value: ValueFormat::Column,
+        tags: ["org:{org}", "all", "{plan}/{org}", "{plan}"].map(str::to_owned).into(),
+        ..loader("t:{id:int}", "SELECT id, org, plan, body FROM t WHERE id = $1")
+    };
+    let tagged = build_loader(&source, settings).await.unwrap();
+    let row = |value: &'static str, tags: &[&'static str]| {
+        let tags = tags.iter().map(|tag| Bytes::from_static(tag.as_bytes())).collect();
+        Ok(Row::Value { value: Bytes::from_static(value.as_bytes()), version: None, tags })
+    };
+    assert_eq!(load_one(&tagged, "t:1").await, row("one", &["org:7", "all", "pro/7", "pro"]));
+    assert_eq!(load_one(&tagged, "t:2").await, row("two", &["all", "free"]));
+    assert_eq!(load_one(&tagged, "t:3").await, row("three", &["org:8", "all"]));
+    // A column may be both the value and a part of a tag.
+    let settings = LoaderSettings {
+        value: ValueFormat::Column,
+        tags: vec!["{plan}".to_owned()],
+        ..loader("t:{id:int}", "SELECT id, plan FROM t WHERE id = $1")
+    };
+    let both = build_loader(&source, settings).await.unwrap();
+    assert_eq!(load_one(&both, "t:1").await, row("pro", &["pro"]));
 }
 
 #[tokio::test]
@@ -193,7 +224,9 @@ async fn one_batch_answers_each_key_in_order() {
     };
     let users = build_loader(&source, settings).await.unwrap();
     assert_eq!(users.batch_max(), 3);
-    let row = |json: &'static str, version| Ok(Row::Value { value: Bytes::from_static(json.as_bytes()), version });
+    let row = |json: &'static str, version| {
+        Ok(Row::Value { value: Bytes::from_static(json.as_bytes()), version, tags: Vec::new() })
+    };
     let expected = vec![
         row(r#"{"id":3,"name":null,"updated":null}"#, None),
         Ok(Row::Absent),
@@ -397,7 +430,11 @@ async fn one_bad_row_fails_only_its_key() {
     let loaded = load(&rows, &["t:1", "t:2", "t:3", "t:4", "t:5"]).await;
     assert_eq!(
         loaded[0],
-        Ok(Row::Value { value: Bytes::from_static(br#"{"id":1,"body":"fine","v":1}"#), version: Some(1) })
+        Ok(Row::Value {
+            value: Bytes::from_static(br#"{"id":1,"body":"fine","v":1}"#),
+            version: Some(1),
+            tags: Vec::new()
+        })
     );
     assert!(matches!(&loaded[1], Err(LoadError::Rejected(reason)) if reason.contains("UTF-8")));
     assert_eq!(loaded[2], Err(LoadError::TooLarge { bytes: 49, bytes_max: 48 }));
@@ -585,6 +622,9 @@ async fn every_mistake_of_the_operator_is_named() {
         (LoaderSettings { batch_max: 0, ..batch(good_batch) }, "batch_max", "from 1"),
         (LoaderSettings { row_bytes_max: 0, ..loader(user, good) }, "row_bytes_max", "from 1"),
         (LoaderSettings { version_column: Some("at".into()), ..loader(user, good) }, "version_column", "not among"),
+        (LoaderSettings { tags: vec!["of:{nobody}".into()], ..loader(user, good) }, "tags", "`nobody` is not among"),
+        (LoaderSettings { tags: vec!["of:{id".into()], ..loader(user, good) }, "tags", "a brace must open or close"),
+        (LoaderSettings { tags: vec!["all".into(); 33], ..loader(user, good) }, "tags", "at most 32"),
         (
             LoaderSettings { batch_key: Some(vec!["name".into(), "id".into()]), ..batch(good_batch) },
             "batch_key",

@@ -627,6 +627,7 @@ impl Shard {
     pub(crate) fn check(&self) {
         self.log.check();
         self.leases.check_counts();
+        assert_eq!(self.has_prefix_bumps, self.prefix_bumps_pending() > 0);
         let mut counts = [Count::default(); DATABASES_MAX];
         let mut position = 0;
         let mut found = 0;

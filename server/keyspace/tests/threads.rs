@@ -3,8 +3,11 @@
 mod common;
 
 use common::{BOOT_MS, SETTINGS, keyspace, scan_all, set, try_set};
-use leasehold_keyspace::{Access, Attributes, Db, EvictionPolicy, Keyspace, Settings, Turn};
+use leasehold_keyspace::{
+    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, Keyspace, Settings, Turn,
+};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 const THREADS: u64 = 4;
@@ -77,6 +80,11 @@ fn everything_at_once_keeps_the_books() {
     assert!(given > 1000);
     assert_eq!(versions.into_iter().flatten().collect::<BTreeSet<u64>>().len(), given, "versions are unique");
     let mut turn = Turn::new(BOOT_MS, 5);
+    // Until what prefixes made stale is gone.
+    for _ in 0..20 {
+        turn.now_ms += 500;
+        keyspace.expire_cycle(&mut turn, 0..8, 100_000);
+    }
     common::check_memory(&keyspace, &mut turn);
     assert!(keyspace.stats().evicted > 0, "the limit was reached");
     keyspace.flush(&mut turn, None);
@@ -97,7 +105,8 @@ fn run_mix(keyspace: &Keyspace, seed: u64) -> Vec<u64> {
             2 => _ = keyspace.expire_cycle(&mut turn, 0..8, 1000),
             3 => drop(keyspace.random_key(&mut turn, Db(0))),
             4 => drop(keyspace.stats()),
-            5..=200 => drop(keyspace.update(&mut turn, Db(0), &key, |slot| slot.remove())),
+            5 => keyspace.invalidate_prefix(&mut turn, Db(0), &key[..key.len() - 1]),
+            6..=200 => drop(keyspace.update(&mut turn, Db(0), &key, |slot| slot.remove())),
             201..=400 => drop(keyspace.read(&mut turn, Db(0), &key, Access::Touch, |entry| entry.value.to_vec())),
             _ => {
                 let value = vec![seed as u8; (random >> 44 & 0x1ff) as usize];
@@ -108,6 +117,96 @@ fn run_mix(keyspace: &Keyspace, seed: u64) -> Vec<u64> {
         }
     }
     versions
+}
+
+/// The values are what a counter said when they were loaded. Whoever reads after a bump has returned must not see what the counter was
+/// before it.
+#[test]
+fn no_read_after_a_bump_sees_what_was_loaded_before_it() {
+    const KEYS: u64 = 4;
+    const WRITES: u64 = 4_000;
+    const WRITERS: u64 = 2;
+
+    let keyspace = keyspace(Settings { shards: 2, ..SETTINGS });
+    let (source, acknowledged, checked) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let is_over = || acknowledged.load(SeqCst) >= WRITES * WRITERS;
+    let check = |value: &[u8], oldest: u64| {
+        let seen = u64::from_le_bytes(value.try_into().expect("8 bytes"));
+        assert!(seen >= oldest, "{seen} was read after {oldest}");
+        checked.fetch_add(1, SeqCst);
+    };
+    let read = |turn: &mut Turn| {
+        let key = format!("key:{}", turn.random() % KEYS).into_bytes();
+        let oldest = acknowledged.load(SeqCst);
+        let claim = Claim {
+            claimant: Claimant::Client,
+            lease_ms: None,
+            version_min: None,
+            fresh_required: false,
+            stale_ms_max: None,
+            waiter: None,
+        };
+        if let Some(value) = keyspace.read(turn, Db(0), &key, Access::Touch, |entry| entry.value.to_vec()) {
+            return check(&value, oldest);
+        }
+        match keyspace.claim(turn, Db(0), &key, claim) {
+            Claimed::Hit { value, .. } => check(&value, oldest),
+            Claimed::Lead { token, .. } => {
+                let value = source.load(SeqCst).to_le_bytes();
+                let tags = [keyspace.tag(b"tag"), keyspace.tag(&key)];
+                let fill =
+                    Fill::Value { value: &value, expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &tags };
+                keyspace.fill(turn, Db(0), &key, token, fill);
+            }
+            _ => {
+                // Whoever leads may have lost.
+                turn.now_ms += 1;
+                keyspace.sweep_leases(turn, 0..2);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for seed in 1..=WRITERS {
+            let (keyspace, source, acknowledged) = (&keyspace, &source, &acknowledged);
+            scope.spawn(move || {
+                let mut turn = Turn::new(BOOT_MS, seed);
+                for _ in 0..WRITES {
+                    let version = source.fetch_add(1, SeqCst) + 1;
+                    match turn.random() % 8 {
+                        0 => keyspace.invalidate_prefix(&mut turn, Db(0), b"key:"),
+                        1 => (0..KEYS).for_each(|key| {
+                            keyspace.invalidate_tag(&mut turn, format!("key:{key}").as_bytes());
+                        }),
+                        _ => keyspace.invalidate_tag(&mut turn, b"tag"),
+                    }
+                    // Of two writers the slower one says nothing of the faster one's.
+                    while acknowledged.load(SeqCst) + 1 < version {
+                        thread::yield_now();
+                    }
+                    acknowledged.store(version, SeqCst);
+                    thread::yield_now();
+                }
+            });
+        }
+        for seed in 1..=3 {
+            let (read, is_over) = (&read, &is_over);
+            scope.spawn(move || {
+                let mut turn = Turn::new(BOOT_MS, 100 + seed);
+                while !is_over() {
+                    read(&mut turn);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut turn = Turn::new(BOOT_MS, 9);
+            while !is_over() {
+                keyspace.expire_cycle(&mut turn, 0..2, 10);
+                thread::yield_now();
+            }
+        });
+    });
+    keyspace.check();
+    assert!(checked.into_inner() > 100);
 }
 
 #[test]

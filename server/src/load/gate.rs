@@ -305,7 +305,7 @@ mod tests {
         let lost = || Err(LoadError::Unavailable("lost".to_owned()));
         let late = || Err(LoadError::Timeout(Duration::from_millis(5)));
         let refused = || Err(LoadError::Rejected("bad value".to_owned()));
-        let row = || Ok(Row::Value { value: Bytes::from_static(b"v"), version: None });
+        let row = || Ok(Row::Value { value: Bytes::from_static(b"v"), version: None, tags: Vec::new() });
         for (answers, ending) in [
             (vec![], Ending::Answered),
             (vec![Ok(Row::Absent)], Ending::Answered),

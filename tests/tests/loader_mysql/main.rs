@@ -130,7 +130,7 @@ fn value(text: &str) -> Loaded {
 }
 
 fn versioned(text: &str, version: Option<u64>) -> Loaded {
-    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version })
+    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version, tags: Vec::new() })
 }
 
 fn refused(answer: &Loaded) -> &str {
@@ -274,7 +274,7 @@ async fn every_type_is_a_value_of_its_own_column() {
         let settings =
             LoaderSettings { value: ValueFormat::Column, ..single("v:{id:int}", "SELECT id, v FROM t WHERE id = $1") };
         let loader = database.loader(settings).await;
-        let expected = Ok(Row::Value { value: Bytes::from_static(expected), version: None });
+        let expected = Ok(Row::Value { value: Bytes::from_static(expected), version: None, tags: Vec::new() });
         assert_eq!(load_one(&loader, "v:1").await, expected, "{column}");
         assert_eq!(load_one(&loader, "v:2").await, Ok(Row::Absent), "{column}");
     }

@@ -104,7 +104,7 @@ fn value(text: &str) -> Loaded {
 }
 
 fn versioned(text: &str, version: Option<u64>) -> Loaded {
-    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version })
+    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version, tags: Vec::new() })
 }
 
 fn refused(answer: &Loaded) -> &str {
@@ -246,7 +246,7 @@ async fn every_type_is_a_value_of_its_own_column() {
             ..single("v:{id:int}", &format!("SELECT id, {expression} AS v FROM (SELECT $1::int4 AS id) AS t"))
         };
         let column = database.loader(settings).await;
-        let expected = Ok(Row::Value { value: Bytes::from_static(expected), version: None });
+        let expected = Ok(Row::Value { value: Bytes::from_static(expected), version: None, tags: Vec::new() });
         assert_eq!(load_one(&column, "v:1").await, expected, "{expression}");
     }
     let settings = LoaderSettings {

@@ -373,6 +373,19 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         read: |loader| Value::from_text(loader.settings.version_column.as_deref()),
     },
     Spec {
+        name: "tags",
+        kind: Kind::Lines,
+        default: Default::Absent { example: "org:{org_id}" },
+        change: Change::Start,
+        doc: "Tags of each value, texts with columns in braces; one may be written without brackets. INVALTAG org:7 makes the \
+              values of all rows with org_id 7 stale at once. A tag with a column that is NULL is left out.",
+        write: |loader, value| loader.settings.tags = value.lines(),
+        read: |loader| match loader.settings.tags.as_slice() {
+            [] => Value::Absent,
+            tags => Value::Lines(tags.to_vec()),
+        },
+    },
+    Spec {
         name: "write",
         kind: Kind::Choice(&["off", "through"]),
         default: Default::Text("off"),
