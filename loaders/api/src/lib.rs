@@ -1,8 +1,13 @@
 //! What a loader is to the server: a pattern of keys, a way to bring the values of some of them, and perhaps one to write them.
+//! And what a feed tells of changes.
 //!
 //! No database here, no runtime, no protocol: only the words both sides share.
 
 #![forbid(unsafe_code)]
+
+mod feed;
+
+pub use feed::{Batch, Change, Event, Gap, KeyValues, Notice};
 
 use bytes::Bytes;
 use std::future::Future;

@@ -11,6 +11,7 @@
 //!                        ├ Columns (columns, json): row → key, version, value
 //!                        └ pool: connections, health
 //!           → Writer (writer): one transaction of upserts and deletes
+//! check_feed, run_feed (feed) → Notice …: what has changed in the database, told to whoever must know
 //! ```
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@
 mod columns;
 mod dialect;
 mod engine;
+mod feed;
 mod json;
 mod loader;
 mod mysql;
@@ -31,6 +33,8 @@ mod tags;
 mod template;
 mod writer;
 
+pub use feed::outbox_sql::{OutboxDatabase, outbox_sql};
+pub use feed::{FeedColumn, FeedSettings, NOTICES_MAX, Via, check_feed, run_feed};
 pub use loader::{BATCH_MAX, ROW_BYTES_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;
 pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, SourceSettings, ValueFormat};

@@ -140,12 +140,14 @@ pub enum ConfigSubject {
     Source(String),
     /// The loader of this name.
     Loader(String),
+    /// The feed of this name.
+    Feed(String),
 }
 
-/// What is wrong with one option of one source or loader. The binary adds file and line.
+/// What is wrong with one option of one source, loader or feed. The binary adds file and line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// The source or loader.
+    /// The source, loader or feed.
     pub subject: ConfigSubject,
     /// The option as it is called in the settings: `url`, `pattern`, `sql`, `batch_sql`, `batch_key`, `version_column` …
     pub option: &'static str,
@@ -158,6 +160,7 @@ impl fmt::Display for ConfigProblem {
         let (kind, name) = match &self.subject {
             ConfigSubject::Source(name) => ("source", name),
             ConfigSubject::Loader(name) => ("loader", name),
+            ConfigSubject::Feed(name) => ("feed", name),
         };
         write!(f, "{kind} {name}: {}: {}", self.option, self.reason)
     }
