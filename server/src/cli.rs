@@ -2,6 +2,7 @@
 
 use crate::config::parse::{Argument, Given};
 use crate::simulate::Simulation;
+use crate::sql::Printing;
 use crate::trace::Recording;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Task {
     Simulate(Simulation),
     Trace(Recording),
+    Sql(Printing),
 }
 
 impl Arguments {

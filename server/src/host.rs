@@ -5,7 +5,7 @@ use crate::info;
 use crate::load;
 use crate::node::Node;
 use leasehold_command::{
-    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule, ReplyError,
+    Change, ClientFilter, ClientRow, FeedView, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule, ReplyError,
 };
 use leasehold_keyspace::{Db, Load, Waiter};
 use std::cell::Cell;
@@ -52,6 +52,10 @@ impl Host for NodeHost {
 
     fn order_loader(&self, name: &[u8], order: LoaderOrder) -> Result<(), String> {
         load::order(&self.node, name, order)
+    }
+
+    fn feeds(&self) -> Vec<FeedView> {
+        self.node.feeds.views()
     }
 
     fn loader_name(&self, loader: u32) -> String {

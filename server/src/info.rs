@@ -1,6 +1,6 @@
 //! The text of INFO. Field names and sections are Redis's, because monitoring reads them; what Redis has and we do not is 0 where
 //! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases,
-//! Loaders, Prefixes and Whatif.
+//! Loaders, Feeds, Prefixes and Whatif.
 
 use crate::node::Node;
 use leasehold_command::table;
@@ -32,6 +32,7 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("keyspace", true, keyspace),
     ("leases", true, leases),
     ("loaders", true, loaders),
+    ("feeds", true, feeds),
     ("prefixes", false, prefixes),
     ("keysizes", false, keysizes),
     ("whatif", false, whatif),
@@ -460,6 +461,18 @@ fn loaders(text: &mut String, node: &Node) {
             write!(counters, ",{name}={value}").expect("a String takes every write");
         }
         line(text, format_args!("loader_{}:state={state}{counters}", view.name));
+    }
+}
+
+/// A line for each feed.
+fn feeds(text: &mut String, node: &Node) {
+    for view in node.feeds.views() {
+        let state = view.settings.iter().find(|(name, _)| *name == "state").map_or("", |(_, state)| state.as_str());
+        let mut counters = String::new();
+        for (name, value) in &view.counters {
+            write!(counters, ",{name}={value}").expect("a String takes every write");
+        }
+        line(text, format_args!("feed_{}:state={state}{counters}", view.name));
     }
 }
 

@@ -621,7 +621,7 @@ fn no_answer_within(timeout: Duration) -> String {
 }
 
 /// Runs `work` in a turn of its own, then does what the keyspace asked for.
-fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
+pub(crate) fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
     let mut turn = node.turn();
     work(&mut turn);
     let host = NodeHost::new(Arc::clone(node));

@@ -9,6 +9,7 @@ mod clients;
 mod clock;
 mod config;
 mod connection;
+mod feed;
 mod freeing;
 #[cfg(feature = "hold-times")]
 mod holds;
@@ -22,6 +23,7 @@ mod node;
 mod ping;
 mod reactor;
 mod simulate;
+mod sql;
 mod stage;
 mod stats;
 mod thread;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         let result = match task {
             cli::Task::Simulate(simulation) => simulate::run(simulation, out),
             cli::Task::Trace(recording) => trace::run(recording, out),
+            cli::Task::Sql(printing) => sql::run(printing, out),
         };
         return match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@ use crate::clients::Cards;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::live::LiveConfig;
+use crate::feed::Feeds;
 use crate::freeing::Freeing;
 use crate::load::Loaders;
 use crate::log::LogControl;
@@ -24,6 +25,7 @@ pub(crate) struct Node {
     /// As it is now, where `CONFIG SET` may change it.
     pub(crate) live: LiveConfig,
     pub(crate) loaders: Loaders,
+    pub(crate) feeds: Feeds,
     /// One per reactor thread; `Waiter::thread` is the index.
     pub(crate) threads: Box<[ThreadDesk]>,
     /// 40 hexadecimal digits that are new with every start.
@@ -95,6 +97,7 @@ impl Node {
             run_id: format!("{:016x}{:016x}{:08x}", run[0], run[1], run[2] >> 32),
             clock,
             keyspace,
+            feeds: Feeds::new(&config),
             config,
             live,
             loaders,

@@ -8,6 +8,7 @@
 
 use crate::config::live::LiveConfig;
 use crate::config::{Config, LoaderConfig};
+use crate::feed;
 use crate::listener;
 use crate::load::{self, Loaders};
 use crate::log::LogControl;
@@ -17,7 +18,7 @@ use crate::thread;
 use crate::vital::Vital;
 use anyhow::Context as _;
 use leasehold_loader_api::Loader;
-use leasehold_loader_sql::{Source, build_loader};
+use leasehold_loader_sql::{Source, build_loader, check_feed};
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -51,9 +52,9 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     let listeners = listener::listen(&config)?;
     let port = listeners[0].local_addr()?.port();
     let loader_runtime = loader_runtime(&config)?;
-    let loaders = match &loader_runtime {
+    let Opened { sources, loaders } = match &loader_runtime {
         Some(runtime) => runtime.block_on(open_loaders(&config))?,
-        None => Vec::new(),
+        None => Opened::default(),
     };
     let (loaders, queues) = Loaders::new(&config.sources, loaders);
     let live = LiveConfig::new(config.clone());
@@ -63,6 +64,7 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     if let Some(runtime) = &loader_runtime {
         let _inside = runtime.enter();
         load::start_schedulers(&node, queues);
+        feed::start(&node, &sources);
     }
     let threads = start_threads(&node)?;
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,8 +124,16 @@ fn loader_runtime(config: &Config) -> anyhow::Result<Option<tokio::runtime::Runt
     Ok(Some(runtime))
 }
 
-/// Opens the sources and builds the loaders, on the loader runtime: their sockets belong to it.
-async fn open_loaders(config: &Config) -> anyhow::Result<Vec<(LoaderConfig, Arc<dyn Loader>)>> {
+/// What lives on the loader runtime.
+#[derive(Default)]
+struct Opened {
+    /// By name.
+    sources: HashMap<String, Source>,
+    loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>,
+}
+
+/// Opens the sources, builds the loaders and checks the feeds, on the loader runtime: their sockets belong to it.
+async fn open_loaders(config: &Config) -> anyhow::Result<Opened> {
     let mut sources = HashMap::new();
     for settings in &config.sources {
         sources.insert(settings.name.clone(), Source::open(settings.clone()).await?);
@@ -135,7 +145,12 @@ async fn open_loaders(config: &Config) -> anyhow::Result<Vec<(LoaderConfig, Arc<
             .with_context(|| format!("loader {}: no source {}", loader.settings.name, loader.source))?;
         loaders.push((loader.clone(), Arc::new(build_loader(source, loader.loader_settings()).await?)));
     }
-    Ok(loaders)
+    for feed in &config.feeds {
+        let name = &feed.settings.name;
+        let source = sources.get(&feed.source).with_context(|| format!("feed {name}: no source {}", feed.source))?;
+        check_feed(source, &feed.settings()).await?;
+    }
+    Ok(Opened { sources, loaders })
 }
 
 fn start_threads(node: &Arc<Node>) -> anyhow::Result<Vec<JoinHandle<()>>> {

@@ -151,6 +151,26 @@ impl Client {
         pair.unwrap_or_else(|| panic!("loader {loader} has no counter {counter}"))[1].integer()
     }
 
+    /// A counter of `FEED STATS` of one feed.
+    ///
+    /// # Panics
+    /// If there is no such feed or counter.
+    pub fn feed_counter(&mut self, feed: &str, counter: &str) -> i64 {
+        let reply = self.command(&["FEED", "STATS", feed]);
+        let pair = reply.elements().chunks(2).find(|pair| pair[0].text() == counter);
+        pair.unwrap_or_else(|| panic!("feed {feed} has no counter {counter}"))[1].integer()
+    }
+
+    /// A field of `FEED LIST` of the only feed.
+    ///
+    /// # Panics
+    /// If there is no feed, or no such field.
+    pub fn feed_field(&mut self, field: &str) -> String {
+        let reply = self.command(&["FEED", "LIST"]);
+        let pair = reply.elements()[0].elements().chunks(2).find(|pair| pair[0].text() == field);
+        pair.unwrap_or_else(|| panic!("the feed has no field {field}"))[1].text()
+    }
+
     /// Whether the server closes the connection within [`PATIENCE`]; replies before that are dropped.
     pub fn is_closed_by_server(&mut self) -> bool {
         loop {

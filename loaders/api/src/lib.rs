@@ -5,9 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-mod feed;
-
-pub use feed::{Batch, Change, Event, Gap, KeyValues, Notice};
+pub mod feed;
 
 use bytes::Bytes;
 use std::future::Future;

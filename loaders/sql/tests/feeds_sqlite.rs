@@ -1,6 +1,6 @@
 //! Feeds of SQLite files that another connection writes: what they tell, and that no change goes unsaid.
 
-use leasehold_loader_api::{Change, Event, Gap, Notice};
+use leasehold_loader_api::feed::{Change, Event, Gap, Notice};
 use leasehold_loader_sql::{
     FeedColumn, FeedSettings, OutboxDatabase, Source, SourceSettings, Via, check_feed, outbox_sql, run_feed,
 };

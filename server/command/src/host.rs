@@ -41,6 +41,11 @@ pub trait Host {
         Err(NO_LOADER_NAMED.to_owned())
     }
 
+    /// Feeds in the order of the configuration.
+    fn feeds(&self) -> Vec<FeedView> {
+        Vec::new()
+    }
+
     /// The name of a loader, by its place in the configuration.
     fn loader_name(&self, loader: u32) -> String;
 
@@ -229,6 +234,17 @@ pub struct LoaderView {
     /// Fields of `LOADER LIST` (match, source, mode, value, ttl_ms, state …) in order.
     pub settings: Vec<(&'static str, String)>,
     /// Counters of `LOADER STATS` in order.
+    pub counters: Vec<(&'static str, i64)>,
+}
+
+/// One feed in `FEED LIST` and `FEED STATS`.
+#[derive(Clone, Debug, Default)]
+pub struct FeedView {
+    /// As configured.
+    pub name: String,
+    /// Fields of `FEED LIST` (source, via, table, state …) in order.
+    pub settings: Vec<(&'static str, String)>,
+    /// Counters of `FEED STATS` in order.
     pub counters: Vec<(&'static str, i64)>,
 }
 

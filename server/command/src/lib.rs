@@ -14,6 +14,7 @@ pub mod connection;
 pub mod context;
 pub mod dispatch;
 pub mod error;
+pub mod feed;
 pub mod generic;
 pub mod glob;
 pub mod help;
@@ -36,8 +37,8 @@ pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
-    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, RefreshRule,
-    RefreshWhen, ServeStale, WarmKeys,
+    Change, ClientFilter, ClientRow, FeedView, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED,
+    RefreshRule, RefreshWhen, ServeStale, WarmKeys,
 };
 pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use parked::{Parked, give_back};

@@ -7,7 +7,7 @@
 
 use crate::error::ReplyError;
 use crate::spec::{Keys, Spec};
-use crate::{bitmap, connection, generic, lease, loader, server, string};
+use crate::{bitmap, connection, feed, generic, lease, loader, server, string};
 use leasehold_protocol::Request;
 
 /// Longest name of a command in bytes; subcommands may be longer.
@@ -16,8 +16,16 @@ pub const NAME_BYTES_MAX: usize = 16;
 /// Longest key in bytes that a command accepts.
 pub const KEY_BYTES_MAX: usize = 65_535;
 
-static GROUPS: [&[&Spec]; 7] =
-    [connection::SPECS, generic::SPECS, string::SPECS, bitmap::SPECS, lease::SPECS, loader::SPECS, server::SPECS];
+static GROUPS: [&[&Spec]; 8] = [
+    connection::SPECS,
+    generic::SPECS,
+    string::SPECS,
+    bitmap::SPECS,
+    lease::SPECS,
+    loader::SPECS,
+    feed::SPECS,
+    server::SPECS,
+];
 
 /// All commands, in the order of their groups.
 pub static TABLE: &[&Spec] = &JOINED;

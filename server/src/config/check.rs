@@ -3,11 +3,14 @@
 use super::parse::{Places, Section, nearest};
 use super::problem::{Level, Problem};
 use super::text::{show_bytes, show_duration};
-use super::{Config, LoaderConfig};
+use super::{Config, FeedConfig, LoaderConfig};
+use crate::feed::mapping_of;
 use leasehold_command::ServeStale;
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
-use leasehold_loader_sql::{ConfigProblem, ConfigSubject, Source, Template, build_loader, overlaps};
+use leasehold_loader_sql::{
+    ConfigProblem, ConfigSubject, FeedColumn, Source, Template, Via, build_loader, check_feed, overlaps,
+};
 use std::time::Duration;
 
 /// The first rule between the server's options that does not hold: an option and what is wrong with it.
@@ -54,7 +57,9 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         let section = Section::Source(source.name.clone());
         found.not_both(&section, "url", "url_file");
         breaker_rules(&source.breaker, &section, &mut found);
-        if !config.loaders.iter().any(|loader| loader.source == source.name) {
+        let is_used = config.loaders.iter().any(|loader| loader.source == source.name)
+            || config.feeds.iter().any(|feed| feed.source == source.name);
+        if !is_used {
             found.warning(&section, "", "no loader uses this source".to_owned());
         }
     }
@@ -62,6 +67,9 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         loader_rules(config, loader, &mut found);
     }
     patterns(config, &mut found);
+    for feed in &config.feeds {
+        feed_rules(config, feed, &mut found);
+    }
 }
 
 /// Each pattern must be one, and no key may have two loaders: which of them would load it, nobody could say.
@@ -103,15 +111,8 @@ fn too_much_memory(asked: u64, machine: u64) -> Option<String> {
 
 fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>) {
     let section = Section::Loader(loader.settings.name.clone());
-    if found.places.is_set(&section, "source") && !config.sources.iter().any(|source| source.name == loader.source) {
-        let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        let hint = match nearest(&loader.source, names.iter().copied()) {
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None if names.is_empty() => format!("write a [sources.{}]", loader.source),
-            None => format!("allowed: {}", names.join(", ")),
-        };
-        found.error(&section, "source", format!("there is no [sources.{}]; {hint}", loader.source));
-    }
+    let sources = config.sources.iter().map(|source| source.name.as_str());
+    found.must_exist(&section, "source", "sources", &loader.source, sources);
     if loader.db.0 >= config.databases {
         let text = format!("{} is no database; allowed: less than databases ({})", loader.db.0, config.databases);
         found.error(&section, "db", text);
@@ -152,6 +153,54 @@ fn breaker_rules(breaker: &BreakerSettings, section: &Section, found: &mut Findi
     }
 }
 
+/// What a feed needs for the way it learns of changes.
+fn feed_rules(config: &Config, feed: &FeedConfig, found: &mut Findings<'_>) {
+    let section = Section::Feed(feed.settings.name.clone());
+    let sources = config.sources.iter().map(|source| source.name.as_str());
+    found.must_exist(&section, "source", "sources", &feed.source, sources);
+    let known = || config.loaders.iter().map(|loader| loader.settings.name.as_str());
+    for loader in &feed.loaders {
+        found.must_exist(&section, "loaders", "loaders", loader, known());
+    }
+    if found.places.is_set(&section, "loaders") && feed.loaders.is_empty() {
+        found.error(&section, "loaders", "names no loader, so the feed has nothing to do".to_owned());
+    }
+    let needed: &[(&str, bool)] = match feed.settings.via {
+        Via::Outbox | Via::UpdatedAt => &[("table", feed.settings.table.is_empty()), ("key", feed.key.is_empty())],
+        Via::Versions => &[("table", feed.settings.table.is_empty()), ("resource", feed.settings.resource.is_empty())],
+        Via::DataVersion => &[],
+    };
+    for (option, _) in needed.iter().filter(|(_, is_missing)| *is_missing) {
+        found.error(&section, option, format!("is missing; via = {:?} needs it", feed.via_name()));
+    }
+    let source = config.sources.iter().find(|source| source.name == feed.source);
+    if feed.settings.via == Via::DataVersion && source.is_some_and(|source| !source.url.starts_with("sqlite")) {
+        found.error(
+            &section,
+            "via",
+            "data_version is for SQLite only; allowed: outbox, updated_at, versions".to_owned(),
+        );
+    }
+    let wrong_columns = feed.key.iter().filter_map(|text| FeedColumn::parse(text).err());
+    let mut has_wrong_columns = false;
+    for text in wrong_columns {
+        has_wrong_columns = true;
+        found.error(&section, "key", text);
+    }
+    if !has_wrong_columns
+        && !feed.key.is_empty()
+        && let Err(text) = mapping_of(config, feed)
+    {
+        found.error(&section, "key", text);
+    }
+    let poll = feed.settings.poll.unwrap_or(Duration::from_secs(1));
+    if poll >= feed.stale_after {
+        let (poll, stale_after) = (show_duration(poll), show_duration(feed.stale_after));
+        let option = if found.places.is_set(&section, "stale_after") { "stale_after" } else { "poll" };
+        found.error(&section, option, format!("poll ({poll}) must be shorter than stale_after ({stale_after})"));
+    }
+}
+
 struct Findings<'a> {
     places: &'a Places,
     problems: &'a mut Vec<Problem>,
@@ -171,6 +220,27 @@ impl Findings<'_> {
         self.problems.push(Problem { level, place, option: section.qualified(option), text });
     }
 
+    /// An option that names a source or a loader must name one that there is.
+    fn must_exist<'n>(
+        &mut self,
+        section: &Section,
+        option: &str,
+        group: &str,
+        name: &str,
+        known: impl Iterator<Item = &'n str>,
+    ) {
+        let known: Vec<&str> = known.collect();
+        if !self.places.is_set(section, option) || known.contains(&name) {
+            return;
+        }
+        let hint = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None if known.is_empty() => format!("write a [{group}.{name}]"),
+            None => format!("allowed: {}", known.join(", ")),
+        };
+        self.error(section, option, format!("there is no [{group}.{name}]; {hint}"));
+    }
+
     fn not_both(&mut self, section: &Section, one: &str, other: &str) {
         if self.places.is_set(section, one) && self.places.is_set(section, other) {
             self.error(section, other, format!("{one} is set as well; allowed: one of the two"));
@@ -183,6 +253,7 @@ pub(crate) fn located(problem: &ConfigProblem, places: &Places) -> Problem {
     let section = match &problem.subject {
         ConfigSubject::Source(name) => Section::Source(name.clone()),
         ConfigSubject::Loader(name) => Section::Loader(name.clone()),
+        ConfigSubject::Feed(name) => Section::Feed(name.clone()),
     };
     // The file's word for what the loader calls its pattern.
     let option = if problem.option == "pattern" { "match" } else { problem.option };
@@ -221,6 +292,12 @@ pub(crate) async fn databases(config: &Config, places: &Places) -> Vec<Problem> 
         };
         for loader in config.loaders.iter().filter(|loader| loader.source == settings.name).filter(whole) {
             if let Err(problem) = build_loader(&source, loader.loader_settings()).await {
+                problems.push(located(&problem, places));
+            }
+        }
+        let whole = |feed: &&FeedConfig| feed.source == settings.name && mapping_of(config, feed).is_ok();
+        for feed in config.feeds.iter().filter(whole) {
+            if let Err(problem) = check_feed(&source, &feed.settings()).await {
                 problems.push(located(&problem, places));
             }
         }

@@ -144,7 +144,7 @@ fn each_mistake_is_told_with_place_reason_and_range() {
                 "x.toml:1:10: warning: sources.main: no loader uses this source",
             ],
         ),
-        ("[table]\nx = 1", &["x.toml:1:2: table: unknown option; `leasehold --print-config` lists all of them"]),
+        ("[stuff]\nx = 1", &["x.toml:1:2: stuff: unknown option; `leasehold --print-config` lists all of them"]),
         ("port = ", &["x.toml:1:8: is not TOML: string values must be quoted, expected literal string"]),
         ("port = 1\nport = 2", &["x.toml:2:1: is not TOML: duplicate key"]),
     ];
@@ -269,7 +269,7 @@ fn all_mistakes_of_a_run_are_told_at_once_in_order() {
             "x.toml:5:1: sources.main.max_conections: unknown option; did you mean \"max_connections\"?",
             "--set prot: prot: unknown option; did you mean \"port\"?",
             "--set sources.main: is not complete; write sources.NAME.OPTION=VALUE",
-            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\"",
+            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\"",
             "--set threads: threads: \"0\" is out of range; allowed: a whole number from 1 to 256, or \"auto\"",
         ]
     );

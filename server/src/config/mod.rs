@@ -19,7 +19,7 @@ pub(crate) mod text;
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
-use leasehold_loader_sql::{LoaderSettings, SourceSettings};
+use leasehold_loader_sql::{FeedColumn, FeedSettings, LoaderSettings, SourceSettings, Via};
 use leasehold_protocol::Limits;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub sources: Vec<SourceSettings>,
     /// In the order of the file.
     pub loaders: Vec<LoaderConfig>,
+    /// In the order of the file.
+    pub feeds: Vec<FeedConfig>,
 }
 
 impl Config {
@@ -234,6 +236,40 @@ pub(crate) enum RefreshMode {
     Ahead,
     /// By chance, the likelier the nearer the end.
     XFetch,
+}
+
+/// What tells of changes in a database: `[feeds.NAME]`.
+#[derive(Clone, Debug)]
+pub(crate) struct FeedConfig {
+    /// As the feed itself needs them, but for its key columns; see [`FeedConfig::settings`].
+    pub settings: FeedSettings,
+    /// The key columns as they were written.
+    pub key: Vec<String>,
+    /// Name of the source; it exists.
+    pub source: String,
+    /// Names of the loaders that the feed covers; they exist.
+    pub loaders: Vec<String>,
+    /// What the feed covers is stale when it was not up to date for so long.
+    pub stale_after: Duration,
+}
+
+impl FeedConfig {
+    /// Whether the feed tells of rows; else it tells of all of them at once.
+    pub(crate) fn has_rows(&self) -> bool {
+        matches!(self.settings.via, Via::Outbox | Via::UpdatedAt)
+    }
+
+    /// The word for how changes are learned.
+    pub(crate) fn via_name(&self) -> &'static str {
+        let place = options::VIAS.iter().position(|via| *via == self.settings.via);
+        place.and_then(|place| options::VIA_NAMES.get(place)).copied().unwrap_or_default()
+    }
+
+    /// Whole settings. Key columns that are none are left out, which `check` has told.
+    pub(crate) fn settings(&self) -> FeedSettings {
+        let key = self.key.iter().filter_map(|text| FeedColumn::parse(text).ok()).collect();
+        FeedSettings { key, ..self.settings.clone() }
+    }
 }
 
 /// A hash seed from the system's randomness.

@@ -3,7 +3,7 @@
 //! Reading never stops at a mistake: each is kept with its place, and the rest is read on. So a run of `--check-config`
 //! tells everything that is wrong. Nothing is guessed: an unknown name is an error, with the nearest known one.
 
-use super::options::{self, LOADER, SOURCE};
+use super::options::{self, FEED, LOADER, SOURCE};
 use super::problem::{File, Level, Place, Problem};
 use super::spec::{Default, Kind, Spec, Value, Wrong};
 use super::{Config, check};
@@ -76,6 +76,7 @@ pub(crate) enum Section {
     Server,
     Source(String),
     Loader(String),
+    Feed(String),
 }
 
 impl Section {
@@ -86,6 +87,7 @@ impl Section {
             Self::Server => option.to_owned(),
             Self::Source(name) => format!("sources.{name}{dot}{option}"),
             Self::Loader(name) => format!("loaders.{name}{dot}{option}"),
+            Self::Feed(name) => format!("feeds.{name}{dot}{option}"),
         }
     }
 }
@@ -153,13 +155,13 @@ impl Reader {
         for (key, value) in in_order(table) {
             let name: &str = key.get_ref();
             match name {
-                "sources" | "loaders" => self.sections(document, name, key, value),
+                "sources" | "loaders" | "feeds" => self.sections(document, name, key, value),
                 _ => self.option(document, &Section::Server, key, value),
             }
         }
     }
 
-    /// All of `[sources]` or `[loaders]`.
+    /// All of `[sources]`, `[loaders]` or `[feeds]`.
     fn sections(&mut self, document: &Document, group: &str, key: &Spanned<Key<'_>>, value: &Spanned<DeValue<'_>>) {
         let DeValue::Table(table) = value.get_ref() else {
             let text = format!("must be tables; write [{group}.NAME] and its options below");
@@ -180,7 +182,7 @@ impl Reader {
         }
     }
 
-    /// Makes the source or loader, if it is not there yet.
+    /// Makes the source, loader or feed, if it is not there yet.
     fn enter(&mut self, group: &str, name: &str, place: Place) -> Option<Section> {
         const NAME_BYTES_MAX: usize = 64;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -194,6 +196,11 @@ impl Reader {
                 self.config.sources.push(options::source_named(name));
             }
             Section::Source(name.to_owned())
+        } else if group == "feeds" {
+            if !self.config.feeds.iter().any(|feed| feed.settings.name == name) {
+                self.config.feeds.push(options::feed_named(name));
+            }
+            Section::Feed(name.to_owned())
         } else {
             if !self.config.loaders.iter().any(|loader| loader.settings.name == name) {
                 self.config.loaders.push(options::loader_named(name));
@@ -226,7 +233,7 @@ impl Reader {
         let named = if flag == "--set" { format!("--set {name}") } else { flag.clone() };
         let (section, option) = match name.split_once('.') {
             None => (Section::Server, name.as_str()),
-            Some((group @ ("sources" | "loaders"), rest)) => {
+            Some((group @ ("sources" | "loaders" | "feeds"), rest)) => {
                 let place = Place::Argument(named.clone());
                 let Some((section_name, option)) = rest.split_once('.') else {
                     let text = format!("is not complete; write {group}.NAME.OPTION=VALUE");
@@ -238,7 +245,7 @@ impl Reader {
                 }
             }
             Some((group, _)) => {
-                let text = format!("{group:?} is no group of options; allowed: \"sources\", \"loaders\"");
+                let text = format!("{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\"");
                 return self.problem(Place::Argument(named), String::new(), text);
             }
         };
@@ -262,6 +269,10 @@ impl Reader {
                 let loader = self.config.loaders.iter_mut().find(|known| known.settings.name == *loader);
                 loader.and_then(|loader| set_from(LOADER.iter(), name, loader, &written, origin.folder))
             }
+            Section::Feed(feed) => {
+                let feed = self.config.feeds.iter_mut().find(|known| known.settings.name == *feed);
+                feed.and_then(|feed| set_from(FEED.iter(), name, feed, &written, origin.folder))
+            }
         };
         self.places.by_option.insert((section.clone(), name.to_owned()), origin.place.clone());
         if let Some(Err((kind, wrong))) = result {
@@ -273,16 +284,12 @@ impl Reader {
     /// Options that must be set and are not.
     fn required(&mut self) {
         let mut missing = Vec::new();
-        for loader in &self.config.loaders {
-            let section = Section::Loader(loader.settings.name.clone());
-            for option in LOADER {
-                let Default::Required { example } = option.default else { continue };
-                if !self.places.is_set(&section, option.name) {
-                    missing.push((
-                        section.clone(),
-                        option.name,
-                        format!("is missing; for example: {} = {example:?}", option.name),
-                    ));
+        let loaders = self.config.loaders.iter().map(|loader| Section::Loader(loader.settings.name.clone()));
+        let feeds = self.config.feeds.iter().map(|feed| Section::Feed(feed.settings.name.clone()));
+        for section in loaders.chain(feeds) {
+            for (name, example) in required_of(&section) {
+                if !self.places.is_set(&section, name) {
+                    missing.push((section.clone(), name, format!("is missing; for example: {name} = {example:?}")));
                 }
             }
         }
@@ -454,12 +461,28 @@ fn one_line(text: &str) -> String {
     }
 }
 
+/// The options of a loader or feed that must be set, with an example.
+fn required_of(section: &Section) -> Vec<(&'static str, &'static str)> {
+    fn required<T>(option: &Spec<T>) -> Option<(&'static str, &'static str)> {
+        match option.default {
+            Default::Required { example } => Some((option.name, example)),
+            Default::Text(_) | Default::Absent { .. } => None,
+        }
+    }
+    match section {
+        Section::Loader(_) => LOADER.iter().filter_map(required).collect(),
+        Section::Feed(_) => FEED.iter().filter_map(required).collect(),
+        Section::Server | Section::Source(_) => Vec::new(),
+    }
+}
+
 /// The names of a section's options.
 fn names_of(section: &Section) -> Vec<&'static str> {
     match section {
         Section::Server => options::server_options().map(|option| option.name).collect(),
         Section::Source(_) => SOURCE.iter().map(|option| option.name).collect(),
         Section::Loader(_) => LOADER.iter().map(|option| option.name).collect(),
+        Section::Feed(_) => FEED.iter().map(|option| option.name).collect(),
     }
 }
 
@@ -476,6 +499,7 @@ fn known(section: &Section, name: &str) -> Result<(), String> {
         (Section::Server, "the server: it stands before the first [table]"),
         (Section::Source(String::new()), "[sources.NAME]"),
         (Section::Loader(String::new()), "[loaders.NAME]"),
+        (Section::Feed(String::new()), "[feeds.NAME]"),
     ];
     if let Some((_, owner)) = elsewhere.iter().find(|(other, _)| names_of(other).contains(&name)) {
         return Err(format!("is an option of {owner}"));

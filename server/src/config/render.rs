@@ -3,7 +3,7 @@
 //! Each option stands commented out with its default, or an example where it has none, as `#name = value`; explanations
 //! begin with `# `. So a file with each `#name` uncommented is a valid configuration, which a test holds true.
 
-use super::options::{GROUPS, LOADER, SOURCE};
+use super::options::{FEED, GROUPS, LOADER, SOURCE};
 use super::spec::{Change, Default, Kind, Spec};
 use std::fmt::Write;
 
@@ -41,6 +41,11 @@ pub(crate) fn conf() -> String {
     heading(&mut out, "Loaders: which keys come from which query");
     out.push_str("#[loaders.user]\n");
     for option in LOADER {
+        entry(&mut out, option);
+    }
+    heading(&mut out, "Feeds: how databases tell what has changed");
+    out.push_str("#[feeds.users]\n");
+    for option in FEED {
         entry(&mut out, option);
     }
     out
@@ -153,7 +158,7 @@ mod tests {
         let reading = read(&Given { conf: Some(path.clone()), arguments: Vec::new() });
         std::fs::remove_file(&path).expect("removed");
         assert_eq!(reading.problems, []);
-        assert_eq!((reading.config.sources.len(), reading.config.loaders.len()), (1, 1));
+        assert_eq!((reading.config.sources.len(), reading.config.loaders.len(), reading.config.feeds.len()), (1, 1, 1));
         let defaults = crate::config::Config::default();
         assert_eq!(format!("{:?}", reading.config.live), format!("{:?}", defaults.live));
     }

@@ -6,13 +6,14 @@
 //!   └──────── any trouble: Notice::Trouble, a pause
 //! ```
 //!
-//! What is read is a position in a table that commits with the change ([`postgres`], [`sqlite`]: the outbox; [`polled`]: a column
+//! What is read is a position in a table that commits with the change ([`postgres`], [`mysql`], [`sqlite`]: the outbox; [`polled`]: a column
 //! of the table itself, or a table of versions), never a message that can be lost: wake-ups only say when to look. The position lives
 //! in memory and outlives a lost connection; where it is no good any more, that is a [`Gap`]. Reads are at least
 //! [`FeedSettings::window`] apart, so that a burst of changes is a few large batches.
 //!
 //! Not here: what a change means for keys.
 
+mod mysql;
 pub(crate) mod outbox_sql;
 mod overlap;
 mod polled;
@@ -21,7 +22,7 @@ mod sqlite;
 
 use crate::settings::{ConfigProblem, ConfigSubject};
 use crate::source::{AnyPool, Source};
-use leasehold_loader_api::{Batch, Change, Event, Gap, KeyValues, Notice};
+use leasehold_loader_api::feed::{Batch, Change, Event, Gap, KeyValues, Notice};
 use serde_json::Value;
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -244,11 +245,12 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
     let mut teller = Teller::new(notices);
     let checked = match (&source.pool, settings.via) {
         (AnyPool::Postgres(_), Via::Outbox) => check::<postgres::Outbox>(source, settings, &mut teller).await,
+        (AnyPool::MySql(_), Via::Outbox) => check::<mysql::Outbox>(source, settings, &mut teller).await,
         (AnyPool::Sqlite(_), Via::Outbox) => check::<sqlite::Outbox>(source, settings, &mut teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => check::<sqlite::DataVersion>(source, settings, &mut teller).await,
-        (AnyPool::Postgres(_), Via::DataVersion) => Err(Trouble::Wrong("via", NOT_SQLITE.to_owned())),
         (_, Via::UpdatedAt) => check::<polled::UpdatedAt>(source, settings, &mut teller).await,
         (_, Via::Versions) => check::<polled::Versions>(source, settings, &mut teller).await,
+        (_, Via::DataVersion) => Err(Trouble::Wrong("via", NOT_SO.to_owned())),
     };
     match checked {
         Err(Trouble::Wrong(option, reason)) => {
@@ -258,7 +260,7 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
     }
 }
 
-const NOT_SQLITE: &str = "data_version is for SQLite only; allowed here: outbox, updated_at, versions";
+const NOT_SO: &str = "data_version is for SQLite only; allowed here: outbox, updated_at, versions";
 
 async fn check<T: Tail>(source: &Source, settings: &FeedSettings, teller: &mut Teller) -> Result<(), Trouble> {
     let limit = source.state.settings.acquire_timeout + source.state.settings.statement_timeout + GRACE;
@@ -276,12 +278,13 @@ pub async fn run_feed(source: Source, settings: FeedSettings, notices: mpsc::Sen
     // The end of the server; nobody is left to hear of it.
     let Err(Ended) = match (&source.pool, settings.via) {
         (AnyPool::Postgres(_), Via::Outbox) => run::<postgres::Outbox>(&source, &settings, teller).await,
+        (AnyPool::MySql(_), Via::Outbox) => run::<mysql::Outbox>(&source, &settings, teller).await,
         (AnyPool::Sqlite(_), Via::Outbox) => run::<sqlite::Outbox>(&source, &settings, teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => run::<sqlite::DataVersion>(&source, &settings, teller).await,
-        // Refused by `check_feed`.
-        (AnyPool::Postgres(_), Via::DataVersion) => Err(Ended),
         (_, Via::UpdatedAt) => run::<polled::UpdatedAt>(&source, &settings, teller).await,
         (_, Via::Versions) => run::<polled::Versions>(&source, &settings, teller).await,
+        // Refused by `check_feed`.
+        (_, Via::DataVersion) => Err(Ended),
     };
 }
 

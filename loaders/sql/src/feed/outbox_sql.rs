@@ -16,6 +16,9 @@ pub(crate) const ROW_TRIGGER: &str = "leasehold_outbox";
 /// The trigger for TRUNCATE, on each table.
 pub(crate) const TRUNCATE_TRIGGER: &str = "leasehold_outbox_truncate";
 
+/// How many triggers a table of MySQL has.
+pub(crate) const MYSQL_TRIGGERS: usize = 3;
+
 /// A kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboxDatabase {
@@ -44,6 +47,13 @@ impl Names {
         Self::postgres(settings)
     }
 
+    pub(crate) fn mysql(settings: &FeedSettings) -> Result<Self, Trouble> {
+        let Self { table, outbox, state, purge_function } = Self::postgres(settings)?;
+        let [table, outbox, state, purge_function] =
+            [table, outbox, state, purge_function].map(|name| backquoted(&name));
+        Ok(Self { table, outbox, state, purge_function })
+    }
+
     fn of(table: &str, outbox: &str) -> Result<Self, (&'static str, String)> {
         let beside = |suffix: &str| quoted(&format!("{outbox}{suffix}")).map_err(|reason| ("outbox", reason));
         Ok(Self {
@@ -70,6 +80,11 @@ pub(crate) fn quoted_one(name: &str) -> Result<String, String> {
     let is_fit = (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.contains(|c: char| c.is_control() || matches!(c, '"' | '`' | '\'' | '\\' | '$'));
     if is_fit { Ok(format!("\"{name}\"")) } else { Err(format!("{name:?} is no name that can be used here")) }
+}
+
+/// A quoted name in the quotes of MySQL. No name has quotes in it.
+pub(crate) fn backquoted(quoted: &str) -> String {
+    quoted.replace('"', "`")
 }
 
 /// A text as SQL.
@@ -281,13 +296,12 @@ COMMIT;
     }
 
     fn mysql(&self) -> String {
-        let back = |quoted: &str| quoted.replace('"', "`");
-        let Names { table, outbox, .. } = self.names;
-        let (table, outbox) = (back(table), back(outbox));
+        let Names { table, outbox, state, .. } = self.names;
+        let [table, outbox, state] = [table, outbox, state].map(|name| backquoted(name));
         let table_text = literal(self.table);
         let object = |row: &str| {
             let pair = |(plain, quoted): &(String, String)| {
-                format!("{}, CAST({row}.{} AS CHAR)", literal(plain), back(quoted))
+                format!("{}, CAST({row}.{} AS CHAR)", literal(plain), backquoted(quoted))
             };
             format!("JSON_OBJECT({})", list(self.columns, pair))
         };
@@ -299,7 +313,7 @@ COMMIT;
             let name = format!("`{ROW_TRIGGER}_{own}_{}`", event.to_ascii_lowercase());
             format!(
                 "DROP TRIGGER IF EXISTS {name};\nCREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW\n    \
-                 INSERT INTO {outbox} (table_name, {keys}) VALUES ({table_text}, {values});\n"
+                 INSERT INTO {outbox} (written_at, table_name, {keys}) VALUES (UTC_TIMESTAMP(6), {table_text}, {values});\n"
             )
         };
         let triggers = [
@@ -309,11 +323,21 @@ COMMIT;
         ];
         format!(
             "-- Leasehold: an outbox for the table {table}.\n\
+             -- A user that reads needs SELECT on {outbox} and {state}, and TRIGGER on {table} to see that the triggers are there.\n\
              -- Not seen: TRUNCATE, and rows that a foreign key with CASCADE changes; MySQL runs no triggers for them.\n\n\
              CREATE TABLE IF NOT EXISTS {outbox} (\n    \
              id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,\n    \
-             written_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),\n    \
-             table_name VARCHAR(255) NOT NULL,\n    old_key JSON,\n    new_key JSON,\n    KEY (written_at)\n) ENGINE=InnoDB;\n\n{}",
+             -- UTC, whatever the time zone of the writer.\n    \
+             written_at DATETIME(6) NOT NULL,\n    \
+             table_name VARCHAR(255) NOT NULL,\n    old_key JSON,\n    new_key JSON,\n    KEY (written_at)\n) ENGINE=InnoDB;\n\
+             -- Readers learn from it that rows they have not read were deleted, or that this is another outbox.\n\
+             CREATE TABLE IF NOT EXISTS {state} (\n    \
+             only_row TINYINT NOT NULL PRIMARY KEY,\n    epoch CHAR(36) NOT NULL,\n    \
+             purged BIGINT UNSIGNED NOT NULL DEFAULT 0\n) ENGINE=InnoDB;\n\
+             INSERT IGNORE INTO {state} (only_row, epoch) VALUES (1, UUID());\n\
+             DROP TRIGGER IF EXISTS `leasehold_purged`;\n\
+             CREATE TRIGGER `leasehold_purged` AFTER DELETE ON {outbox} FOR EACH ROW\n    \
+             UPDATE {state} SET purged = greatest(purged, OLD.id);\n\n{}",
             triggers.join("")
         )
     }

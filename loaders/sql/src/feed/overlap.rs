@@ -7,7 +7,7 @@
 //!
 //! So nothing is compared with a clock of ours, or of the database, and times may be of any type that sorts.
 
-use leasehold_loader_api::KeyValues;
+use leasehold_loader_api::feed::KeyValues;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 

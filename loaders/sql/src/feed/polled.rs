@@ -8,10 +8,12 @@
 use super::overlap::{Mark, Overlap};
 use super::{FeedSettings, LOOK_AGAIN, Read, Tail, Teller, Trouble, outbox_sql};
 use crate::dialect::{Dialect, Fault};
+use crate::mysql::MySqlDialect;
 use crate::postgres::PostgresDialect;
 use crate::source::{AnyPool, Source};
 use crate::sqlite::SqliteDialect;
-use leasehold_loader_api::{Change, Event, Gap};
+use leasehold_loader_api::feed::{Change, Event, Gap};
+use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
@@ -22,19 +24,20 @@ const ROWS_MAX: usize = 100_000;
 
 enum Connection {
     Postgres(PgConnection),
+    MySql(MySqlConnection),
     Sqlite(SqliteConnection),
 }
 
 /// A connection of the feed's own.
-struct Asker {
+pub(super) struct Asker {
     source: Source,
     connection: Connection,
 }
 
-type Texts = Vec<Option<String>>;
+pub(super) type Texts = Vec<Option<String>>;
 
 impl Asker {
-    async fn open(source: &Source) -> Result<Self, Trouble> {
+    pub(super) async fn open(source: &Source) -> Result<Self, Trouble> {
         let failed = |error: sqlx::Error| Trouble::Failed(source.state.redacted(&error));
         let limit = source.state.settings.acquire_timeout;
         let late = |_| Trouble::Failed(format!("no connection within {} ms", limit.as_millis()));
@@ -44,16 +47,37 @@ impl Asker {
                 let connected = tokio::time::timeout(limit, options.connect()).await.map_err(late)?;
                 Connection::Postgres(connected.map_err(failed)?)
             }
-            AnyPool::Sqlite(pool) => Connection::Sqlite(pool.connect_options().connect().await.map_err(failed)?),
+            AnyPool::MySql(pool) => {
+                let options = pool.connect_options();
+                let connected = tokio::time::timeout(limit, options.connect()).await.map_err(late)?;
+                Connection::MySql(connected.map_err(failed)?)
+            }
+            AnyPool::Sqlite(pool) => Connection::Sqlite(pool.reads.connect_options().connect().await.map_err(failed)?),
         };
         Ok(Self { source: source.clone(), connection })
     }
 
-    /// All rows of a query whose columns are texts.
-    async fn ask(&mut self, option: &'static str, sql: &str, bound: &[Option<&str>]) -> Result<Vec<Texts>, Trouble> {
-        let sql = AssertSqlSafe(sql.to_owned());
+    /// All rows of a query whose columns are texts. Its one parameter, if it has one, is `$1`.
+    pub(super) async fn ask(
+        &mut self,
+        option: &'static str,
+        sql: &str,
+        bound: &[Option<&str>],
+    ) -> Result<Vec<Texts>, Trouble> {
+        let sql = match &self.connection {
+            Connection::MySql(_) => {
+                PARAMETERS.iter().fold(sql.to_owned(), |sql, parameter| sql.replace(parameter, "?"))
+            }
+            Connection::Postgres(_) | Connection::Sqlite(_) => sql.to_owned(),
+        };
+        let sql = AssertSqlSafe(sql);
         let asked = match &mut self.connection {
             Connection::Postgres(connection) => {
+                let query = bound.iter().fold(sqlx::query(sql), |query, text| query.bind(*text));
+                let rows = connection.fetch_all(query).await;
+                rows.and_then(|rows| rows.iter().map(texts).collect::<Result<Vec<_>, _>>())
+            }
+            Connection::MySql(connection) => {
                 let query = bound.iter().fold(sqlx::query(sql), |query, text| query.bind(*text));
                 let rows = connection.fetch_all(query).await;
                 rows.and_then(|rows| rows.iter().map(texts).collect::<Result<Vec<_>, _>>())
@@ -70,6 +94,7 @@ impl Asker {
             };
             let fault = match &self.connection {
                 Connection::Postgres(_) => PostgresDialect::fault(database.as_ref()),
+                Connection::MySql(_) => MySqlDialect::fault(database.as_ref()),
                 Connection::Sqlite(_) => SqliteDialect::fault(database.as_ref()),
             };
             match fault {
@@ -89,10 +114,22 @@ where
     (0..row.len()).map(|column| row.try_get(column)).collect()
 }
 
+/// Parameters of a query, each used once and in order.
+const PARAMETERS: [&str; 2] = ["$1", "$2"];
+
+/// A name in the quotes of the database.
+fn quoted(connection: &Connection, name: Result<String, String>) -> Result<String, String> {
+    match connection {
+        Connection::MySql(_) => name.map(|name| outbox_sql::backquoted(&name)),
+        Connection::Postgres(_) | Connection::Sqlite(_) => name,
+    }
+}
+
 /// A column as text, so that the text of a key is the one that its loader compares.
 fn as_text(connection: &Connection, column: &str) -> String {
     match connection {
         Connection::Postgres(_) => format!("to_jsonb({column}) #>> '{{}}'"),
+        Connection::MySql(_) => format!("CAST({column} AS CHAR)"),
         Connection::Sqlite(_) => format!("CAST({column} AS TEXT)"),
     }
 }
@@ -120,8 +157,9 @@ impl Tail for UpdatedAt {
     async fn open(source: &Source, settings: &FeedSettings) -> Result<Self, Trouble> {
         let mut asker = Asker::open(source).await?;
         let wrong = |option| move |reason| Trouble::Wrong(option, reason);
-        let table = outbox_sql::quoted(&settings.table).map_err(wrong("table"))?;
-        let updated = outbox_sql::quoted_one(&settings.updated_column).map_err(wrong("updated_column"))?;
+        let table = quoted(&asker.connection, outbox_sql::quoted(&settings.table)).map_err(wrong("table"))?;
+        let updated = outbox_sql::quoted_one(&settings.updated_column);
+        let updated = quoted(&asker.connection, updated).map_err(wrong("updated_column"))?;
         // What is missing shows as an error of the option that names it. In quotes, SQLite would take it for a text.
         asker.ask("table", &format!("SELECT NULL FROM {table} LIMIT 0"), &[]).await?;
         asker
@@ -129,7 +167,7 @@ impl Tail for UpdatedAt {
             .await?;
         let mut columns = Vec::new();
         for column in settings.columns() {
-            let column = outbox_sql::quoted_one(column).map_err(wrong("key"))?;
+            let column = quoted(&asker.connection, outbox_sql::quoted_one(column)).map_err(wrong("key"))?;
             asker.ask("key", &format!("SELECT NULL FROM (SELECT t.{column} FROM {table} t) AS x LIMIT 0"), &[]).await?;
             columns.push(as_text(&asker.connection, &format!("t.{column}")));
         }
@@ -144,6 +182,8 @@ impl Tail for UpdatedAt {
                 let kind = kind.ok_or_else(|| Trouble::Wrong("table", format!("{} is no table", settings.table)))?;
                 format!("t.{updated} >= CAST(CAST($1 AS text) AS {kind})")
             }
+            // The text becomes what the column is.
+            Connection::MySql(_) => format!("t.{updated} >= $1"),
             // The mark has the class of the column's values, and so must its text: numbers sort before texts.
             Connection::Sqlite(_) => format!(
                 "t.{updated} >= CASE (SELECT typeof(max(m.{updated})) FROM {table} m) WHEN 'integer' THEN CAST($1 AS INTEGER) \
@@ -214,10 +254,10 @@ impl Tail for Versions {
     async fn open(source: &Source, settings: &FeedSettings) -> Result<Self, Trouble> {
         let mut asker = Asker::open(source).await?;
         let wrong = |option| move |reason| Trouble::Wrong(option, reason);
-        let table = outbox_sql::quoted(&settings.table).map_err(wrong("table"))?;
+        let table = quoted(&asker.connection, outbox_sql::quoted(&settings.table)).map_err(wrong("table"))?;
         asker.ask("table", &format!("SELECT NULL FROM {table} LIMIT 0"), &[]).await?;
         let mut column = async |option: &'static str, name: &str| {
-            let name = outbox_sql::quoted_one(name).map_err(wrong(option))?;
+            let name = quoted(&asker.connection, outbox_sql::quoted_one(name)).map_err(wrong(option))?;
             asker.ask(option, &format!("SELECT NULL FROM (SELECT t.{name} FROM {table} t) AS x LIMIT 0"), &[]).await?;
             Ok::<_, Trouble>(name)
         };

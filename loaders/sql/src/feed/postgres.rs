@@ -18,7 +18,7 @@ use super::{FeedSettings, LOOK_AGAIN, Read, Tail, Teller, Trouble, next, outbox_
 use crate::dialect::{Dialect, Fault};
 use crate::postgres::PostgresDialect;
 use crate::source::{AnyPool, Source};
-use leasehold_loader_api::{Event, Gap};
+use leasehold_loader_api::feed::{Event, Gap};
 use sqlx::postgres::{PgListener, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use std::time::Duration;

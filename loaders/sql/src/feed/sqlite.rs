@@ -10,7 +10,7 @@ use super::{FILE_LOOK, FeedSettings, LOOK_AGAIN, Read, Tail, Teller, Trouble, ne
 use crate::dialect::{Dialect, Fault};
 use crate::source::{AnyPool, Source};
 use crate::sqlite::SqliteDialect;
-use leasehold_loader_api::{Change, Event, Gap};
+use leasehold_loader_api::feed::{Change, Event, Gap};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ struct Watch {
 impl Watch {
     async fn open(source: &Source) -> Result<Self, Trouble> {
         let AnyPool::Sqlite(pool) = &source.pool else { unreachable!("asked of SQLite only") };
-        let connection = pool.connect_options().connect().await.map_err(|error| trouble(source, error))?;
+        let connection = pool.reads.connect_options().connect().await.map_err(|error| trouble(source, error))?;
         let mut watch = Self { connection, source: source.clone(), version: 0 };
         watch.look().await?;
         Ok(watch)

@@ -1,22 +1,24 @@
-//! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`.
+//! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`, those of `[feeds.NAME]`.
 //!
 //! Redis's names and units where Redis has the option. An option of Redis that means nothing here (`save`, `appendonly`,
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
 //! setting it is an error rather than a promise.
 
 mod breaking;
+mod feeding;
 mod loading;
 mod server;
 
+pub(crate) use feeding::{FEED, VIA_NAMES, VIAS};
 pub(crate) use loading::{LOADER, SOURCE};
 pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
-use super::{BindAddress, Config, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret};
+use super::{BindAddress, Config, FeedConfig, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
-use leasehold_loader_sql::{LoaderSettings, SourceSettings};
+use leasehold_loader_sql::{FeedSettings, LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -106,6 +108,7 @@ impl std::default::Default for Config {
             live,
             sources: Vec::new(),
             loaders: Vec::new(),
+            feeds: Vec::new(),
         };
         fill_defaults(server_options(), &mut config);
         config
@@ -148,6 +151,19 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
     };
     fill_defaults(LOADER.iter(), &mut loader);
     loader
+}
+
+/// A feed of this name with the defaults of the table.
+pub(crate) fn feed_named(name: &str) -> FeedConfig {
+    let mut feed = FeedConfig {
+        settings: FeedSettings::new(name),
+        key: Vec::new(),
+        source: String::new(),
+        loaders: Vec::new(),
+        stale_after: Duration::ZERO,
+    };
+    fill_defaults(FEED.iter(), &mut feed);
+    feed
 }
 
 fn fill_defaults<T: 'static>(options: impl Iterator<Item = &'static Spec<T>>, target: &mut T) {
@@ -218,6 +234,7 @@ mod tests {
         defaults_round_trip(server_options(), &mut Config::default());
         defaults_round_trip(SOURCE.iter(), &mut source_named("a"));
         defaults_round_trip(LOADER.iter(), &mut loader_named("a"));
+        defaults_round_trip(FEED.iter(), &mut feed_named("a"));
     }
 
     #[test]
@@ -225,6 +242,7 @@ mod tests {
         rows_have_a_field_each(&server_options().collect::<Vec<_>>(), Config::default);
         rows_have_a_field_each(&SOURCE.iter().collect::<Vec<_>>(), || source_named("a"));
         rows_have_a_field_each(&LOADER.iter().collect::<Vec<_>>(), || loader_named("a"));
+        rows_have_a_field_each(&FEED.iter().collect::<Vec<_>>(), || feed_named("a"));
     }
 
     #[test]
@@ -232,7 +250,8 @@ mod tests {
         let server: Vec<&str> = server_options().map(|option| option.name).collect();
         let source: Vec<&str> = SOURCE.iter().map(|option| option.name).collect();
         let loader: Vec<&str> = LOADER.iter().map(|option| option.name).collect();
-        let groups = [(server, b'-'), (source, b'_'), (loader, b'_')];
+        let feed: Vec<&str> = FEED.iter().map(|option| option.name).collect();
+        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_')];
         for (names, joint) in groups {
             let mut unique = names.clone();
             unique.sort_unstable();
@@ -248,7 +267,8 @@ mod tests {
         let docs = server_options()
             .map(|option| (option.name, option.doc))
             .chain(SOURCE.iter().map(|option| (option.name, option.doc)))
-            .chain(LOADER.iter().map(|option| (option.name, option.doc)));
+            .chain(LOADER.iter().map(|option| (option.name, option.doc)))
+            .chain(FEED.iter().map(|option| (option.name, option.doc)));
         for (name, doc) in docs {
             assert!(doc.ends_with('.') && !doc.contains("  ") && doc.len() < 400, "{name}: {doc}");
         }

@@ -1,0 +1,62 @@
+//! `leasehold sql`: prints SQL that an operator runs, or does not.
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand, ValueEnum};
+use leasehold_loader_sql::{FeedColumn, OutboxDatabase, outbox_sql};
+use std::io::Write;
+
+/// Prints SQL for databases that Leasehold loads from. It runs none of it.
+#[derive(Debug, Args)]
+pub(crate) struct Printing {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Outbox(Outbox),
+}
+
+/// The table and the triggers that feeds with via = "outbox" read: each change of a row is written down, with its key before and
+/// after, within the transaction that makes it. May be run again, for another table or other columns.
+#[derive(Debug, Args)]
+struct Outbox {
+    /// The table whose changes are to be seen: TABLE or SCHEMA.TABLE, as the database spells it.
+    #[arg(long, value_name = "NAME")]
+    table: String,
+
+    /// The columns that make up keys, separated by commas.
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', required = true)]
+    key: Vec<String>,
+
+    /// The kind of database.
+    #[arg(long, value_enum, default_value_t = Database::Postgres)]
+    database: Database,
+
+    /// The outbox table.
+    #[arg(long, value_name = "NAME", default_value = "leasehold_outbox")]
+    outbox: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Database {
+    Postgres,
+    Mysql,
+    Sqlite,
+}
+
+/// Prints what was asked for.
+///
+/// # Errors
+/// A name that cannot be used.
+pub(crate) fn run(printing: &Printing, out: &mut impl Write) -> anyhow::Result<()> {
+    let What::Outbox(Outbox { table, key, database, outbox }) = &printing.what;
+    let columns: Result<Vec<FeedColumn>, String> = key.iter().map(|text| FeedColumn::parse(text)).collect();
+    let database = match database {
+        Database::Postgres => OutboxDatabase::Postgres,
+        Database::Mysql => OutboxDatabase::Mysql,
+        Database::Sqlite => OutboxDatabase::Sqlite,
+    };
+    let sql = columns.and_then(|columns| outbox_sql(database, table, &columns, outbox));
+    Ok(out.write_all(sql.map_err(|reason| anyhow!(reason))?.as_bytes())?)
+}
