@@ -1,8 +1,11 @@
 //! The guide, `loaders/README.md`, block by block as a reader would: its SQL on a PostgreSQL database, its configuration in a
 //! server, and its conversations with both, reply for reply.
 
-use leasehold_tests::{Client, Database, Postgres, Server, Value, groups, server::workspace};
+use leasehold_tests::server::{binary, workspace};
+use leasehold_tests::watch::holds_in_time;
+use leasehold_tests::{Client, Database, Postgres, Server, Value, groups};
 use std::fmt::Write as _;
+use std::process::Command;
 
 const GROUP: &str = "guide";
 
@@ -44,6 +47,7 @@ fn every_block_of_the_guide_does_what_it_says() {
         for (kind, text) in blocks {
             match *kind {
                 "sql" => database.run(text),
+                "console" => text.lines().for_each(|line| database.run(&printed_sql(line))),
                 "toml" => {
                     let server = Server::options().conf(text.replace(URL_IN_GUIDE, &url)).start();
                     let client = server.client();
@@ -62,6 +66,15 @@ fn every_block_of_the_guide_does_what_it_says() {
     }
 }
 
+/// What a line of the shell pipes into `psql`.
+fn printed_sql(line: &str) -> String {
+    let command = line.strip_prefix("$ leasehold ").and_then(|line| line.strip_suffix(" | psql shop"));
+    let words = words(command.unwrap_or_else(|| panic!("no SQL of ours for psql: {line}")));
+    let output = Command::new(binary()).args(words).output().expect("the binary runs");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("SQL is text")
+}
+
 /// Says each line that begins with a prompt, and compares what comes with the lines up to the next.
 fn converse(heading: &str, text: &str, client: &mut Client, database: &mut Database) {
     let mut lines = text.lines().peekable();
@@ -72,21 +85,28 @@ fn converse(heading: &str, text: &str, client: &mut Client, database: &mut Datab
             continue;
         }
         let command = line.strip_prefix("> ").unwrap_or_else(|| panic!("{heading}: no command: {line}"));
+        // What comes later has a word behind it on when.
+        let (command, is_eventual) = command.split_once("  ").map_or((command, false), |(command, _)| (command, true));
         let mut expected = Vec::new();
         while let Some(line) = lines.next_if(|line| !line.starts_with("> ") && !line.starts_with("sql> ")) {
             expected.push(line);
         }
         let words: Vec<String> = words(command).into_iter().map(|word| word.replace(TOKEN, &token)).collect();
-        let reply = client.command(&words);
+        let mut reply = client.command(&words);
+        if is_eventual {
+            let is_there = holds_in_time(|| {
+                reply = client.command(&words);
+                fits_all(&expected, &shown(&reply))
+            });
+            assert!(is_there, "{heading}: {command}\nexpected at last {expected:#?}\ncame {reply}");
+        }
         if let Value::Array(fields) = &reply
             && let [Value::Bulk(status), _, field, ..] = &fields[..]
             && status == b"LEASE"
         {
             token = field.text();
         }
-        let mut shown = String::new();
-        show(&reply, "", &mut shown);
-        let shown: Vec<&str> = shown.lines().collect();
+        let shown = shown(&reply);
         assert!(fits_all(&expected, &shown), "{heading}: {command}\nexpected {expected:#?}\ncame {shown:#?}");
     }
 }
@@ -111,7 +131,13 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// As `redis-cli` shows a reply, but strings without quotes.
+/// As `redis-cli` shows a reply, but strings without quotes; line by line.
+fn shown(reply: &Value) -> Vec<String> {
+    let mut text = String::new();
+    show(reply, "", &mut text);
+    text.lines().map(str::to_owned).collect()
+}
+
 fn show(reply: &Value, indent: &str, out: &mut String) {
     let _ = match reply {
         Value::NullBulk | Value::NullArray | Value::Null => writeln!(out, "(nil)"),
@@ -129,11 +155,11 @@ fn show(reply: &Value, indent: &str, out: &mut String) {
 }
 
 /// Whether lines are what the guide says: `…` is anything, and alone on a line any number of lines.
-fn fits_all(expected: &[&str], shown: &[&str]) -> bool {
+fn fits_all<S: AsRef<str>>(expected: &[&str], shown: &[S]) -> bool {
     match (expected, shown) {
         ([], shown) => shown.is_empty(),
         (["…", rest @ ..], shown) => (0..=shown.len()).any(|skipped| fits_all(rest, &shown[skipped..])),
-        ([line, rest @ ..], [first, shown @ ..]) => fits(line, first) && fits_all(rest, shown),
+        ([line, rest @ ..], [first, shown @ ..]) => fits(line, first.as_ref()) && fits_all(rest, shown),
         (_, []) => false,
     }
 }
@@ -152,9 +178,8 @@ fn the_test_itself_tells_right_from_wrong() {
     assert!(fits_all(&["1) LEASE", "…"], &["1) LEASE", "2) (nil)", "3) 7"]));
     assert!(fits_all(&["a…b…", "…"], &["axxb"]));
     assert!(!fits_all(&["a…b"], &["axxbc"]));
-    assert!(!fits_all(&["OK"], &[]) && !fits_all(&[], &["OK"]));
+    assert!(!fits_all::<&str>(&["OK"], &[]) && !fits_all(&[], &["OK"]));
     assert_eq!(words(r#"SET user:1 '{"name":"A b"}' ''"#), ["SET", "user:1", r#"{"name":"A b"}"#, ""]);
-    let mut shown = String::new();
-    show(&Value::Array(vec![Value::bulk("a"), Value::Array(vec![Value::Integer(1), Value::NullBulk])]), "", &mut shown);
-    assert_eq!(shown, "1) a\n2) 1) (integer) 1\n   2) (nil)\n");
+    let nested = Value::Array(vec![Value::bulk("a"), Value::Array(vec![Value::Integer(1), Value::NullBulk])]);
+    assert_eq!(shown(&nested), ["1) a", "2) 1) (integer) 1", "   2) (nil)"]);
 }
