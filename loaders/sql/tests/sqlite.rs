@@ -756,7 +756,7 @@ async fn keys_are_listed_from_the_columns_of_a_query() {
         ("SELECT org FROM orders", 10, 100, "one column for each of the pattern's 2 placeholders"),
         ("SELECT org, name FROM orders WHERE org = $1", 10, 100, "each of the pattern's 0 placeholders"),
         ("DELETE FROM orders RETURNING org, name", 10, 100, "readonly"),
-        ("SELECT nothing FROM orders", 10, 100, "no such column"),
+        ("SELECT missing, name FROM orders", 10, 100, "no such column"),
     ] {
         let Err(LoadError::Rejected(reason)) = list(sql, keys_max, bytes_max).await else { panic!("{sql} lists keys") };
         assert!(reason.contains(says), "{sql}: {reason}");

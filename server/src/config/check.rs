@@ -131,7 +131,8 @@ fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>
     if loader.writes_through && statements.iter().all(|(_, sql)| sql.is_none()) {
         found.error(&section, "write", "\"through\" needs upsert_sql, delete_sql or both".to_owned());
     }
-    if !loader.writes_through {
+    // Who says that it does not write has parked them.
+    if !loader.writes_through && !found.places.is_set(&section, "write") {
         for (option, _) in statements.iter().filter(|(_, sql)| sql.is_some()) {
             found.warning(&section, option, "does nothing without write = \"through\"".to_owned());
         }
