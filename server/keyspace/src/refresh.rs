@@ -48,7 +48,10 @@ impl Keyspace {
 
 impl Shard {
     fn claim_refresh(&mut self, key: &Key<'_>, refresh: &Refresh, turn: &mut Turn) -> Option<u64> {
-        let fields = self.entry(self.find(key)?).fields();
+        // As for a claim: what a bump covers is no fresh value.
+        self.settle_leases(key);
+        let place = self.find_live(key, turn.now_ms)?;
+        let fields = self.entry(place).fields();
         let left_ms = fields.expire_at_ms?.checked_sub(turn.now_ms).filter(|&left_ms| left_ms > 0)?;
         // The new life that a failed load gave is a pause for the source.
         let is_loaded = fields.load_ms > 0 && fields.stale_since_ms.is_none();
