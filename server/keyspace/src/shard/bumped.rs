@@ -172,7 +172,8 @@ impl Shard {
         if !self.has_prefix_bumps {
             return None;
         }
-        self.prefix_bump(key.db, key.bytes).map(|_| self.bumps.now())
+        // Not the clock's stamp: that may be of a bump which has not come to this shard yet, and which covers what is written now.
+        self.prefix_bump(key.db, key.bytes)
     }
 
     /// Voids the tokens of a key that were issued before a pending bump of a prefix of it. To be called before a token is judged.
