@@ -440,11 +440,12 @@ impl LeaseTable {
             !is_told
         });
         self.waiters.remove(before - record.waiting.len());
+        let stamp = record.issued.iter().find(|issued| issued.token == token).map_or(0, |issued| issued.stamp);
         record.issued.retain(|issued| issued.token != token);
         record.holder = None;
         if let Some((reason, until_ms)) = remembered {
             self.heap_bytes -= record.heap_bytes();
-            record.failure = Some(Box::new(Remembered { reason: Arc::clone(reason), until_ms }));
+            record.failure = Some(Box::new(Remembered { reason: Arc::clone(reason), stamp, until_ms }));
             self.heap_bytes += record.heap_bytes();
         }
         self.hand_over(at, LoadCause::HolderLost);

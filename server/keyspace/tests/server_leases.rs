@@ -103,11 +103,12 @@ fn a_failure_is_remembered_for_readers_and_not_for_who_loads_by_himself() {
 fn a_change_of_the_key_ends_a_remembered_failure() {
     type Change = fn(&mut Node);
 
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
         ("a hard invalidation", |node| assert!(!node.invalidate(Invalidation::Hard, None))),
         ("a soft invalidation", |node| assert!(!node.invalidate(Invalidation::Soft { stale_ms: None }, None))),
         ("a deletion", |node| assert!(!node.delete())),
         ("a demand for a fresh value", |node| node.keyspace.outdate(&mut node.turn, DB, KEY)),
+        ("a bump of its prefix", |node| node.keyspace.invalidate_prefix(&mut node.turn, DB, &KEY[..1])),
         ("a flush", |node| node.keyspace.flush(&mut node.turn, None)),
     ];
     for (what, change) in changes {
@@ -121,6 +122,12 @@ fn a_change_of_the_key_ends_a_remembered_failure() {
         node.keyspace.check();
         assert!(matches!(node.claim(SERVER), Claimed::Lead { .. }), "{what}");
     }
+    // One that began after the change counts, though the bump may be pending still.
+    let mut node = Node::new();
+    node.keyspace.invalidate_prefix(&mut node.turn, DB, &KEY[..1]);
+    let first = token(node.claim(SERVER));
+    node.keyspace.fail_with(&mut node.turn, DB, KEY, first, &failing("LOADFAIL users down", 1_000));
+    assert!(matches!(node.claim(SERVER), Claimed::Wait { .. }));
     // A load that such a change has overtaken says nothing about the next one.
     let mut node = Node::new();
     let first = token(node.claim(SERVER));

@@ -63,6 +63,8 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) reason: Arc<str>,
+    /// When the load began, by the clock of bumps.
+    pub(super) stamp: u64,
     /// Readers hear it instead of loading, until then.
     pub(super) until_ms: u64,
 }
@@ -176,8 +178,12 @@ impl Record {
         true
     }
 
-    /// Tokens issued before a stamp may at most replace a stale value; a client that holds one leads no more.
+    /// Tokens issued before a stamp may at most replace a stale value; a client that holds one leads no more. That a load which
+    /// began before it has failed says nothing about the next one.
     pub(super) fn soften_before(&mut self, stamp: u64) {
+        if self.failure.as_ref().is_some_and(|failure| failure.stamp < stamp) {
+            self.forget_failure();
+        }
         let holder = self.holder.map(|holder| holder.token);
         let mut is_held_by_newer = false;
         for issued in &mut self.issued {
