@@ -3,6 +3,7 @@
 //! The same for every kind of database: a row is seen through [`Fields`].
 
 use crate::json;
+use crate::msgpack;
 use crate::settings::{BigNumbers, LoaderSettings, ValueFormat};
 use crate::tags::TagTemplate;
 use crate::template::Template;
@@ -18,6 +19,9 @@ pub(crate) trait Fields {
 
     /// Writes the value as JSON. Not called for NULL.
     fn json(&self, column: usize, big_numbers: BigNumbers, out: &mut Vec<u8>) -> Result<(), String>;
+
+    /// The bytes of a value whose type is bytes.
+    fn binary(&self, column: usize) -> Option<&[u8]>;
 
     /// Writes the value as its bytes: text as it is, numbers as digits. Not called for NULL.
     fn plain(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String>;
@@ -56,6 +60,7 @@ pub(crate) struct Columns {
 #[derive(Clone, Copy, Debug)]
 enum Value {
     Json,
+    MsgPack,
     Column(usize),
 }
 
@@ -115,6 +120,7 @@ impl Columns {
 
         let value = match settings.value {
             ValueFormat::Json => Value::Json,
+            ValueFormat::MsgPack => Value::MsgPack,
             ValueFormat::Column => {
                 let mut others: Vec<usize> =
                     (0..names.len()).filter(|column| !keys.contains(column) && Some(*column) != version).collect();
@@ -136,8 +142,11 @@ impl Columns {
         };
 
         for name in &settings.json_columns {
-            if settings.value != ValueFormat::Json {
-                return Err(problem("json_columns", "is for value = \"json\"".into()));
+            if settings.value == ValueFormat::Column {
+                return Err(problem(
+                    "json_columns",
+                    "is for values of all columns; write value = \"json\" or \"msgpack\"".into(),
+                ));
             }
             if place(name).is_none() {
                 return Err(problem(
@@ -150,7 +159,7 @@ impl Columns {
 
         let json_names: Vec<Vec<u8>> = names.iter().enumerate().map(|(index, name)| json_name(index, name)).collect();
         let frame_bytes = match value {
-            Value::Json => json_names.iter().map(|name| name.len() + 2).sum::<usize>() + 1,
+            Value::Json | Value::MsgPack => json_names.iter().map(|name| name.len() + 2).sum::<usize>() + 1,
             Value::Column(_) => 0,
         };
         Ok(Self { names, json_names, frame_bytes, inline, keys, version, tags, value })
@@ -240,15 +249,28 @@ impl Columns {
                     if row.is_null(column) {
                         value.extend_from_slice(b"null");
                     } else {
-                        let written = if self.inline[column] {
-                            inline(row, column, &mut value)
-                        } else {
-                            row.json(column, settings.big_numbers, &mut value)
-                        };
-                        written.map_err(|reason| rejected(column, reason))?;
+                        self.json(row, column, settings.big_numbers, &mut value)
+                            .map_err(|reason| rejected(column, reason))?;
                     }
                 }
                 value.push(b'}');
+            }
+            Value::MsgPack => {
+                let mut text = Vec::new();
+                msgpack::map_of(self.names.len(), &mut value);
+                for (column, name) in self.names.iter().enumerate() {
+                    msgpack::string(name, &mut value);
+                    if row.is_null(column) {
+                        msgpack::nil(&mut value);
+                    } else if let Some(bytes) = row.binary(column).filter(|_| !self.inline[column]) {
+                        msgpack::bytes(bytes, &mut value);
+                    } else {
+                        text.clear();
+                        self.json(row, column, BigNumbers::Number, &mut text)
+                            .and_then(|()| msgpack::json(&text, &mut value))
+                            .map_err(|reason| rejected(column, reason))?;
+                    }
+                }
             }
         }
         if value.len() > bytes_max {
@@ -257,13 +279,16 @@ impl Columns {
         value.shrink_to_fit();
         Ok(Row::Value { value: Bytes::from(value), version, tags })
     }
-}
 
-/// Writes a value whose text is JSON.
-fn inline(row: &impl Fields, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
-    let start = out.len();
-    row.plain(column, out)?;
-    json::check(&out[start..])
+    /// Writes a value that is not NULL as JSON.
+    fn json(&self, row: &impl Fields, column: usize, big: BigNumbers, out: &mut Vec<u8>) -> Result<(), String> {
+        if !self.inline[column] {
+            return row.json(column, big, out);
+        }
+        let start = out.len();
+        row.plain(column, out)?;
+        json::check(&out[start..])
+    }
 }
 
 fn json_name(index: usize, name: &str) -> Vec<u8> {

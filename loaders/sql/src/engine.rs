@@ -11,7 +11,8 @@
 use crate::columns::Problem;
 use crate::dialect::{self, CheckError, Connection, DatabaseRow, Dialect, Fault, Query, Refit, Role, Rows};
 use crate::pool::{self, SourceState};
-use crate::settings::LoaderSettings;
+use crate::rows::RowList;
+use crate::settings::{LoaderSettings, RowsPerKey};
 use crate::template::{Template, Values};
 use bytes::Bytes;
 use leasehold_loader_api::{KeyList, LoadError, Loaded, Row};
@@ -517,6 +518,8 @@ struct Collector<'k, D: Dialect> {
     /// Keys that were asked for twice, against the contract, with their first places: they must not look absent.
     repeats: Vec<(usize, usize)>,
     answers: Vec<Option<Loaded>>,
+    /// What has come for each key, if keys have many rows.
+    lists: Vec<RowList>,
     rows: usize,
     /// Buffers for the key that a row names.
     text: Vec<u8>,
@@ -545,6 +548,10 @@ impl<'k, D: Dialect> Collector<'k, D> {
             places,
             repeats,
             answers: keys.iter().map(|_| None).collect(),
+            lists: match engine.settings.rows {
+                RowsPerKey::One => Vec::new(),
+                RowsPerKey::Many => vec![RowList::default(); keys.len()],
+            },
             rows: 0,
             text: Vec::new(),
             ends: Vec::new(),
@@ -555,11 +562,20 @@ impl<'k, D: Dialect> Collector<'k, D> {
     fn clear(&mut self) {
         self.rows = 0;
         self.answers.fill(None);
+        self.lists.fill(RowList::default());
+    }
+
+    fn rows_per_key_max(&self) -> usize {
+        match self.engine.settings.rows {
+            RowsPerKey::One => ROWS_PER_KEY_MAX,
+            // One that has too many must not fail the others at once.
+            RowsPerKey::Many => ROWS_PER_KEY_MAX + self.engine.settings.rows_max,
+        }
     }
 
     /// Whether the query was given up with rows still to come.
     fn is_over(&self) -> bool {
-        self.rows > self.keys.len() * ROWS_PER_KEY_MAX
+        self.rows > self.keys.len() * self.rows_per_key_max()
     }
 
     fn take(&mut self, row: &DatabaseRow<D>) -> Result<(), Fault> {
@@ -569,8 +585,9 @@ impl<'k, D: Dialect> Collector<'k, D> {
         self.rows += 1;
         if self.is_over() {
             return Err(Fault::Refused(format!(
-                "{} returned more than {ROWS_PER_KEY_MAX} rows per key; it must select the rows of its keys only",
-                self.role.option()
+                "{} returned more than {} rows per key; it must select the rows of its keys only",
+                self.role.option(),
+                self.rows_per_key_max()
             )));
         }
         let statement = self.statement.clone();
@@ -585,6 +602,10 @@ impl<'k, D: Dialect> Collector<'k, D> {
             tracing::trace!(loader = self.engine.settings.name, "a row of another key came back");
             return Ok(());
         };
+        if let Some(list) = self.lists.get_mut(place) {
+            list.push(columns.row(&fields, &self.engine.settings), &self.engine.settings);
+            return Ok(());
+        }
         let answer = match self.answers[place] {
             None => columns.row(&fields, &self.engine.settings),
             Some(_) => {
@@ -647,6 +668,9 @@ impl<'k, D: Dialect> Collector<'k, D> {
     }
 
     fn finish(mut self) -> Vec<Loaded> {
+        for (answer, list) in self.answers.iter_mut().zip(self.lists) {
+            *answer = Some(list.finish(self.engine.settings.value));
+        }
         for (first, repeat) in self.repeats {
             self.answers[repeat] = self.answers[first].clone();
         }

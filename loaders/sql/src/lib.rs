@@ -22,10 +22,12 @@ mod engine;
 mod feed;
 mod json;
 mod loader;
+mod msgpack;
 mod mysql;
 mod overlap;
 mod pool;
 mod postgres;
+mod rows;
 mod settings;
 mod source;
 mod sqlite;
@@ -35,9 +37,9 @@ mod writer;
 
 pub use feed::outbox_sql::{OutboxDatabase, outbox_sql};
 pub use feed::{FeedColumn, FeedSettings, NOTICES_MAX, Via, check_feed, run_feed};
-pub use loader::{BATCH_MAX, ROW_BYTES_MAX, SqlCounters, SqlLoader, build_loader};
+pub use loader::{BATCH_MAX, ROW_BYTES_MAX, ROWS_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;
-pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, SourceSettings, ValueFormat};
+pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, RowsPerKey, SourceSettings, ValueFormat};
 pub use source::Source;
 pub use template::{
     PATTERN_BYTES_MAX, PLACEHOLDERS_MAX, Placeholder, PlaceholderKind, TEXT_BYTES_MAX, Template, Values,

@@ -4,7 +4,7 @@ use crate::columns::Problem;
 use crate::engine::{Counters, Engine};
 use crate::mysql::MySqlDialect;
 use crate::postgres::PostgresDialect;
-use crate::settings::{ConfigProblem, ConfigSubject, LoaderSettings};
+use crate::settings::{ConfigProblem, ConfigSubject, LoaderSettings, RowsPerKey, ValueFormat};
 use crate::source::{AnyPool, Source};
 use crate::sqlite::SqliteDialect;
 use crate::template::{PLACEHOLDERS_MAX, Template};
@@ -20,6 +20,9 @@ use tokio::runtime::Handle;
 
 /// Most keys in one batch query.
 pub const BATCH_MAX: usize = 10_000;
+
+/// Most rows that a key may have.
+pub const ROWS_MAX: usize = 100_000;
 
 /// Largest limit for a row, in bytes: what PostgreSQL can send.
 pub const ROW_BYTES_MAX: usize = 1 << 30;
@@ -154,6 +157,21 @@ fn check_settings(settings: &LoaderSettings, template: &Template) -> Result<(), 
     }
     if !(1..=BATCH_MAX).contains(&settings.batch_max) {
         return problem("batch_max", format!("must be from 1 to {BATCH_MAX}"));
+    }
+    if settings.rows == RowsPerKey::Many {
+        if settings.value == ValueFormat::Column {
+            return problem(
+                "rows",
+                "many rows are a list of objects; they need value = \"json\" or \"msgpack\"".into(),
+            );
+        }
+        if settings.version_column.is_some() {
+            let reason = "many rows have no version: when one of them goes, no column grows".into();
+            return problem("version_column", reason);
+        }
+        if !(1..=ROWS_MAX).contains(&settings.rows_max) {
+            return problem("rows_max", format!("must be from 1 to {ROWS_MAX}"));
+        }
     }
     if !(1..=ROW_BYTES_MAX).contains(&settings.row_bytes_max) {
         return problem("row_bytes_max", format!("must be from 1 to {ROW_BYTES_MAX}"));

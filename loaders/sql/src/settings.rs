@@ -74,12 +74,16 @@ pub struct LoaderSettings {
     pub batch_max: usize,
     /// What becomes the value.
     pub value: ValueFormat,
+    /// How many rows a key has.
+    pub rows: RowsPerKey,
+    /// Most rows of a key that may have many.
+    pub rows_max: usize,
     /// Column with the version of the row: an integer, or a time with a zone: PostgreSQL's `timestamptz`, MySQL's `TIMESTAMP` (microseconds
     /// since 1970).
     pub version_column: Option<String>,
     /// Tags of each value: texts with columns in braces, `org:{org_id}`.
     pub tags: Vec<String>,
-    /// Largest value, and largest row, in bytes.
+    /// Largest value, and largest row, in bytes; a list of rows is a value.
     pub row_bytes_max: usize,
     /// Columns of text that hold JSON and go into the value as they are; a text that is none fails its row.
     pub json_columns: Vec<String>,
@@ -104,6 +108,8 @@ impl LoaderSettings {
             batch_key: None,
             batch_max: 500,
             value: ValueFormat::Json,
+            rows: RowsPerKey::One,
+            rows_max: 1000,
             version_column: None,
             tags: Vec::new(),
             row_bytes_max: 16 * 1024 * 1024,
@@ -120,8 +126,19 @@ impl LoaderSettings {
 pub enum ValueFormat {
     /// One JSON object of all columns, in the order of the query.
     Json,
+    /// The same as a MessagePack map.
+    MsgPack,
     /// The bytes of the one column that is neither key nor version. NULL there counts as no row.
     Column,
+}
+
+/// How many rows a key has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsPerKey {
+    /// One; a second one is an error.
+    One,
+    /// Any number: the value is the list of them, and a key without rows is absent.
+    Many,
 }
 
 /// How JSON holds integers beyond ±2^53, which many readers of JSON round.

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use leasehold_loader_api::{KeyList, LoadError, LoadRequest, Loaded, Loader, Row};
 use leasehold_loader_sql::{
-    BigNumbers, ConfigProblem, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
+    BigNumbers, ConfigProblem, LoaderSettings, RowsPerKey, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -155,6 +155,91 @@ async fn text_that_is_json_goes_inline_if_asked() {
         ..loader("order:{id:int}", "SELECT id, doc FROM orders WHERE id = $1")
     };
     assert_eq!(problem(&source, column).await.option, "json_columns");
+}
+
+#[tokio::test]
+async fn a_key_may_have_many_rows() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE items (order_id INTEGER, line INTEGER, name TEXT);
+         INSERT INTO items VALUES (1, 2, 'milk'), (1, 1, 'tea'), (2, 1, 'bread'), (4, 1, 'a'), (4, 2, 'b'), (4, 3, 'c'), (4, 4, 'd');
+         CREATE TABLE words (word TEXT COLLATE NOCASE, n INTEGER);
+         INSERT INTO words VALUES ('a', 1), ('A', 2), ('a', 3);",
+    )
+    .await;
+    let settings = LoaderSettings {
+        rows: RowsPerKey::Many,
+        rows_max: 3,
+        batch_key: Some(vec!["order_id".into()]),
+        ..batched(
+            "items:{id:int}",
+            "SELECT order_id, line, name FROM items WHERE order_id = $1 ORDER BY line",
+            "SELECT order_id, line, name FROM items WHERE order_id IN (SELECT value FROM json_each($1)) ORDER BY line",
+        )
+    };
+    let items = build_loader(&source, settings.clone()).await.unwrap();
+    let keys = ["items:1", "items:2", "items:3", "items:4", "items:1"];
+    let mut alone = Vec::new();
+    for key in keys {
+        alone.push(load_one(&items, key).await);
+    }
+    let both = r#"[{"order_id":1,"line":1,"name":"tea"},{"order_id":1,"line":2,"name":"milk"}]"#;
+    assert_eq!(alone[0], value(both));
+    assert_eq!(alone[1], value(r#"[{"order_id":2,"line":1,"name":"bread"}]"#));
+    assert_eq!(alone[2], Ok(Row::Absent));
+    assert!(matches!(&alone[3], Err(LoadError::Rejected(reason)) if reason.contains("rows_max = 3")), "{:?}", alone[3]);
+    // One that has too many does not fail the others.
+    assert_eq!(load(&items, &keys).await, alone);
+
+    // A row of another key is in nobody's list.
+    let words =
+        LoaderSettings { rows: RowsPerKey::Many, ..loader("word:{word}", "SELECT word, n FROM words WHERE word = $1") };
+    let words = build_loader(&source, words).await.unwrap();
+    assert_eq!(load_one(&words, "word:a").await, value(r#"[{"word":"a","n":1},{"word":"a","n":3}]"#));
+    assert_eq!(words.counters().alias_rows, 1);
+
+    let small = LoaderSettings { row_bytes_max: 50, ..settings.clone() };
+    let small = build_loader(&source, small).await.unwrap();
+    assert!(matches!(load_one(&small, "items:1").await, Err(LoadError::TooLarge { bytes_max: 50, .. })));
+    assert_eq!(load_one(&small, "items:2").await, alone[1]);
+
+    for (wrong, option) in [
+        (LoaderSettings { value: ValueFormat::Column, ..settings.clone() }, "rows"),
+        (LoaderSettings { version_column: Some("line".into()), ..settings.clone() }, "version_column"),
+        (LoaderSettings { rows_max: 0, ..settings }, "rows_max"),
+    ] {
+        assert_eq!(problem(&source, wrong).await.option, option);
+    }
+}
+
+#[tokio::test]
+async fn rows_may_be_messagepack() {
+    let (_database, source) = Database::created(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, any ANY, doc TEXT);
+         INSERT INTO t VALUES (1, x'00ff', '[1]'), (2, 'a', NULL), (3, -9223372036854775808, '{\"a\":1.5}');",
+    )
+    .await;
+    let settings = LoaderSettings {
+        value: ValueFormat::MsgPack,
+        json_columns: vec!["doc".into()],
+        big_numbers: BigNumbers::String,
+        ..loader("t:{id:int}", "SELECT id, any, doc FROM t WHERE id = $1")
+    };
+    let one = build_loader(&source, settings.clone()).await.unwrap();
+    let many = LoaderSettings { rows: RowsPerKey::Many, ..settings };
+    let many = build_loader(&source, many).await.unwrap();
+    for (key, packed) in [
+        ("t:1", &b"\x83\xa2id\x01\xa3any\xc4\x02\x00\xff\xa3doc\x91\x01"[..]),
+        ("t:2", b"\x83\xa2id\x02\xa3any\xa1a\xa3doc\xc0"),
+        ("t:3", b"\x83\xa2id\x03\xa3any\xd3\x80\0\0\0\0\0\0\0\xa3doc\x81\xa1a\xcb\x3f\xf8\0\0\0\0\0\0"),
+    ] {
+        assert_eq!(
+            load_one(&one, key).await,
+            Ok(Row::Value { value: Bytes::from_static(packed), version: None, tags: Vec::new() })
+        );
+        let list = [b"\x91", packed].concat();
+        assert_eq!(load_one(&many, key).await, Ok(Row::Value { value: list.into(), version: None, tags: Vec::new() }));
+    }
+    assert_eq!(load_one(&many, "t:9").await, Ok(Row::Absent));
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
-use leasehold_loader_sql::{BigNumbers, LoaderSettings, Source, SourceSettings, SqlLoader, ValueFormat, build_loader};
+use leasehold_loader_sql::{
+    BigNumbers, LoaderSettings, RowsPerKey, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
+};
 use leasehold_tests::MariaDb;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, Row as _};
@@ -295,6 +297,30 @@ async fn text_that_is_json_goes_inline_if_asked() {
     let problem =
         build_loader(&database.source, LoaderSettings { json_columns: vec!["shoe".into()], ..settings }).await;
     assert_eq!(problem.expect_err("there is no such column").option, "json_columns");
+}
+
+#[tokio::test]
+async fn a_key_may_have_many_rows_and_be_messagepack() {
+    let script = "CREATE TABLE items (owner bigint, line int, raw varbinary(9));
+        INSERT INTO items VALUES (1, 2, 0x00ff), (1, 1, NULL), (2, 1, NULL);";
+    let Some(database) = Database::new(script).await else { return };
+    let settings = LoaderSettings {
+        rows: RowsPerKey::Many,
+        ..batched(
+            "items:{owner:int}",
+            "SELECT * FROM items WHERE owner = $1 ORDER BY line",
+            "SELECT * FROM items WHERE owner IN ($1) ORDER BY line",
+        )
+    };
+    let loader = database.loader(settings.clone()).await;
+    let both = r#"[{"owner":1,"line":1,"raw":null},{"owner":1,"line":2,"raw":"AP8="}]"#;
+    let expected = [value(both), value(r#"[{"owner":2,"line":1,"raw":null}]"#), Ok(Row::Absent)];
+    assert_eq!(load(&loader, &["items:1", "items:2", "items:3"]).await, expected);
+    assert_eq!(load_one(&loader, "items:1").await, expected[0]);
+    let packed = database.loader(LoaderSettings { value: ValueFormat::MsgPack, ..settings }).await;
+    let both = b"\x92\x83\xa5owner\x01\xa4line\x01\xa3raw\xc0\x83\xa5owner\x01\xa4line\x02\xa3raw\xc4\x02\x00\xff";
+    let both = Ok(Row::Value { value: Bytes::from_static(both), version: None, tags: Vec::new() });
+    assert_eq!(load(&packed, &["items:3", "items:1"]).await, [Ok(Row::Absent), both]);
 }
 
 #[tokio::test]

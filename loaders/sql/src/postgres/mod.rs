@@ -254,6 +254,10 @@ impl Fields for PostgresFields<'_> {
         codec.json(raw, big_numbers, out)
     }
 
+    fn binary(&self, column: usize) -> Option<&[u8]> {
+        self.value(column).ok().filter(|(codec, _)| **codec == Codec::Bytea).map(|(_, raw)| raw)
+    }
+
     fn plain(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
         let (codec, raw) = self.value(column)?;
         codec.plain(raw, out)

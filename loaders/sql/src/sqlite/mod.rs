@@ -275,6 +275,13 @@ impl Fields for SqliteFields<'_> {
         Ok(())
     }
 
+    fn binary(&self, column: usize) -> Option<&[u8]> {
+        match self.stored(column) {
+            Ok(Stored::Blob(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
     fn plain(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
         match self.stored(column)? {
             Stored::Null => return Err("is NULL".into()),

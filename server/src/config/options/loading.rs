@@ -7,7 +7,7 @@ use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
 use leasehold_command::{ServeStale, WARM_RATE_MAX};
 use leasehold_keyspace::Db;
 use leasehold_keyspace::settings::DATABASES_MAX;
-use leasehold_loader_sql::{BigNumbers, SourceSettings, ValueFormat};
+use leasehold_loader_sql::{BigNumbers, ROWS_MAX, RowsPerKey, SourceSettings, ValueFormat};
 use std::time::Duration;
 
 /// The keys of `[sources.NAME]`.
@@ -98,8 +98,10 @@ pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
     ),
 ];
 
-const VALUE_NAMES: &[&str] = &["json", "column"];
-const VALUES: [ValueFormat; VALUE_NAMES.len()] = [ValueFormat::Json, ValueFormat::Column];
+const VALUE_NAMES: &[&str] = &["json", "msgpack", "column"];
+const VALUES: [ValueFormat; VALUE_NAMES.len()] = [ValueFormat::Json, ValueFormat::MsgPack, ValueFormat::Column];
+const ROWS_NAMES: &[&str] = &["one", "many"];
+const ROWS: [RowsPerKey; ROWS_NAMES.len()] = [RowsPerKey::One, RowsPerKey::Many];
 const BIG_NUMBER_NAMES: &[&str] = &["number", "string"];
 const BIG_NUMBERS: [BigNumbers; BIG_NUMBER_NAMES.len()] = [BigNumbers::Number, BigNumbers::String];
 const MODE_NAMES: &[&str] = &["transparent", "explicit"];
@@ -168,9 +170,28 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
         kind: Kind::Choice(VALUE_NAMES),
         default: Default::Text("json"),
         change: Change::Start,
-        doc: "What a row becomes: a JSON object of its columns, or the bytes of its one column that is not part of the key.",
+        doc: "What a row becomes: a JSON object of its columns, the same as a MessagePack map (with bytes as bytes), or the bytes of its one column that is not part of the key.",
         write: |loader, value| loader.settings.value = value.choice(&VALUES),
         read: |loader| Value::from_choice(&VALUES, loader.settings.value),
+    },
+    Spec {
+        name: "rows",
+        kind: Kind::Choice(ROWS_NAMES),
+        default: Default::Text("one"),
+        change: Change::Start,
+        doc: "How many rows a key has. With many, the value is the list of all of them in the order of the query, and a key without \
+              rows is absent. Its tags are those of all rows, at most 32.",
+        write: |loader, value| loader.settings.rows = value.choice(&ROWS),
+        read: |loader| Value::from_choice(&ROWS, loader.settings.rows),
+    },
+    Spec {
+        name: "rows_max",
+        kind: integer(1, ROWS_MAX as u64),
+        default: Default::Text("1000"),
+        change: Change::Start,
+        doc: "The most rows of a key with rows = \"many\". A key that has more is a LOADFAIL.",
+        write: |loader, value| loader.settings.rows_max = value.usize(),
+        read: |loader| Value::from_usize(loader.settings.rows_max),
     },
     Spec {
         name: "json_columns",
