@@ -242,8 +242,12 @@ impl Shard {
         if self.may_be_bumped(&view)
             && let Some(covered) = self.bump_of(&view)
         {
+            // It is stale at best.
             self.settle_found(key, covered, now_ms);
-            return self.read(key, access, now_ms, read);
+            if counts {
+                self.count_miss(key, now_ms);
+            }
+            return None;
         }
         let entry = view.entry();
         if entry.expire_at_ms.is_none_or(|expire_at_ms| now_ms < expire_at_ms) {
