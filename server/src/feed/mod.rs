@@ -12,7 +12,7 @@
 mod cover;
 mod mapping;
 
-use crate::config::{Config, FeedConfig};
+use crate::config::{Config, FeedConfig, LoaderConfig};
 use crate::load;
 use crate::node::Node;
 use crate::vital::Vital;
@@ -95,10 +95,11 @@ impl Feeds {
     /// The feeds of a configuration that was checked.
     pub(crate) fn new(config: &Config) -> Self {
         let desk = |feed: &FeedConfig| {
-            let loaders = || feed.loaders.iter().filter_map(|name| loader_of(config, name));
+            let is_covered = |loader: &&LoaderConfig| feed.loaders.contains(&loader.settings.name);
+            let covered = config.loaders.iter().filter(is_covered);
             FeedDesk {
                 mapping: mapping_of(config, feed).unwrap_or_else(|_| Mapping::whole()),
-                covers: loaders().map(|(_, db, template)| Cover { db, template }).collect(),
+                covers: covered.map(|loader| Cover::new(loader.db, &loader.settings.pattern)).collect(),
                 config: feed.clone(),
                 counters: Counters::default(),
                 state: Mutex::default(),
@@ -156,7 +157,7 @@ async fn follow(node: Arc<Node>, index: usize, mut notices: mpsc::Receiver<Notic
             Ok(Some(Notice::Changes(batch))) => desk.apply(&node, &batch).await,
             Ok(Some(Notice::Gap(gap))) => {
                 desk.note_gap(gap);
-                desk.all_is_stale(&node).await;
+                desk.all_is_stale(&node);
             }
             Ok(Some(Notice::UpToDate(at))) => {
                 blind_at = Instant::from_std(at) + stale_after;
@@ -167,7 +168,7 @@ async fn follow(node: Arc<Node>, index: usize, mut notices: mpsc::Receiver<Notic
             Err(_) => {
                 blind_at = Instant::now() + stale_after;
                 desk.note_blind();
-                desk.all_is_stale(&node).await;
+                desk.all_is_stale(&node);
             }
         }
     }
@@ -183,7 +184,7 @@ impl FeedDesk {
         add(&self.counters.unmapped, mapped.unmapped);
         if mapped.is_all {
             add(&self.counters.wholes, 1);
-            self.all_is_stale(node).await;
+            self.all_is_stale(node);
         } else {
             let mut keys = mapped.keys.iter();
             while keys.len() > 0 {
@@ -205,9 +206,9 @@ impl FeedDesk {
         self.counters.events.fetch_add(batch.events.len() as u64, Ordering::Release);
     }
 
-    async fn all_is_stale(&self, node: &Arc<Node>) {
+    fn all_is_stale(&self, node: &Arc<Node>) {
         for cover in &self.covers {
-            cover_is_stale(node, cover).await;
+            cover_is_stale(node, cover);
         }
     }
 

@@ -27,7 +27,8 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         kind: Kind::Lines,
         default: Default::Required { example: "user" },
         change: Change::Start,
-        doc: "The loaders whose keys become stale by what the feed tells; one may be written without brackets.",
+        doc: "The loaders whose keys become stale by what the feed tells; one may be written without brackets. Where all do, so does every key \
+              that begins like theirs.",
         write: |feed, value| feed.loaders = value.lines(),
         read: |feed| Value::Lines(feed.loaders.clone()),
     },
