@@ -161,6 +161,7 @@ fn conf(url: &str) -> String {
         url = "{url}"
         statement_timeout = "20s"
         acquire_timeout = "20s"
+        breaker = "off"
 
         [loaders.row]
         match = "row:{{id:int}}"
@@ -170,6 +171,7 @@ fn conf(url: &str) -> String {
         batch_sql = "SELECT id, version FROM rows WHERE id = ANY($1)"
         ttl = "1h"
         serve_stale = "never"
+        breaker = "off"
         hard_timeout = "20s"
 
         [feeds.rows]
