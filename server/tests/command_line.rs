@@ -107,7 +107,7 @@ fn a_database_that_is_down_is_a_warning() {
 
 #[test]
 fn a_url_that_cannot_be_used_is_told_without_its_password() {
-    let urls = ["mysql://me:hunter2@h/db", "hunter2", "redis://me:hunter2@h", "postgres://me:hunter2@h:port/db"];
+    let urls = ["mysql://me:hunter2@h:port/db", "hunter2", "redis://me:hunter2@h", "postgres://me:hunter2@h:port/db"];
     for url in urls {
         let conf = format!("[sources.main]\nurl = \"{url}\"\n");
         let (code, errors) = checked("url", &[("x.toml", &conf)]);

@@ -2,6 +2,8 @@
 
 use crate::client::Client;
 use crate::process::{Directory, Process, free_port};
+use crate::watch::holds_in_time;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
@@ -138,13 +140,26 @@ impl ServerOptions {
     /// starts that must fail. Status, and stdout and stderr.
     ///
     /// # Panics
-    /// If the binary cannot be run.
+    /// If the binary cannot be run, or goes on running.
     #[must_use]
     pub fn run_to_end(&self) -> (ExitStatus, String) {
         let directory = Directory::new();
-        let output = self.command(&directory, free_port()).output().expect("the binary can be run");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status, String::from_utf8_lossy(&text).into_owned())
+        let path = directory.path().join("output");
+        let file = || File::options().create(true).append(true).open(&path).expect("the directory is ours");
+        let mut command = self.command(&directory, free_port());
+        let mut child = command.stdout(file()).stderr(file()).spawn().expect("the binary can be run");
+        let mut status = None;
+        let has_ended = holds_in_time(|| {
+            status = child.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        if !has_ended {
+            // Who does not listen to this cannot be helped; the panic says what matters.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let output = String::from_utf8_lossy(&std::fs::read(&path).expect("it was made above")).into_owned();
+        (status.unwrap_or_else(|| panic!("it goes on running:\n{output}")), output)
     }
 
     fn command(&self, directory: &Directory, port: u16) -> Command {

@@ -393,7 +393,7 @@ fn no_request_hangs_whatever_happens_to_the_database() {
 fn a_column_of_the_wrong_type_stops_the_start_with_its_place() {
     let Some(postgres) = Postgres::shared(GROUP) else { return };
     let url = postgres.new_database();
-    Database::connect(&url).run("CREATE TABLE hosts (id date, name text, address inet)");
+    Database::connect(&url).run("CREATE TABLE hosts (id date, name text, address int4range)");
     for (sql, says) in [
         ("SELECT id, name FROM hosts WHERE id = $1", "id"),
         ("SELECT 1::int8 AS id, address FROM hosts WHERE $1::int8 = 1", "address"),

@@ -96,6 +96,8 @@ pub(crate) struct Queues {
     pub(crate) generations: Generations,
     pub(crate) policy: EvictionPolicy,
     pub(crate) objective: Objective,
+    /// Whether bumps of prefixes are pending in the shard: here because each read looks at this line of memory anyway.
+    pub(crate) has_prefix_bumps: bool,
     pub(crate) share: Share,
     pub(crate) sketch: Sketch,
     /// What the shard may hold; traffic of this makes some generations.
@@ -127,6 +129,7 @@ impl Queues {
             sketch: Sketch::new(0),
             share: policy.share(),
             objective: Objective::Objects,
+            has_prefix_bumps: false,
             capacity_bytes,
             settled_bytes: 0,
             window,

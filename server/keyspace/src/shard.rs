@@ -45,8 +45,6 @@ const VERSION_SHIFT: u32 = 22;
 #[repr(C)]
 pub(crate) struct Shard {
     pub(crate) reads: Reads,
-    /// Whether bumps of prefixes are pending.
-    has_prefix_bumps: bool,
     pub(crate) queues: Queues,
     pub(crate) index: Index,
     pub(crate) log: Log,
@@ -130,7 +128,6 @@ impl Shard {
     ) -> Self {
         Self {
             reads: Reads::default(),
-            has_prefix_bumps: false,
             index: Index::new(),
             log: Log::new(backing.clone()),
             queues: Queues::new(policy, u64::MAX, boot_unix_ms, Arc::clone(window)),
@@ -239,9 +236,7 @@ impl Shard {
             }
             return None;
         };
-        if self.may_be_bumped(&view)
-            && let Some(covered) = self.bump_of(&view)
-        {
+        if let Some(covered) = self.bump_of(&view) {
             // It is stale at best.
             self.settle_found(key, covered, now_ms);
             if counts {
@@ -344,6 +339,14 @@ impl Shard {
         now_ms: u64,
     ) -> Location {
         let Contents { fields, tags } = contents;
+        if let Some(location) = location {
+            self.touch(location, key.hash, now_ms);
+            // Nothing but the value: the shortest way of all writes.
+            let is_plain = tags.tags.is_empty() && !self.queues.has_prefix_bumps && fields == Fields::default();
+            if is_plain && self.log.try_replace_plain(location, value) {
+                return location;
+            }
+        }
         let fields = Fields { written: self.written_now(key), ..fields };
         let layout = Layout {
             db: key.db,
@@ -355,12 +358,6 @@ impl Shard {
             tags,
             room: 0,
         };
-        if let Some(location) = location {
-            self.touch(location, key.hash, now_ms);
-            if fields == Fields::default() && tags.tags.is_empty() && self.log.try_replace_plain(location, value) {
-                return location;
-            }
-        }
         let location = self.put(location, key, layout, value, now_ms);
         self.note_stored(key, location);
         location
@@ -631,7 +628,7 @@ impl Shard {
     pub(crate) fn check(&self) {
         self.log.check();
         self.leases.check_counts();
-        assert_eq!(self.has_prefix_bumps, self.prefix_bumps_pending() > 0);
+        assert_eq!(self.queues.has_prefix_bumps, self.prefix_bumps_pending() > 0);
         let mut counts = [Count::default(); DATABASES_MAX];
         let mut position = 0;
         let mut found = 0;

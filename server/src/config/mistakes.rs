@@ -165,7 +165,7 @@ fn each_mistake_of_a_loader_is_told() {
         (
             "timeot = 1",
             &["x.toml:7:1: loaders.user.timeot: unknown option; allowed: match, source, sql, batch_sql, batch_key, \
-                          value, big_numbers, mode, db, ttl, jitter, negative_ttl, stale_for, serve_stale, refresh, refresh_at, \
+                          value, rows, rows_max, json_columns, big_numbers, mode, db, ttl, jitter, negative_ttl, stale_for, serve_stale, refresh, refresh_at, \
                           refresh_beta, warm_rate, warm_keys_max, soft_timeout, \
                           hard_timeout, max_concurrency, queue, batch_window, batch_max, version_column, tags, write, \
                           upsert_sql, delete_sql, row_bytes_max, error_ttl, too_large_ttl, breaker, breaker_window, breaker_calls, \

@@ -94,14 +94,19 @@ impl Shard {
     /// Whether the entry has to be looked at more closely before anybody sees it.
     #[inline(always)]
     pub(super) fn may_be_bumped(&self, view: &EntryView<'_>) -> bool {
-        view.is_tagged() || self.has_prefix_bumps
+        view.is_tagged() || self.queues.has_prefix_bumps
     }
 
     /// The newest bump that makes the entry stale, if it is not dealt with yet.
+    #[inline]
     pub(crate) fn bump_of(&self, view: &EntryView<'_>) -> Option<Covered> {
-        if !self.may_be_bumped(view) {
-            return None;
-        }
+        if self.may_be_bumped(view) { self.bump_looked_up(view) } else { None }
+    }
+
+    /// Apart from who reads: most entries have no tags, and most of the time no prefix is pending.
+    #[cold]
+    #[inline(never)]
+    fn bump_looked_up(&self, view: &EntryView<'_>) -> Option<Covered> {
         let of_tags = match view.tags_birth() {
             Some(birth) => self.bumps.newest_since(birth, view.tags()),
             None => None,
@@ -121,6 +126,7 @@ impl Shard {
 
     /// Deals with the entry of a key that a bump covers. Where it is now, if it is still there.
     #[cold]
+    #[inline(never)]
     pub(super) fn settle_found(&mut self, key: &Key<'_>, covered: Covered, now_ms: u64) -> Option<Location> {
         // It is written anew, and reads may be all that happens.
         if self.is_untidy() {
@@ -169,7 +175,7 @@ impl Shard {
     /// The stamp that an entry must keep if it is written now: as long as a bump of a prefix of its key is pending.
     #[inline]
     pub(super) fn written_now(&self, key: &Key<'_>) -> Option<u64> {
-        if !self.has_prefix_bumps {
+        if !self.queues.has_prefix_bumps {
             return None;
         }
         // Not the clock's stamp: that may be of a bump which has not come to this shard yet, and which covers what is written now.
@@ -179,7 +185,7 @@ impl Shard {
     /// Voids the tokens of a key that were issued before a pending bump of a prefix of it. To be called before a token is judged.
     #[inline]
     pub(crate) fn settle_leases(&mut self, key: &Key<'_>) {
-        if self.has_prefix_bumps
+        if self.queues.has_prefix_bumps
             && let Some(stamp) = self.prefix_bump(key.db, key.bytes)
         {
             self.leases.soften_before(key.db, key.bytes, stamp);
@@ -188,7 +194,7 @@ impl Shard {
 
     /// Whether a pending bump came after a negative entry with this version.
     pub(super) fn is_negative_bumped(&self, db: Db, key: &[u8], version: u64) -> bool {
-        self.has_prefix_bumps
+        self.queues.has_prefix_bumps
             && self.prefix_bumps.pending.iter().any(|bump| version <= bump.version && bump.covers(db, key))
     }
 
@@ -206,7 +212,7 @@ impl Shard {
             return false;
         }
         pending.push(PrefixBump { version: self.versions.last(), ..bump });
-        self.has_prefix_bumps = true;
+        self.queues.has_prefix_bumps = true;
         true
     }
 
@@ -218,7 +224,7 @@ impl Shard {
     /// Goes on with dealing with what bumps cover, for as many entries as one lock may. How many were removed; `None` if there is
     /// nothing to do.
     pub(crate) fn sweep_bumps(&mut self, now_ms: u64, steps_left: &mut usize) -> Option<usize> {
-        if self.prefix_bumps.sweep == Sweep::Idle && !self.has_prefix_bumps && !self.is_tag_sweep_due(now_ms) {
+        if self.prefix_bumps.sweep == Sweep::Idle && !self.queues.has_prefix_bumps && !self.is_tag_sweep_due(now_ms) {
             return None;
         }
         let entries_before = self.index.len();
@@ -294,7 +300,7 @@ impl Shard {
         let (swept, pending) =
             std::mem::take(&mut self.prefix_bumps.pending).into_iter().partition(|bump| bump.is_swept);
         self.prefix_bumps.pending = pending;
-        self.has_prefix_bumps = !self.prefix_bumps.pending.is_empty();
+        self.queues.has_prefix_bumps = !self.prefix_bumps.pending.is_empty();
         let swept: Vec<PrefixBump> = swept;
         for bump in swept {
             self.leases.soften_where(bump.stamp, |db, key| bump.covers(db, key));
