@@ -1,5 +1,6 @@
 //! A server process of a test: started on a port that was free, its output kept, ended by its id.
 
+use crate::watch::until;
 use std::collections::HashSet;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
@@ -106,9 +107,10 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// SIGSTOP: the process hangs, its sockets stay.
+    /// SIGSTOP: the process hangs, its sockets stay. Returns when it does.
     pub fn pause(&self) {
         signal(self.pid(), "STOP");
+        until("the process stands still", || is_stopped(self.pid()));
     }
 
     /// SIGCONT.
@@ -165,6 +167,14 @@ fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) {
             into.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..len]);
         }
     });
+}
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    // Behind the name in parentheses comes the state.
+    let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    threads.flatten().all(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(is_stopped))
 }
 
 /// A port that the system chose and nobody listens on. Handed out once per test process.

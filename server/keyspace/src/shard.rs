@@ -662,12 +662,6 @@ impl Shard {
         self.log.bytes() + self.index.bytes() + self.queues.bytes() + self.absence_bytes() + self.leases.memory_bytes()
     }
 
-    /// Bytes of absences and their tables.
-    #[inline]
-    pub(crate) fn absence_bytes(&self) -> usize {
-        self.absence_bytes + self.absences.bytes()
-    }
-
     /// Bytes of what is not entries: index, tables, sketch.
     pub(crate) fn table_bytes(&self) -> usize {
         self.index.bytes() + self.queues.bytes() + self.log.table_bytes() + self.absences.bytes()

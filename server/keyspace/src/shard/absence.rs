@@ -25,6 +25,12 @@ pub(crate) enum AbsenceKind {
 }
 
 impl Shard {
+    /// Bytes of absences and their tables.
+    #[inline]
+    pub(crate) fn absence_bytes(&self) -> usize {
+        self.absence_bytes + self.absences.bytes()
+    }
+
     /// What is remembered of a key that has no entry; an absence whose time is up is removed.
     pub(crate) fn absence(&mut self, key: &Key<'_>, now_ms: u64) -> Option<Absence> {
         if self.absences.is_empty() {
