@@ -168,8 +168,10 @@ impl Queues {
         };
         let began_ms = self.epoch_starts_ms.into_iter().min().unwrap_or(0);
         let fresh = Self::new(policy, self.capacity_bytes, began_ms, Arc::clone(&self.window));
+        let before = std::mem::replace(self, fresh);
         // What it says of keys that are gone holds whatever the policy is, and to give it back takes a while.
-        self.sketch = std::mem::replace(self, fresh).sketch;
+        self.sketch = before.sketch;
+        self.has_prefix_bumps = before.has_prefix_bumps;
         self.objective = policy.objective_of(wished);
         for list in BEST_FIRST {
             log.merge(list, target);

@@ -398,3 +398,13 @@ fn what_a_bump_covers_makes_room() {
     assert!(keyspace.stats().expired >= 1_000, "{:?}", keyspace.stats());
     keyspace.check();
 }
+
+#[test]
+fn a_change_of_policy_forgets_no_pending_prefix() {
+    let mut node = tagged(b"v", 0, &[]);
+    bump_prefix(&mut node, KEY);
+    node.keyspace.set_policy(EvictionPolicy::AllKeysLru);
+    node.keyspace.set_policy(EvictionPolicy::AllKeysTinyLfu);
+    assert_eq!(lookup(&mut node), Lookup::Stale(b"v".to_vec()));
+    node.keyspace.check();
+}

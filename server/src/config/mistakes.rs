@@ -183,7 +183,10 @@ fn each_mistake_of_a_loader_is_told() {
         ("stale_for = 0", &[]),
         ("jitter = 0.75", &["x.toml:7:10: loaders.user.jitter: 0.75 is out of range; allowed: a number from 0 to 0.5"]),
         ("jitter = nan", &["x.toml:7:10: loaders.user.jitter: nan is out of range; allowed: a number from 0 to 0.5"]),
-        ("value = \"hash\"", &["x.toml:7:9: loaders.user.value: \"hash\" is not known; allowed: \"json\", \"column\""]),
+        (
+            "value = \"hash\"",
+            &["x.toml:7:9: loaders.user.value: \"hash\" is not known; allowed: \"json\", \"msgpack\", \"column\""],
+        ),
         ("mode = 'on'", &["x.toml:7:8: loaders.user.mode: 'on' is not known; allowed: \"transparent\", \"explicit\""]),
         (
             "soft_timeout = \"3s\"",
