@@ -164,8 +164,9 @@ impl Dialect for PostgresDialect {
             "57014" => Fault::Timeout,
             // The server is going away, or has thrown this connection out.
             "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Fault::Broken(reason),
-            // "cached plan must not change result type", and statements that a pooler has lost.
-            "0A000" | "26000" => Fault::Stale(reason),
+            // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared anew when its
+            // parameters had other types.
+            "0A000" | "26000" | "22P03" => Fault::Stale(reason),
             code => match code.get(..2) {
                 Some("08") => Fault::Broken(reason),
                 // Not enough resources, a lock, a conflict, a disk, no login, no database: the query may be right.
