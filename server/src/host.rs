@@ -5,7 +5,7 @@ use crate::info;
 use crate::load;
 use crate::node::Node;
 use leasehold_command::{
-    Change, ClientFilter, ClientRow, FeedView, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule, ReplyError,
+    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ReplyError, View,
 };
 use leasehold_keyspace::{Db, Load, Waiter};
 use std::cell::Cell;
@@ -46,7 +46,7 @@ impl Host for NodeHost {
         self.node.loaders.start(loads)
     }
 
-    fn loaders(&self) -> Vec<LoaderView> {
+    fn loaders(&self) -> Vec<View> {
         self.node.loader_views()
     }
 
@@ -54,7 +54,7 @@ impl Host for NodeHost {
         load::order(&self.node, name, order)
     }
 
-    fn feeds(&self) -> Vec<FeedView> {
+    fn feeds(&self) -> Vec<View> {
         self.node.feeds.views()
     }
 
@@ -75,7 +75,7 @@ impl Host for NodeHost {
     }
 
     fn writes_to_sources(&self) -> bool {
-        self.node.loaders.write()
+        self.node.loaders.any_writes()
     }
 
     fn writer_for(&self, db: Db, key: &[u8]) -> Option<u32> {

@@ -28,7 +28,7 @@ use crate::host::NodeHost;
 use crate::node::Node;
 use crate::vital::Vital;
 use bytes::Bytes;
-use leasehold_command::{LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, ServeStale, finish_effects};
+use leasehold_command::{LoaderOrder, LoaderPolicy, NO_LOADER_NAMED, ServeStale, View, finish_effects};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{
     Access, Db, Entry, Expiry, Failure, Fill, Filled, Load, LoadCause, LostReason, TAGS_MAX, Tag, Turn, Waiter, Wake,
@@ -120,15 +120,13 @@ impl Loaders {
             .map(|(index, (config, loader))| {
                 let (queue, receiver) = mpsc::unbounded_channel();
                 queues.push(receiver);
-                // Up to the first brace, of a placeholder or a doubled one that stands for itself.
-                let literal = config.settings.pattern.split(['{', '}']).next().unwrap_or_default();
                 let guard = Guard::new("loader", &config.settings.name, config.breaker);
                 let source = guards.get(&config.source).cloned();
                 // Loaders that are not built from a configuration need not have a source.
                 let source = source.unwrap_or_else(|| Arc::new(Guard::new("source", &config.source, config.breaker)));
                 LoaderDesk {
                     gate: Gate::new(guard, source),
-                    prefix: literal.as_bytes().to_vec(),
+                    prefix: config.key_prefix(),
                     policy: LoaderPolicy {
                         loader: index as u32,
                         transparent: config.transparent,
@@ -194,7 +192,7 @@ impl Loaders {
     }
 
     /// For `LOADER LIST` and `LOADER STATS`.
-    pub(crate) fn views(&self) -> Vec<LoaderView> {
+    pub(crate) fn views(&self) -> Vec<View> {
         self.list.iter().map(LoaderDesk::view).collect()
     }
 
@@ -271,7 +269,7 @@ impl LoaderDesk {
         &self.config.settings.name
     }
 
-    fn view(&self) -> LoaderView {
+    fn view(&self) -> View {
         let config = &self.config;
         let ms = |duration: Duration| duration.as_millis().to_string();
         let (now, health) = (Instant::now(), self.loader.health());
@@ -315,7 +313,7 @@ impl LoaderDesk {
             ("problem", problem),
             ("last_error", self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()),
         ];
-        LoaderView { name: self.name().to_owned(), settings, counters: self.counters() }
+        View { name: self.name().to_owned(), settings, counters: self.counters() }
     }
 
     fn counters(&self) -> Vec<(&'static str, i64)> {

@@ -10,7 +10,7 @@ use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
 use crate::stats::{Rate, ThreadStats, Totals};
-use leasehold_command::{ClientFilter, LoaderView};
+use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// The loaders with what is theirs of hits and memory: estimates.
-    pub(crate) fn loader_views(&self) -> Vec<LoaderView> {
+    pub(crate) fn loader_views(&self) -> Vec<View> {
         let mut views = self.loaders.views();
         if views.is_empty() {
             return views;

@@ -5,8 +5,8 @@
 
 use crate::transcript::{Answer, Row};
 use leasehold_command::{
-    Client, ClientFilter, ClientRow, Context, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED, Outcome,
-    Parked, RefreshRule, RefreshWhen, ReplyError, ReplyMode, ServeStale, execute, finish_effects,
+    Client, ClientFilter, ClientRow, Context, Host, LoaderOrder, LoaderPolicy, NO_LOADER_NAMED, Outcome, Parked,
+    RefreshRule, RefreshWhen, ReplyError, ReplyMode, ServeStale, View, execute, finish_effects,
 };
 use leasehold_keyspace::{
     Db, EvictionPolicy, Expiry, Failure, Fill, HashSeed, Keyspace, LeaseSettings, Load, Release, Settings, Turn,
@@ -578,10 +578,10 @@ impl Host for ScriptedWorld {
         Ok(())
     }
 
-    fn loaders(&self) -> Vec<LoaderView> {
+    fn loaders(&self) -> Vec<View> {
         self.loaders
             .iter()
-            .map(|loader| LoaderView { name: loader.name.clone(), settings: Vec::new(), counters: Vec::new() })
+            .map(|loader| View { name: loader.name.clone(), settings: Vec::new(), counters: Vec::new() })
             .collect()
     }
 

@@ -167,6 +167,19 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     fn fault(error: &dyn DatabaseError) -> Fault;
 }
 
+/// Why a statement could not be prepared: what the database refuses is a problem of the statement itself.
+pub(crate) fn not_prepared<D: Dialect>(error: sqlx::Error, problem: impl FnOnce(String) -> Problem) -> CheckError {
+    let said = match &error {
+        sqlx::Error::Database(said) => D::fault(said.as_ref()),
+        _ => return CheckError::Failed(error),
+    };
+    match said {
+        // Nothing that is prepared now is stale.
+        Fault::Refused(reason) | Fault::BadValue(reason) | Fault::Stale(reason) => problem(reason).into(),
+        _ => CheckError::Failed(error),
+    }
+}
+
 /// What an error of sqlx means for us.
 pub(crate) fn fault<D: Dialect>(error: &sqlx::Error) -> Fault {
     match error {

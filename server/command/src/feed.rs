@@ -1,10 +1,8 @@
 //! Feed commands: looking at the feeds, which tell what has changed in the databases.
 
 use crate::context::{Context, Outcome};
-use crate::error::ReplyError;
-use crate::help;
-use crate::host::FeedView;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
+use crate::{help, listing};
 use leasehold_protocol::Request;
 
 /// The commands of this file; they belong to the group of the loaders.
@@ -54,44 +52,10 @@ const FEED: Spec = Spec {
 
 fn list(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     let feeds = context.host.feeds();
-    context.reply.array(feeds.len());
-    for feed in &feeds {
-        context.reply.map(feed.settings.len() + 1);
-        context.reply.bulk(b"name");
-        context.reply.bulk(feed.name.as_bytes());
-        for (field, value) in &feed.settings {
-            context.reply.bulk(field.as_bytes());
-            context.reply.bulk(value.as_bytes());
-        }
-    }
-    Outcome::Replied
+    listing::list(context, &feeds)
 }
 
 fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let feeds = context.host.feeds();
-    match request.get(2) {
-        None => {
-            context.reply.array(feeds.len());
-            feeds.iter().for_each(|feed| write_counters(context, feed));
-            Outcome::Replied
-        }
-        Some(_) if request.len() > 3 => context.conclude(Err(ReplyError::Syntax)),
-        Some(name) => match feeds.iter().find(|feed| feed.name.as_bytes() == name) {
-            Some(feed) => {
-                write_counters(context, feed);
-                Outcome::Replied
-            }
-            None => context.conclude(Err(ReplyError::err("no feed has this name"))),
-        },
-    }
-}
-
-fn write_counters(context: &mut Context<'_>, feed: &FeedView) {
-    context.reply.map(feed.counters.len() + 1);
-    context.reply.bulk(b"name");
-    context.reply.bulk(feed.name.as_bytes());
-    for (field, value) in &feed.counters {
-        context.reply.bulk(field.as_bytes());
-        context.reply.integer(*value);
-    }
+    listing::stats(context, request, &feeds, &[], "ERR no feed has this name")
 }

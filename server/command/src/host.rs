@@ -30,7 +30,7 @@ pub trait Host {
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)>;
 
     /// Loaders in the order of the configuration, with all that is counted of them: takes milliseconds.
-    fn loaders(&self) -> Vec<LoaderView>;
+    fn loaders(&self) -> Vec<View>;
 
     /// `LOADER PAUSE`, `LOADER RESUME`, `LOADER WARM`.
     ///
@@ -42,7 +42,7 @@ pub trait Host {
     }
 
     /// Feeds in the order of the configuration.
-    fn feeds(&self) -> Vec<FeedView> {
+    fn feeds(&self) -> Vec<View> {
         Vec::new()
     }
 
@@ -226,25 +226,14 @@ pub enum ServeStale {
     Always,
 }
 
-/// One loader in `LOADER LIST` and `LOADER STATS`.
+/// One loader in `LOADER LIST` and `LOADER STATS`, or one feed in `FEED LIST` and `FEED STATS`.
 #[derive(Clone, Debug, Default)]
-pub struct LoaderView {
+pub struct View {
     /// As configured.
     pub name: String,
-    /// Fields of `LOADER LIST` (match, source, mode, value, ttl_ms, state …) in order.
+    /// Fields of the list (match, source, mode, value, ttl_ms, state …) in order.
     pub settings: Vec<(&'static str, String)>,
-    /// Counters of `LOADER STATS` in order.
-    pub counters: Vec<(&'static str, i64)>,
-}
-
-/// One feed in `FEED LIST` and `FEED STATS`.
-#[derive(Clone, Debug, Default)]
-pub struct FeedView {
-    /// As configured.
-    pub name: String,
-    /// Fields of `FEED LIST` (source, via, table, state …) in order.
-    pub settings: Vec<(&'static str, String)>,
-    /// Counters of `FEED STATS` in order.
+    /// Counters in order.
     pub counters: Vec<(&'static str, i64)>,
 }
 

@@ -20,6 +20,7 @@ pub mod glob;
 pub mod help;
 pub mod host;
 pub mod lease;
+pub(crate) mod listing;
 pub mod loader;
 pub mod parked;
 pub mod readme;
@@ -37,8 +38,8 @@ pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
-    Change, ClientFilter, ClientRow, FeedView, Host, LoaderOrder, LoaderPolicy, LoaderView, NO_LOADER_NAMED,
-    RefreshRule, RefreshWhen, ServeStale, WarmKeys,
+    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, NO_LOADER_NAMED, RefreshRule, RefreshWhen,
+    ServeStale, View, WarmKeys,
 };
 pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use parked::{Parked, give_back};

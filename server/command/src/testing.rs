@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
-use crate::host::{ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, LoaderView, RefreshRule};
+use crate::host::{ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
@@ -132,7 +132,7 @@ impl Host for FakeHost {
         Vec::new()
     }
 
-    fn loaders(&self) -> Vec<LoaderView> {
+    fn loaders(&self) -> Vec<View> {
         Vec::new()
     }
 

@@ -218,6 +218,13 @@ pub(crate) struct LoaderConfig {
 }
 
 impl LoaderConfig {
+    /// What every key of the pattern begins with: all up to the first brace, of a placeholder or a doubled one that stands for
+    /// itself.
+    pub(crate) fn key_prefix(&self) -> Vec<u8> {
+        let literal = self.settings.pattern.split(['{', '}']).next().unwrap_or_default();
+        literal.as_bytes().to_vec()
+    }
+
     /// What the loader itself is told: statements that write only if it does.
     pub(crate) fn loader_settings(&self) -> LoaderSettings {
         let mut settings = self.settings.clone();

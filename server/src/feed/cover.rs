@@ -1,5 +1,6 @@
 //! What a feed covers: all keys of some loaders, which become stale at once when changes may have been missed.
 
+use crate::config::LoaderConfig;
 use crate::load;
 use crate::node::Node;
 use leasehold_keyspace::Db;
@@ -14,10 +15,8 @@ pub(crate) struct Cover {
 }
 
 impl Cover {
-    pub(crate) fn new(db: Db, pattern: &str) -> Self {
-        // Up to the first brace, of a placeholder or a doubled one that stands for itself.
-        let literal = pattern.split(['{', '}']).next().unwrap_or_default();
-        Self { db, prefix: literal.as_bytes().to_vec() }
+    pub(crate) fn new(loader: &LoaderConfig) -> Self {
+        Self { db: loader.db, prefix: loader.key_prefix() }
     }
 }
 

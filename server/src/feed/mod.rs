@@ -17,7 +17,7 @@ use crate::load;
 use crate::node::Node;
 use crate::vital::Vital;
 use cover::{Cover, cover_is_stale};
-use leasehold_command::FeedView;
+use leasehold_command::View;
 use leasehold_keyspace::Invalidation;
 use leasehold_loader_api::feed::{Batch, Gap, Notice};
 use leasehold_loader_sql::{NOTICES_MAX, Source, Template, run_feed};
@@ -99,7 +99,7 @@ impl Feeds {
             let covered = config.loaders.iter().filter(is_covered);
             FeedDesk {
                 mapping: mapping_of(config, feed).unwrap_or_else(|_| Mapping::whole()),
-                covers: covered.map(|loader| Cover::new(loader.db, &loader.settings.pattern)).collect(),
+                covers: covered.map(Cover::new).collect(),
                 config: feed.clone(),
                 counters: Counters::default(),
                 state: Mutex::default(),
@@ -109,7 +109,7 @@ impl Feeds {
     }
 
     /// For `FEED LIST`, `FEED STATS` and INFO.
-    pub(crate) fn views(&self) -> Vec<FeedView> {
+    pub(crate) fn views(&self) -> Vec<View> {
         self.list.iter().map(FeedDesk::view).collect()
     }
 }
@@ -286,7 +286,7 @@ impl FeedDesk {
         }
     }
 
-    fn view(&self) -> FeedView {
+    fn view(&self) -> View {
         let FeedConfig { settings, source, loaders, stale_after, .. } = &self.config;
         let ms = |span: Duration| span.as_millis().to_string();
         let state = self.state();
@@ -333,6 +333,6 @@ impl FeedDesk {
             ("lag_p99_us", lag_us(990)),
             ("lag_max_us", state.lag_us_max as i64),
         ];
-        FeedView { name: settings.name.clone(), settings: fields, counters }
+        View { name: settings.name.clone(), settings: fields, counters }
     }
 }

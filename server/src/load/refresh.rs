@@ -172,35 +172,10 @@ mod tests {
     use crate::config::LoaderConfig;
     use crate::config::options::loader_named;
     use crate::load::Queue;
+    use crate::load::tests::Unasked;
     use bytes::Bytes;
-    use leasehold_loader_api::{LoadRequest, Loaded, Loader};
-    use std::pin::Pin;
+    use leasehold_loader_api::Loader;
     use std::sync::Arc;
-
-    /// Never asked.
-    struct Unasked;
-
-    impl Loader for Unasked {
-        fn matches(&self, _: &[u8]) -> bool {
-            true
-        }
-
-        fn load(&self, _: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
-            unreachable!("no scheduler runs")
-        }
-
-        fn batch_max(&self) -> usize {
-            1
-        }
-
-        fn explain(&self, _: &[u8]) -> Vec<(&'static str, String)> {
-            Vec::new()
-        }
-
-        fn health(&self) -> Result<(), String> {
-            Ok(())
-        }
-    }
 
     fn config(name: &str, change: impl FnOnce(&mut LoaderConfig)) -> (LoaderConfig, Arc<dyn Loader>) {
         let mut config = loader_named(name);

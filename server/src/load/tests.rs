@@ -24,7 +24,7 @@ fn a_key_wanted_twice_is_asked_once_and_answered_twice() {
 }
 
 /// Its loads are counted by who sends them; it is never asked.
-struct Unasked;
+pub(super) struct Unasked;
 
 impl Loader for Unasked {
     fn matches(&self, _: &[u8]) -> bool {

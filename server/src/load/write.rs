@@ -52,7 +52,7 @@ impl Writes {
 
 impl Loaders {
     /// Whether any loader writes.
-    pub(crate) fn write(&self) -> bool {
+    pub(crate) fn any_writes(&self) -> bool {
         self.any_writes
     }
 

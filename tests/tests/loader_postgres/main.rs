@@ -455,6 +455,8 @@ async fn every_mistake_of_the_operator_is_named() {
         (single(int, "SELECT id FROM t"), "sql", "0 parameters"),
         (single(int, "SELECT id FROM t WHERE id = $1 AND name = $2"), "sql", "2 parameters"),
         (single(int, "SELECT name FROM t WHERE id = $1"), "sql", "key column `id`"),
+        (single(int, "SELECT id, name FROM t WHERE id = $1 AND name"), "sql", "must be type boolean"),
+        (single(int, "SELECT id, count(*) FROM t WHERE id = $1 GROUP BY id FOR UPDATE"), "sql", "FOR UPDATE"),
         (single(int, "DELETE FROM t WHERE id = $1"), "sql", "selects no columns"),
         (single(int, "SELECT id, name, name FROM t WHERE id = $1"), "sql", "two columns named `name`"),
         (single("t:{id}", good), "sql", "{id:text}, but PostgreSQL takes it as INT4, which a int placeholder can be"),

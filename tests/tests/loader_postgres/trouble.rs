@@ -39,6 +39,7 @@ async fn a_caller_that_goes_away_leaves_no_query_behind_on_a_free_connection() {
 async fn a_frozen_server_does_not_hold_a_load_for_ever() {
     let Some(database) = Database::with(USERS, |settings| {
         settings.statement_timeout = Duration::from_millis(300);
+        settings.acquire_timeout = Duration::from_secs(1);
         settings.max_connections = 1;
     })
     .await
@@ -54,7 +55,8 @@ async fn a_frozen_server_does_not_hold_a_load_for_ever() {
     let answer = load_one(&loader, "user:1").await;
     let took = begun.elapsed();
     signal("CONT", &frozen);
-    assert_eq!(answer, Err(LoadError::Timeout(Duration::from_millis(300))));
+    // The second where the connection froze on its way back into the pool, which asks it whether it lives.
+    assert!(matches!(answer, Err(LoadError::Timeout(_) | LoadError::Unavailable(_))), "{answer:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(load_one(&loader, "user:2").await, user(2), "on a connection of its own");
 }
@@ -67,7 +69,8 @@ fn signal(name: &str, pids: &[i32]) {
 
 #[tokio::test]
 async fn a_backend_killed_in_the_middle_costs_one_more_try() {
-    let Some(database) = Database::new(USERS).await else { return };
+    // An idle connection beside it would be killed a moment later, perhaps when the load has just moved there.
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 1).await else { return };
     let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(0.5) IS NOT NULL");
     let slow = database.loader(slow).await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
@@ -83,7 +86,8 @@ const KILL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 #[tokio::test]
 async fn a_backend_killed_twice_makes_the_load_unavailable() {
-    let Some(database) = Database::new(USERS).await else { return };
+    // An idle connection beside it would be killed a moment later, perhaps when the load has just moved there.
+    let Some(database) = Database::with(USERS, |settings| settings.max_connections = 1).await else { return };
     let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(3) IS NOT NULL");
     let slow = database.loader(slow).await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });

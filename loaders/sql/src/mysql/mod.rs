@@ -11,7 +11,7 @@ mod parameters;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
-use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role, not_prepared};
 use crate::settings::BigNumbers;
 use crate::template::{self, PlaceholderKind, Values};
 use codec::Codec;
@@ -223,22 +223,18 @@ fn bind_value(kind: PlaceholderKind, text: Option<&[u8]>, arguments: &mut MySqlA
 
 fn check_error(error: sqlx::Error, query: Query<'_>) -> CheckError {
     match error {
-        sqlx::Error::Database(error) => match MySqlDialect::fault(error.as_ref()) {
-            Fault::Refused(mut reason) | Fault::BadValue(mut reason) => {
-                if query.role == Role::Batch {
-                    reason.push_str(
-                        "; in batch_sql a $n is the list of its values, as in id IN ($1), or (a, b) IN (($1, $2))",
-                    );
-                }
-                query.problem(reason).into()
-            }
-            _ => CheckError::Failed(sqlx::Error::Database(error)),
-        },
         // A type that is newer than sqlx, such as VECTOR.
         sqlx::Error::Protocol(text) if text.contains("unknown column type") => query
             .problem(format!("selects a column that has no JSON form here ({text}); cast it, or leave it out"))
             .into(),
-        error => CheckError::Failed(error),
+        error => not_prepared::<MySqlDialect>(error, |mut reason| {
+            if query.role == Role::Batch {
+                reason.push_str(
+                    "; in batch_sql a $n is the list of its values, as in id IN ($1), or (a, b) IN (($1, $2))",
+                );
+            }
+            query.problem(reason)
+        }),
     }
 }
 

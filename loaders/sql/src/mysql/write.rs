@@ -2,7 +2,7 @@
 
 use super::parameters::Pieces;
 use super::{MySqlDialect, bind_value, is_counted};
-use crate::dialect::{self, CheckError, Dialect as _, Fault};
+use crate::dialect::{self, CheckError, Fault, not_prepared};
 use crate::template::Template;
 use crate::writer::{Write, WriteDialect, WriteStatement};
 use sqlx::error::DatabaseError;
@@ -21,14 +21,9 @@ impl WriteDialect for MySqlDialect {
         let pieces = pieces(statement, template).map_err(|reason| CheckError::Wrong(statement.problem(reason)))?;
         let text = pieces.single();
         // The SQL comes from the operator's configuration and from nowhere else.
-        match connection.prepare(AssertSqlSafe(text.sql.clone()).into_sql_str()).await {
-            Ok(prepared) => is_counted(&prepared, &text).map_err(|reason| statement.problem(reason).into()),
-            Err(sqlx::Error::Database(error)) => Err(match Self::fault(error.as_ref()) {
-                Fault::Refused(reason) | Fault::BadValue(reason) => statement.problem(reason).into(),
-                _ => CheckError::Failed(sqlx::Error::Database(error)),
-            }),
-            Err(error) => Err(CheckError::Failed(error)),
-        }
+        let prepared = connection.prepare(AssertSqlSafe(text.sql.clone()).into_sql_str()).await;
+        let prepared = prepared.map_err(|error| not_prepared::<Self>(error, |reason| statement.problem(reason)))?;
+        is_counted(&prepared, &text).map_err(|reason| statement.problem(reason).into())
     }
 
     fn is_undone(error: &dyn DatabaseError) -> bool {

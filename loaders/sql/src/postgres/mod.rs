@@ -6,7 +6,7 @@ mod parameter;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
-use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role, not_prepared};
 use crate::settings::BigNumbers;
 use crate::template::Values;
 use codec::Codec;
@@ -37,16 +37,8 @@ impl Dialect for PostgresDialect {
 
     async fn check(connection: &mut PgConnection, query: Query<'_>) -> Result<PostgresStatement, CheckError> {
         // The SQL comes from the operator's configuration and from nowhere else.
-        let prepared = match connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await {
-            Ok(prepared) => prepared,
-            Err(sqlx::Error::Database(error)) => {
-                return Err(match Self::fault(error.as_ref()) {
-                    Fault::Refused(reason) | Fault::BadValue(reason) => query.problem(reason).into(),
-                    _ => CheckError::Failed(sqlx::Error::Database(error)),
-                });
-            }
-            Err(error) => return Err(CheckError::Failed(error)),
-        };
+        let prepared = connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await;
+        let prepared = prepared.map_err(|error| not_prepared::<Self>(error, |reason| query.problem(reason)))?;
         let infos = match prepared.parameters() {
             Some(Either::Left(infos)) => infos,
             _ => &[],
@@ -164,9 +156,9 @@ impl Dialect for PostgresDialect {
             "57014" => Fault::Timeout,
             // The server is going away, or has thrown this connection out.
             "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Fault::Broken(reason),
-            // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared anew when its
-            // parameters had other types.
-            "0A000" | "26000" | "22P03" => Fault::Stale(reason),
+            // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared when its
+            // parameters, or the elements of one, had other types.
+            "0A000" | "26000" | "22P03" | "42804" => Fault::Stale(reason),
             code => match code.get(..2) {
                 Some("08") => Fault::Broken(reason),
                 // Not enough resources, a lock, a conflict, a disk, no login, no database: the query may be right.

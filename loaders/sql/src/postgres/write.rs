@@ -2,7 +2,7 @@
 
 use super::PostgresDialect;
 use super::parameter::{Bound, Parameter};
-use crate::dialect::{self, CheckError, Dialect as _, Fault};
+use crate::dialect::{self, CheckError, Fault, not_prepared};
 use crate::template::Template;
 use crate::writer::{Write, WriteDialect, WriteStatement};
 use sqlx::error::DatabaseError;
@@ -19,16 +19,8 @@ impl WriteDialect for PostgresDialect {
         statement: &WriteStatement,
         template: &Template,
     ) -> Result<(), CheckError> {
-        let infos = match parameters(connection, statement).await {
-            Ok(infos) => infos,
-            Err(sqlx::Error::Database(error)) => {
-                return Err(match Self::fault(error.as_ref()) {
-                    Fault::Refused(reason) | Fault::BadValue(reason) => statement.problem(reason).into(),
-                    _ => CheckError::Failed(sqlx::Error::Database(error)),
-                });
-            }
-            Err(error) => return Err(CheckError::Failed(error)),
-        };
+        let infos = parameters(connection, statement).await;
+        let infos = infos.map_err(|error| not_prepared::<Self>(error, |reason| statement.problem(reason)))?;
         bindings(&infos, statement, template).map(drop).map_err(|reason| statement.problem(reason).into())
     }
 

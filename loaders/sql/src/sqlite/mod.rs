@@ -10,7 +10,7 @@ mod parameters;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
-use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role};
+use crate::dialect::{CheckError, Dialect, Fault, Query, Refit, Role, not_prepared};
 use crate::json;
 use crate::settings::BigNumbers;
 use crate::template::{self, PlaceholderKind, Values};
@@ -45,18 +45,14 @@ impl Dialect for SqliteDialect {
 
     async fn check(connection: &mut SqliteConnection, query: Query<'_>) -> Result<SqliteStatement, CheckError> {
         let outline = Outline::of(query.sql);
-        check_outline(&outline, query)?;
+        let count = query.parameters().len();
+        check_outline(&outline, count, |found| {
+            format!("must use each of the pattern's {count} placeholders as $1 … $n and nothing else; it uses {found}")
+        })
+        .map_err(|reason| query.problem(reason))?;
         // The SQL comes from the operator's configuration and from nowhere else.
-        let prepared = match connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await {
-            Ok(prepared) => prepared,
-            Err(sqlx::Error::Database(error)) => {
-                return Err(match Self::fault(error.as_ref()) {
-                    Fault::Refused(reason) | Fault::BadValue(reason) => query.problem(reason).into(),
-                    _ => CheckError::Failed(sqlx::Error::Database(error)),
-                });
-            }
-            Err(error) => return Err(CheckError::Failed(error)),
-        };
+        let prepared = connection.prepare(AssertSqlSafe(query.sql.clone()).into_sql_str()).await;
+        let prepared = prepared.map_err(|error| not_prepared::<Self>(error, |reason| query.problem(reason)))?;
         let names = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
         let columns = query.columns(names)?;
         let kinds = query.parameters().iter().map(|placeholder| placeholder.kind).collect();
@@ -166,20 +162,18 @@ impl Dialect for SqliteDialect {
     }
 }
 
-fn check_outline(outline: &Outline, query: Query<'_>) -> Result<(), Problem> {
+/// Whether it is one statement with the parameters `$1` to `$count`; `else_text` says what is wrong with those that were found.
+fn check_outline(outline: &Outline, count: usize, else_text: impl FnOnce(String) -> String) -> Result<(), String> {
     if outline.has_more_statements {
-        return Err(query.problem("holds more than one statement"));
+        return Err("holds more than one statement".into());
     }
     if let Some(other) = &outline.other_parameter {
-        return Err(query.problem(format!("has the parameter {other}; parameters are written $1 … $n")));
+        return Err(format!("has the parameter {other}; parameters are written $1 … $n"));
     }
-    let count = query.parameters().len();
     if outline.parameters.iter().copied().ne(1..=count) {
         let found: Vec<String> = outline.parameters.iter().map(|number| format!("${number}")).collect();
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-        return Err(query.problem(format!(
-            "must use each of the pattern's {count} placeholders as $1 … $n and nothing else; it uses {found}"
-        )));
+        return Err(else_text(found));
     }
     Ok(())
 }

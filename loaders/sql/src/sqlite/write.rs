@@ -1,8 +1,8 @@
 //! Writing to SQLite: one connection writes, because the file takes one writer at a time.
 
 use super::parameters::Outline;
-use super::{OPS_PER_LOOK, SqliteDialect, bind_scalar};
-use crate::dialect::{self, CheckError, Dialect as _, Fault};
+use super::{OPS_PER_LOOK, SqliteDialect, bind_scalar, check_outline};
+use crate::dialect::{self, CheckError, Fault, not_prepared};
 use crate::template::Template;
 use crate::writer::{Write, WriteDialect, WriteStatement};
 use sqlx::error::DatabaseError;
@@ -19,17 +19,17 @@ impl WriteDialect for SqliteDialect {
         statement: &WriteStatement,
         template: &Template,
     ) -> Result<(), CheckError> {
-        check_outline(&Outline::of(&statement.sql), statement, template)
-            .map_err(|reason| CheckError::Wrong(statement.problem(reason)))?;
+        let count = template.placeholders().len() + usize::from(statement.takes_value);
+        let value = if statement.takes_value { ", then the value," } else { "" };
+        check_outline(&Outline::of(&statement.sql), count, |found| {
+            format!(
+                "must use the placeholders of the pattern in order{value} as $1 … ${count} and nothing else; it uses {found}"
+            )
+        })
+        .map_err(|reason| statement.problem(reason))?;
         // The SQL comes from the operator's configuration and from nowhere else.
-        match connection.prepare(AssertSqlSafe(statement.sql.clone()).into_sql_str()).await {
-            Ok(_) => Ok(()),
-            Err(sqlx::Error::Database(error)) => Err(match Self::fault(error.as_ref()) {
-                Fault::Refused(reason) | Fault::BadValue(reason) => statement.problem(reason).into(),
-                _ => CheckError::Failed(sqlx::Error::Database(error)),
-            }),
-            Err(error) => Err(CheckError::Failed(error)),
-        }
+        let prepared = connection.prepare(AssertSqlSafe(statement.sql.clone()).into_sql_str()).await;
+        prepared.map(drop).map_err(|error| not_prepared::<Self>(error, |reason| statement.problem(reason)))
     }
 
     fn is_undone(error: &dyn DatabaseError) -> bool {
@@ -66,23 +66,4 @@ impl WriteDialect for SqliteDialect {
         connection.lock_handle().await.map_err(failed)?.remove_progress_handler();
         Ok(done.map_err(failed)?.rows_affected())
     }
-}
-
-fn check_outline(outline: &Outline, statement: &WriteStatement, template: &Template) -> Result<(), String> {
-    if outline.has_more_statements {
-        return Err("holds more than one statement".into());
-    }
-    if let Some(other) = &outline.other_parameter {
-        return Err(format!("has the parameter {other}; parameters are written $1 … $n"));
-    }
-    let count = template.placeholders().len() + usize::from(statement.takes_value);
-    if outline.parameters.iter().copied().ne(1..=count) {
-        let found: Vec<String> = outline.parameters.iter().map(|number| format!("${number}")).collect();
-        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-        let value = if statement.takes_value { ", then the value," } else { "" };
-        return Err(format!(
-            "must use the placeholders of the pattern in order{value} as $1 … ${count} and nothing else; it uses {found}"
-        ));
-    }
-    Ok(())
 }

@@ -11,7 +11,8 @@ use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::help;
-use crate::host::{LoaderView, NO_LOADER_NAMED};
+use crate::host::NO_LOADER_NAMED;
+use crate::listing;
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use bytes::Bytes;
@@ -220,52 +221,12 @@ fn mloadthrough(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 
 fn list(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     let loaders = context.host.loaders();
-    context.reply.array(loaders.len());
-    for loader in &loaders {
-        context.reply.map(loader.settings.len() + 1);
-        context.reply.bulk(b"name");
-        context.reply.bulk(loader.name.as_bytes());
-        for (field, value) in &loader.settings {
-            context.reply.bulk(field.as_bytes());
-            context.reply.bulk(value.as_bytes());
-        }
-    }
-    Outcome::Replied
+    listing::list(context, &loaders)
 }
 
 fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let loaders = context.host.loaders();
-    match request.get(2) {
-        None => {
-            context.reply.array(loaders.len());
-            loaders.iter().for_each(|loader| write_counters(context, loader));
-            Outcome::Replied
-        }
-        Some(_) if request.len() > 3 => context.conclude(Err(ReplyError::Syntax)),
-        Some(name) => match loaders.iter().find(|loader| loader.name.as_bytes() == name) {
-            Some(loader) => {
-                write_counters(context, loader);
-                Outcome::Replied
-            }
-            None => context.conclude(Err(ReplyError::Text(NO_LOADER_NAMED.to_owned()))),
-        },
-    }
-}
-
-fn write_counters(context: &mut Context<'_>, loader: &LoaderView) {
-    // What is counted says little without them.
-    let states = || loader.settings.iter().filter(|(field, _)| matches!(*field, "state" | "warm_state"));
-    context.reply.map(loader.counters.len() + 1 + states().count());
-    context.reply.bulk(b"name");
-    context.reply.bulk(loader.name.as_bytes());
-    for (field, state) in states() {
-        context.reply.bulk(field.as_bytes());
-        context.reply.bulk(state.as_bytes());
-    }
-    for (field, value) in &loader.counters {
-        context.reply.bulk(field.as_bytes());
-        context.reply.integer(*value);
-    }
+    listing::stats(context, request, &loaders, &["state", "warm_state"], NO_LOADER_NAMED)
 }
 
 fn explain(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
