@@ -48,6 +48,9 @@ const _: () = assert!(leasehold_loader_api::TAGS_MAX <= TAGS_MAX);
 /// not once per request.
 const FAILURE_LIFE_MS: u64 = 1_000;
 
+/// What a replica answers while its primary does not may be old, so it lives for so long at most, in ms.
+const BEHIND_LIFE_MS: u64 = 1_000;
+
 /// Loads that nobody waits for take at most one place in so many of the queue: readers who miss come first.
 const BACKGROUND_SHARE: usize = 2;
 
@@ -348,13 +351,14 @@ impl LoaderDesk {
         fields.extend(self.warm.fields());
         fields.extend(self.writes.counters());
         fields.extend(self.gate.counters(Instant::now()));
+        fields.extend(self.loader.statistics());
         fields
     }
 
-    /// The end of the fresh life of a value loaded now, spread by the jitter.
-    fn expiry(&self, turn: &mut Turn) -> Expiry {
-        let ttl_ms = jittered(self.config.ttl.as_millis() as u64, self.config.jitter, turn.random());
-        Expiry::At(turn.now_ms.saturating_add(ttl_ms.max(1)))
+    /// The fresh life of a value loaded now, spread by the jitter.
+    fn ttl_ms(&self, turn: &mut Turn, is_behind: bool) -> u64 {
+        let ttl_ms = jittered(self.config.ttl.as_millis() as u64, self.config.jitter, turn.random()).max(1);
+        if is_behind { ttl_ms.min(BEHIND_LIFE_MS) } else { ttl_ms }
     }
 
     /// New life of a stale value after a failed load; none where stale values are not for plain readers.
@@ -557,6 +561,15 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     let Load { db, key, token, .. } = &job.load;
     let counters = &desk.counters;
     let named: Vec<Tag>;
+    let (answer, is_behind) = match answer {
+        Ok(Row::Behind(row)) => (Ok(&**row), true),
+        answer => (answer.as_ref(), false),
+    };
+    if is_behind && matches!(job.load.cause, LoadCause::Refresh | LoadCause::Warm) {
+        // What is there came from the primary.
+        let reason = reason(desk, "the primary does not answer, and a replica may be behind");
+        return fail(node, desk, turn, &job.load, &reason, Duration::ZERO);
+    }
     let fill = match answer {
         Ok(Row::Value { value, version, tags }) => {
             counters.rows.fetch_add(1, Ordering::Relaxed);
@@ -567,11 +580,14 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
             }
             let stale_for_ms = desk.config.stale_for.as_millis() as u64;
             named = tags.iter().map(|tag| node.keyspace.tag(tag)).collect();
-            Fill::Value { value, expiry: desk.expiry(turn), stale_for_ms, version: *version, tags: &named }
+            let ttl_ms = desk.ttl_ms(turn, is_behind);
+            let expiry = Expiry::At(turn.now_ms.saturating_add(ttl_ms));
+            Fill::Value { value, expiry, stale_for_ms, version: *version, tags: &named }
         }
-        Ok(Row::Absent) => {
+        Ok(Row::Absent | Row::Behind(_)) => {
             counters.absent.fetch_add(1, Ordering::Relaxed);
-            Fill::Absent { ttl_ms: desk.config.negative_ttl.as_millis() as u64 }
+            let ttl_ms = desk.config.negative_ttl.as_millis() as u64;
+            Fill::Absent { ttl_ms: if is_behind { ttl_ms.min(BEHIND_LIFE_MS) } else { ttl_ms } }
         }
         Err(error) => {
             counters.errors.fetch_add(1, Ordering::Relaxed);
@@ -644,11 +660,13 @@ pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Resu
         let loader = Arc::clone(&desk.loader);
         let answer = tokio::spawn(async move { loader.load(LoadRequest { keys: vec![key] }).await }).await;
         desk.counters.tests.fetch_sub(1, Ordering::Relaxed);
-        let event = match answer.ok().and_then(|answers| answers.into_iter().next()) {
+        let answer = answer.ok().and_then(|answers| answers.into_iter().next());
+        let answer = answer.map(|answer| answer.map(|row| if let Row::Behind(row) = row { *row } else { row }));
+        let event = match answer {
             Some(Ok(Row::Value { value, version, .. })) => {
                 WakeEvent::Value { value, version: version.unwrap_or(0), expire_at_ms: None }
             }
-            Some(Ok(Row::Absent)) => WakeEvent::Absent { ttl_ms: 0, version: 0 },
+            Some(Ok(Row::Absent | Row::Behind(_))) => WakeEvent::Absent { ttl_ms: 0, version: 0 },
             Some(Err(error)) => WakeEvent::Failed { stale: None, reason: reason(desk, &error.to_string()) },
             None => WakeEvent::Failed { stale: None, reason: reason(desk, "the loader gave no answer") },
         };

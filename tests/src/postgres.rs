@@ -70,7 +70,42 @@ impl Postgres {
         let mut postgres = Self { binaries, directory, port: 0, settings, runs_as };
         postgres.initialise();
         postgres.start_on_a_free_port();
+        postgres.create_database("test");
         Some(postgres)
+    }
+
+    /// Starts a replica of this server, with settings of its own (`name=value`).
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn standby(&self, settings: &[&str]) -> Self {
+        let directory = new_directory();
+        if let Some((user, group)) = self.runs_as {
+            chown(&directory, Some(user), Some(group)).expect("root may give a file away");
+        }
+        // A server that is away is looked for again soon.
+        let settings = settings.iter().copied().chain(["wal_retrieve_retry_interval=100ms"]);
+        let settings = settings.map(str::to_owned).collect();
+        let mut standby = Self { binaries: self.binaries.clone(), directory, port: 0, settings, runs_as: self.runs_as };
+        let (data, port) = (standby.data(), self.port.to_string());
+        let output = standby.run(
+            "pg_basebackup",
+            [
+                OsStr::new("--host=127.0.0.1"),
+                OsStr::new("--port"),
+                OsStr::new(&port),
+                OsStr::new("--username=test"),
+                OsStr::new("--pgdata"),
+                data.as_os_str(),
+                OsStr::new("--checkpoint=fast"),
+                OsStr::new("--write-recovery-conf"),
+                OsStr::new("--no-sync"),
+            ],
+        );
+        assert!(output.status.success(), "pg_basebackup: {}", text(&output));
+        standby.start_on_a_free_port();
+        standby
     }
 
     /// The server that the tests of one binary share; it ends with the last of them. Each test makes its own database.
@@ -157,10 +192,7 @@ impl Postgres {
         for _ in 0..START_ATTEMPTS {
             self.port = free_port();
             match self.try_start() {
-                Ok(()) => {
-                    self.create_database("test");
-                    return;
-                }
+                Ok(()) => return,
                 Err(failed) => output = failed,
             }
         }

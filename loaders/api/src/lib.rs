@@ -44,6 +44,11 @@ pub trait Loader: Send + Sync + 'static {
     /// Whether the source answered when it was last needed; the text says what is wrong.
     fn health(&self) -> Result<(), String>;
 
+    /// What it counts of its own, as field and value, for `LOADER STATS`.
+    fn statistics(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
+    }
+
     /// Which changes [`Loader::write`] takes. What is not said here never comes.
     fn writes(&self) -> Writes {
         Writes::default()
@@ -176,6 +181,8 @@ pub enum Row {
     },
     /// There is no such row.
     Absent,
+    /// What a replica has, which may be behind its primary; that one does not answer.
+    Behind(Box<Row>),
 }
 
 /// Why a load brought nothing. Absence is a [`Row`], not an error.

@@ -163,8 +163,28 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
 
     fn fields<'r>(statement: &'r Self::Statement, row: &'r DatabaseRow<Self>) -> impl Fields + 'r;
 
+    /// How far the server, a primary, is: all that is committed now is at or before it. Asked only where there are replicas.
+    fn position(connection: &mut Connection<Self>) -> impl Future<Output = Result<String, sqlx::Error>> + Send {
+        let _ = connection;
+        std::future::ready(Err(no_replicas()))
+    }
+
+    /// Whether the server, a replica, comes so far within `patience`: then what is read on the connection has it all.
+    fn reaches(
+        connection: &mut Connection<Self>,
+        position: &str,
+        patience: Duration,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        let _ = (connection, position, patience);
+        std::future::ready(Err(no_replicas()))
+    }
+
     /// What an error of the database means for us.
     fn fault(error: &dyn DatabaseError) -> Fault;
+}
+
+fn no_replicas() -> sqlx::Error {
+    sqlx::Error::Configuration("this kind of database has no replicas".into())
 }
 
 /// Why a statement could not be prepared: what the database refuses is a problem of the statement itself.

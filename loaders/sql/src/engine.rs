@@ -11,6 +11,7 @@
 use crate::columns::Problem;
 use crate::dialect::{self, CheckError, Connection, DatabaseRow, Dialect, Fault, Query, Refit, Role, Rows};
 use crate::pool::{self, SourceState};
+use crate::replica::Replicas;
 use crate::rows::RowList;
 use crate::settings::{LoaderSettings, RowsPerKey};
 use crate::template::{Template, Values};
@@ -45,11 +46,14 @@ pub(crate) struct Counters {
     pub(crate) alias_rows: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) split_batches: AtomicU64,
+    /// Queries that a replica has answered.
+    pub(crate) replica_queries: AtomicU64,
 }
 
 pub(crate) struct Engine<D: Dialect> {
     pool: Pool<D::Database>,
-    source: Arc<SourceState>,
+    pub(crate) source: Arc<SourceState>,
+    pub(crate) replicas: Option<Arc<Replicas<D>>>,
     settings: LoaderSettings,
     template: Template,
     sql: Arc<str>,
@@ -95,12 +99,14 @@ impl<D: Dialect> Engine<D> {
     pub(crate) async fn start(
         pool: Pool<D::Database>,
         source: Arc<SourceState>,
+        replicas: Option<Arc<Replicas<D>>>,
         settings: LoaderSettings,
         template: Template,
     ) -> Result<Self, Problem> {
         let engine = Self {
             pool,
             source,
+            replicas,
             sql: settings.sql.as_str().into(),
             batch_sql: settings.batch_sql.as_deref().map(Into::into),
             settings,
@@ -305,6 +311,11 @@ impl<D: Dialect> Engine<D> {
     async fn query(&self, statement: &Arc<D::Statement>, role: Role, keys: &[Key<'_>]) -> Result<Vec<Loaded>, Fault> {
         let values: Vec<Values<'_>> = keys.iter().map(|key| key.values).collect();
         let mut collector = Collector::<D>::new(self, role, statement.clone(), keys);
+        if let Some(replicas) = &self.replicas
+            && let Some(answer) = self.ask_replicas(replicas, &mut collector, &values).await
+        {
+            return answer.map(|wrap| collector.finish().into_iter().map(|loaded| loaded.map(wrap)).collect());
+        }
         let mut connection = self.acquire().await?;
         let (mut was_broken, mut was_stale) = (false, false);
         loop {
@@ -350,7 +361,7 @@ impl<D: Dialect> Engine<D> {
         }
     }
 
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         connection: &mut PoolConnection<D::Database>,
         collector: &mut Collector<'_, D>,
@@ -449,7 +460,11 @@ impl<D: Dialect> Engine<D> {
 
     /// Checks both queries: a problem with one of them, or why the database could not tell.
     async fn check(&self) -> Result<Arc<Checked<D>>, Result<Problem, String>> {
-        let mut connection = pool::acquire_live(&self.pool, &self.source).await.map_err(Err)?;
+        let (mut connection, is_primary) = match (pool::acquire_live(&self.pool, &self.source).await, &self.replicas) {
+            (Ok(connection), _) => (connection, true),
+            (Err(reason), None) => return Err(Err(reason)),
+            (Err(reason), Some(replicas)) => (replicas.any().await.ok_or(Err(reason))?, false),
+        };
         let timeout = self.source.settings.statement_timeout + GRACE;
         let both = async {
             let single = D::check(&mut connection, self.query_of(Role::Single, &self.sql)).await?;
@@ -464,7 +479,9 @@ impl<D: Dialect> Engine<D> {
         };
         match tokio::time::timeout(timeout, both).await {
             Ok(Ok(checked)) => {
-                self.source.answered();
+                if is_primary {
+                    self.source.answered();
+                }
                 Ok(checked)
             }
             Ok(Err(CheckError::Wrong(problem))) => {
@@ -508,7 +525,7 @@ fn refused(problem: &Problem) -> Fault {
 }
 
 /// Gathers the rows of one query into one answer per key.
-struct Collector<'k, D: Dialect> {
+pub(crate) struct Collector<'k, D: Dialect> {
     engine: &'k Engine<D>,
     role: Role,
     statement: Arc<D::Statement>,
@@ -559,7 +576,7 @@ impl<'k, D: Dialect> Collector<'k, D> {
         }
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.rows = 0;
         self.answers.fill(None);
         self.lists.fill(RowList::default());

@@ -9,7 +9,8 @@
 //!                        ├ Template (template, overlap): key ↔ values
 //!                        ├ Dialect (postgres, mysql, sqlite): bind parameters, read columns, name faults
 //!                        ├ Columns (columns, json): row → key, version, value
-//!                        └ pool: connections, health
+//!                        ├ pool: connections, health
+//!                        └ Replicas (replica): those that have all that the primary has
 //!           → Writer (writer): one transaction of upserts and deletes
 //! check_feed, run_feed (feed) → Notice …: what has changed in the database, told to whoever must know
 //! ```
@@ -27,6 +28,7 @@ mod mysql;
 mod overlap;
 mod pool;
 mod postgres;
+mod replica;
 mod rows;
 mod settings;
 mod source;

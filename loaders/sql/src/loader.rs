@@ -64,6 +64,8 @@ pub struct SqlCounters {
     pub retries: u64,
     /// Batches that were split because the database refused a value in them.
     pub split_batches: u64,
+    /// Queries that a replica has answered.
+    pub replica_queries: u64,
 }
 
 /// Builds a loader and checks its queries against the database. If the database is down, the loader starts degraded and is
@@ -91,13 +93,15 @@ async fn build(source: &Source, settings: LoaderSettings) -> Result<SqlLoader, P
     let writer = build_writer(source, &settings, &template).await?;
     let engine = match &source.pool {
         AnyPool::Postgres(pool) => {
-            AnyEngine::Postgres(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+            let replicas = source.replicas.postgres.clone();
+            AnyEngine::Postgres(Arc::new(Engine::start(pool.clone(), state, replicas, settings, template).await?))
         }
         AnyPool::MySql(pool) => {
-            AnyEngine::MySql(Arc::new(Engine::start(pool.clone(), state, settings, template).await?))
+            let replicas = source.replicas.mysql.clone();
+            AnyEngine::MySql(Arc::new(Engine::start(pool.clone(), state, replicas, settings, template).await?))
         }
         AnyPool::Sqlite(pools) => {
-            AnyEngine::Sqlite(Arc::new(Engine::start(pools.reads.clone(), state, settings, template).await?))
+            AnyEngine::Sqlite(Arc::new(Engine::start(pools.reads.clone(), state, None, settings, template).await?))
         }
     };
     Ok(SqlLoader {
@@ -207,7 +211,7 @@ impl SqlLoader {
     /// What happened beside plain success.
     #[must_use]
     pub fn counters(&self) -> SqlCounters {
-        let Counters { alias_rows, retries, split_batches } = match &self.engine {
+        let Counters { alias_rows, retries, split_batches, replica_queries } = match &self.engine {
             AnyEngine::Postgres(engine) => &engine.counters,
             AnyEngine::MySql(engine) => &engine.counters,
             AnyEngine::Sqlite(engine) => &engine.counters,
@@ -216,6 +220,7 @@ impl SqlLoader {
             alias_rows: alias_rows.load(Ordering::Relaxed),
             retries: retries.load(Ordering::Relaxed),
             split_batches: split_batches.load(Ordering::Relaxed),
+            replica_queries: replica_queries.load(Ordering::Relaxed),
         }
     }
 }
@@ -334,6 +339,23 @@ impl Loader for SqlLoader {
             AnyEngine::MySql(engine) => engine.health(),
             AnyEngine::Sqlite(engine) => engine.health(),
         }
+    }
+
+    fn statistics(&self) -> Vec<(&'static str, i64)> {
+        let SqlCounters { alias_rows, retries, split_batches, replica_queries } = self.counters();
+        let mut fields = vec![
+            ("alias_rows", alias_rows as i64),
+            ("retries", retries as i64),
+            ("split_batches", split_batches as i64),
+            ("replica_queries", replica_queries as i64),
+        ];
+        let of_replicas = match &self.engine {
+            AnyEngine::Postgres(engine) => engine.replicas.as_ref().map(|replicas| replicas.counters()),
+            AnyEngine::MySql(engine) => engine.replicas.as_ref().map(|replicas| replicas.counters()),
+            AnyEngine::Sqlite(_) => None,
+        };
+        fields.extend(of_replicas.into_iter().flatten());
+        fields
     }
 
     fn writes(&self) -> Writes {

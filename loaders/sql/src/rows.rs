@@ -47,7 +47,7 @@ impl RowList {
                     }
                 }
             }
-            Ok(Row::Absent) => {}
+            Ok(Row::Absent | Row::Behind(_)) => {}
             Err(error) => self.fail(error),
         }
     }

@@ -16,7 +16,12 @@ pub struct SourceSettings {
     /// `postgres://…`, `postgresql://…`, `mysql://…`, `mariadb://…` or `sqlite:…`. A SQLite file is opened read-only; one with a write-ahead log still needs a
     /// directory that can be written, or `?immutable=1`.
     pub url: String,
-    /// Most connections open at once; at least 1.
+    /// URLs of replicas, which loads are asked of where they have all that the primary, at `url`, had when the load began. PostgreSQL,
+    /// MySQL and MariaDB.
+    pub replicas: Vec<String>,
+    /// Longest wait for a replica that is behind; then the primary is asked.
+    pub replica_wait: Duration,
+    /// Most connections open at once to each server; at least 1.
     pub max_connections: u32,
     /// Longest wait for a free connection, connecting included. Then the load fails as unavailable.
     pub acquire_timeout: Duration,
@@ -35,6 +40,8 @@ impl SourceSettings {
         Self {
             name: name.into(),
             url: url.into(),
+            replicas: Vec::new(),
+            replica_wait: Duration::from_millis(50),
             max_connections: 16,
             acquire_timeout: Duration::from_secs(1),
             statement_timeout: Duration::from_secs(2),

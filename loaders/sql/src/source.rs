@@ -1,8 +1,11 @@
 //! One database with its pool of connections.
 
+use crate::mysql::{self, MySqlDialect};
 use crate::pool::{self, SourceState};
+use crate::postgres::PostgresDialect;
+use crate::replica::Replicas;
 use crate::settings::{ConfigProblem, ConfigSubject, SourceSettings};
-use crate::{mysql, sqlite};
+use crate::sqlite;
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -32,6 +35,14 @@ const STATEMENTS_PER_CONNECTION: usize = 500;
 pub struct Source {
     pub(crate) pool: AnyPool,
     pub(crate) state: Arc<SourceState>,
+    pub(crate) replicas: AnyReplicas,
+}
+
+/// The replicas, if there are any; of the kind that the pool is.
+#[derive(Clone, Default)]
+pub(crate) struct AnyReplicas {
+    pub(crate) postgres: Option<Arc<Replicas<PostgresDialect>>>,
+    pub(crate) mysql: Option<Arc<Replicas<MySqlDialect>>>,
 }
 
 /// The pool of one of the kinds of databases.
@@ -97,37 +108,45 @@ impl Source {
                 return Err(problem(option, "must be from 1 ms to 24 days".into()));
             }
         }
-        let scheme = settings.url.split_once(':').map_or("", |(scheme, _)| scheme);
-        check_certificates(&settings.url).map_err(|reason| problem("url", reason))?;
-        let (pool, secrets) = match scheme {
-            "postgres" | "postgresql" | "mysql" | "mariadb" if settings.create_with.is_some() => {
-                return Err(problem("create_with", "is for SQLite only".into()));
+        let (pool, secrets) = open_pool(&settings).await.map_err(|(option, reason)| problem(option, reason))?;
+        let mut copies = Vec::new();
+        for (place, url) in settings.replicas.iter().enumerate() {
+            let place = place + 1;
+            let settings = SourceSettings {
+                name: format!("{} replica {place}", settings.name),
+                url: url.clone(),
+                replicas: Vec::new(),
+                ..settings.clone()
+            };
+            let wrong = |reason| problem("replicas", format!("number {place}: {reason}"));
+            let (copy, secrets) = open_pool(&settings).await.map_err(|(_, reason)| wrong(reason))?;
+            if std::mem::discriminant(&copy) != std::mem::discriminant(&pool) {
+                return Err(wrong("is another kind of database than url".into()));
             }
-            "postgres" | "postgresql" => {
-                let (options, secrets) = postgres_options(&settings).map_err(|reason| problem("url", reason))?;
-                (AnyPool::Postgres(pool_options(&settings).connect_lazy_with(options)), secrets)
+            copies.push((copy, Arc::new(SourceState::new(settings, secrets))));
+        }
+        let state = Arc::new(SourceState::new(settings, secrets));
+        let mut replicas = AnyReplicas::default();
+        match &pool {
+            _ if copies.is_empty() => {}
+            AnyPool::Postgres(primary) => {
+                let of_kind =
+                    |(pool, state)| if let AnyPool::Postgres(pool) = pool { Some((pool, state)) } else { None };
+                let copies = copies.into_iter().filter_map(of_kind);
+                replicas.postgres = Some(Arc::new(Replicas::new(primary.clone(), Arc::clone(&state), copies)));
             }
-            "mysql" | "mariadb" => {
-                let options = mysql::connect::options(&settings).map_err(|reason| problem("url", reason))?;
-                let timeout = settings.statement_timeout;
-                let pool = pool_options(&settings)
-                    .after_connect(move |connection, _| Box::pin(mysql::connect::ready(connection, timeout)));
-                (AnyPool::MySql(pool.connect_lazy_with(options)), secrets(&settings.url))
+            AnyPool::MySql(primary) => {
+                let of_kind = |(pool, state)| if let AnyPool::MySql(pool) = pool { Some((pool, state)) } else { None };
+                let copies = copies.into_iter().filter_map(of_kind);
+                replicas.mysql = Some(Arc::new(Replicas::new(primary.clone(), Arc::clone(&state), copies)));
             }
-            "sqlite" => {
-                let options = sqlite_options(&settings).map_err(|reason| problem("url", reason))?;
-                if let Some(script) = &settings.create_with {
-                    sqlite::create::create(options.get_filename(), script)
-                        .await
-                        .map_err(|reason| problem("create_with", format!("cannot create the database: {reason}")))?;
-                }
-                let reads = pool_options(&settings).connect_lazy_with(options);
-                (AnyPool::Sqlite(SqlitePools { reads, writes: Arc::default() }), Vec::new())
+            AnyPool::Sqlite(_) => {
+                let reason = "are for PostgreSQL, MySQL and MariaDB; SQLite has none".to_owned();
+                let subject = ConfigSubject::Source(state.settings.name.clone());
+                return Err(ConfigProblem { subject, option: "replicas", reason });
             }
-            "" => return Err(problem("url", format!("has no scheme; it begins with {SCHEMES}"))),
-            _ => return Err(problem("url", format!("the scheme `{scheme}` is unknown; supported are {SCHEMES}"))),
-        };
-        Ok(Self { pool, state: Arc::new(SourceState::new(settings, secrets)) })
+        }
+        Ok(Self { pool, state, replicas })
     }
 
     /// The name that loaders call it by.
@@ -160,11 +179,52 @@ impl Source {
 
     /// Closes all connections, waiting for the loads that use them. Loads that come later find the source unavailable.
     pub async fn close(&self) {
+        if let Some(replicas) = &self.replicas.postgres {
+            replicas.close().await;
+        }
+        if let Some(replicas) = &self.replicas.mysql {
+            replicas.close().await;
+        }
         match &self.pool {
             AnyPool::Postgres(pool) => pool.close().await,
             AnyPool::MySql(pool) => pool.close().await,
             AnyPool::Sqlite(pools) => pools.close().await,
         }
+    }
+}
+
+/// The pool for one URL, and what of the URL no error may show; or the option that is wrong, and why.
+async fn open_pool(settings: &SourceSettings) -> Result<(AnyPool, Vec<String>), (&'static str, String)> {
+    let in_url = |reason| ("url", reason);
+    let scheme = settings.url.split_once(':').map_or("", |(scheme, _)| scheme);
+    check_certificates(&settings.url).map_err(in_url)?;
+    match scheme {
+        "postgres" | "postgresql" | "mysql" | "mariadb" if settings.create_with.is_some() => {
+            Err(("create_with", "is for SQLite only".into()))
+        }
+        "postgres" | "postgresql" => {
+            let (options, secrets) = postgres_options(settings).map_err(in_url)?;
+            Ok((AnyPool::Postgres(pool_options(settings).connect_lazy_with(options)), secrets))
+        }
+        "mysql" | "mariadb" => {
+            let options = mysql::connect::options(settings).map_err(in_url)?;
+            let timeout = settings.statement_timeout;
+            let pool = pool_options(settings)
+                .after_connect(move |connection, _| Box::pin(mysql::connect::ready(connection, timeout)));
+            Ok((AnyPool::MySql(pool.connect_lazy_with(options)), secrets(&settings.url)))
+        }
+        "sqlite" => {
+            let options = sqlite_options(settings).map_err(in_url)?;
+            if let Some(script) = &settings.create_with {
+                sqlite::create::create(options.get_filename(), script)
+                    .await
+                    .map_err(|reason| ("create_with", format!("cannot create the database: {reason}")))?;
+            }
+            let reads = pool_options(settings).connect_lazy_with(options);
+            Ok((AnyPool::Sqlite(SqlitePools { reads, writes: Arc::default() }), Vec::new()))
+        }
+        "" => Err(in_url(format!("has no scheme; it begins with {SCHEMES}"))),
+        _ => Err(in_url(format!("the scheme `{scheme}` is unknown; supported are {SCHEMES}"))),
     }
 }
 

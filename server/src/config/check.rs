@@ -56,6 +56,7 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     for source in &config.sources {
         let section = Section::Source(source.name.clone());
         found.not_both(&section, "url", "url_file");
+        found.not_both(&section, "replicas", "replicas_file");
         breaker_rules(&source.breaker, &section, &mut found);
         let is_used = config.loaders.iter().any(|loader| loader.source == source.name)
             || config.feeds.iter().any(|feed| feed.source == source.name);

@@ -383,11 +383,12 @@ fn value_of(kind: &Kind, written: &Written<'_>, folder: &Path) -> Result<Value, 
             kind.parse(&digits.to_string())?
         }
         (Written::Toml(DeValue::Float(number)), Kind::Ratio { .. }) => kind.parse(number.as_str())?,
-        (Written::Toml(DeValue::Array(items)), Kind::Lines | Kind::Addresses) => {
+        (Written::Toml(DeValue::Array(items)), Kind::Lines | Kind::SecretLines | Kind::Addresses) => {
             let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
             let texts = texts.ok_or(Wrong::Shape)?;
             match kind {
                 Kind::Lines => Value::Lines(texts.into_iter().map(str::to_owned).collect()),
+                Kind::SecretLines => kind.parse(&texts.join("\n"))?,
                 _ => kind.parse(&texts.join(" "))?,
             }
         }
@@ -442,7 +443,7 @@ fn wrong_text(kind: &Kind, wrong: &Wrong, source_text: &str) -> String {
     let allowed = kind.allowed();
     match wrong {
         Wrong::Environment { reason } | Wrong::File { reason } => reason.clone(),
-        _ if matches!(kind, Kind::Secret) => format!("must be a text; allowed: {allowed}"),
+        _ if matches!(kind, Kind::Secret | Kind::SecretLines) => format!("must be a text; allowed: {allowed}"),
         Wrong::Range => format!("{shown} is out of range; allowed: {allowed}"),
         Wrong::NoUnit => format!("{shown} has no unit; allowed: {allowed}"),
         Wrong::Address { word } => format!("{word:?} is not an address; allowed: {allowed}"),

@@ -61,7 +61,14 @@ fn entry<T: 'static>(out: &mut String, option: &Spec<T>) {
     let mut facts = String::new();
     match option.kind {
         // Their doc says all there is to say.
-        Kind::Text | Kind::Sql | Kind::Secret | Kind::SecretFile | Kind::Script | Kind::Path | Kind::Lines => {}
+        Kind::Text
+        | Kind::Sql
+        | Kind::Secret
+        | Kind::SecretLines
+        | Kind::SecretFile
+        | Kind::Script
+        | Kind::Path
+        | Kind::Lines => {}
         kind => {
             let _ = write!(facts, "Allowed: {}. ", kind.allowed());
         }

@@ -61,6 +61,8 @@ pub(crate) enum Kind {
     Sql,
     /// A text that is never shown and may name environment variables as `${NAME}`.
     Secret,
+    /// Lines of such texts.
+    SecretLines,
     /// A file that holds a secret; read at start.
     SecretFile,
     /// A file of SQL; read at start.
@@ -162,6 +164,10 @@ impl Kind {
             Self::Secret => {
                 text::substitute_environment(given).map(Value::Text).map_err(|reason| Wrong::Environment { reason })
             }
+            Self::SecretLines => {
+                let lines: Result<_, _> = given.lines().map(text::substitute_environment).collect();
+                lines.map(Value::Lines).map_err(|reason| Wrong::Environment { reason })
+            }
             Self::Text | Self::Sql | Self::SecretFile | Self::Script | Self::Path => Ok(Value::Text(given.to_owned())),
             Self::Lines => Ok(Value::Lines(given.lines().map(str::to_owned).collect())),
             Self::Addresses => {
@@ -190,6 +196,7 @@ impl Kind {
             (Value::Choice(_), _) => String::new(),
             // Redis shows requirepass to whoever may run CONFIG GET; we never do.
             (Value::Text(_), Self::Secret | Self::SecretFile | Self::Script) => String::new(),
+            (Value::Lines(_), Self::SecretLines) => String::new(),
             (Value::Text(text), _) => text.clone(),
             (Value::Lines(lines), _) => lines.join("\n"),
             (Value::Addresses(list), _) => list.iter().map(text::show_address).collect::<Vec<_>>().join(" "),
@@ -207,7 +214,7 @@ impl Kind {
             Self::Choice(_) => "known",
             Self::Text | Self::Sql | Self::Secret => "a text",
             Self::SecretFile | Self::Script | Self::Path => "the name of a file",
-            Self::Lines => "a text or a list of texts",
+            Self::Lines | Self::SecretLines => "a text or a list of texts",
             Self::Addresses => "a list of addresses",
         }
     }
@@ -235,6 +242,9 @@ impl Kind {
             Self::Choice(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "),
             Self::Text => "a text".to_owned(),
             Self::Sql => "one SQL query".to_owned(),
+            Self::SecretLines => {
+                "a text, or a list of texts; ${NAME} stands for a variable of the environment".to_owned()
+            }
             Self::Secret => "a text; ${NAME} stands for a variable of the environment".to_owned(),
             Self::SecretFile => "a file that holds the secret, relative to the folder of this file".to_owned(),
             Self::Script | Self::Path => "a file, relative to the folder of this file".to_owned(),

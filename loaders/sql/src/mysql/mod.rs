@@ -164,6 +164,34 @@ impl Dialect for MySqlDialect {
         MySqlFields { row, codecs: &statement.codecs }
     }
 
+    async fn position(connection: &mut MySqlConnection) -> Result<String, sqlx::Error> {
+        // Each server reads what is meant for it: the first comment MariaDB, the second MySQL from 5.7 on.
+        let sql = "SELECT /*M! @@GLOBAL.log_bin, @@GLOBAL.gtid_binlog_pos */ \
+                          /*!50700 @@GLOBAL.gtid_mode LIKE 'ON%', @@GLOBAL.gtid_executed */";
+        let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
+        if row.try_get::<i64, _>(0)? == 0 {
+            let reason = "it has no GTIDs; replicas need log_bin on MariaDB, gtid_mode = ON on MySQL";
+            return Err(sqlx::Error::Configuration(reason.into()));
+        }
+        row.try_get(1)
+    }
+
+    async fn reaches(
+        connection: &mut MySqlConnection,
+        position: &str,
+        patience: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        // Sets of MySQL's are server:numbers, MariaDB's domain-server-number.
+        let sql = if position.contains(':') {
+            "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)"
+        } else {
+            "SELECT MASTER_GTID_WAIT(?, ?)"
+        };
+        let waited: Option<i64> =
+            sqlx::query_scalar(sql).bind(position).bind(patience.as_secs_f64()).fetch_one(connection).await?;
+        Ok(waited == Some(0))
+    }
+
     fn fault(error: &dyn DatabaseError) -> Fault {
         let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
         let state = error.code().unwrap_or_default();

@@ -16,7 +16,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgArguments, PgColumn, PgConnection, PgQueryResult, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Column, Either, Executor, Postgres, Row, SqlSafeStr, Statement, TypeInfo};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) struct PostgresDialect;
 
@@ -148,6 +148,30 @@ impl Dialect for PostgresDialect {
         PostgresFields { row, codecs: &statement.codecs }
     }
 
+    async fn position(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+        // What is inserted, not what is flushed: with `synchronous_commit = off` others see a commit before it is on disk.
+        let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8, current_setting('wal_block_size')::int8, \
+                          pg_size_bytes(current_setting('wal_segment_size'))";
+        let (next, block, segment): (i64, i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
+        let end = end_of_records(next, block, segment);
+        Ok(format!("{:X}/{:X}", end >> 32, end & 0xFFFF_FFFF))
+    }
+
+    async fn reaches(connection: &mut PgConnection, position: &str, patience: Duration) -> Result<bool, sqlx::Error> {
+        /// Between two looks at how far the replica is.
+        const LOOK_EVERY: Duration = Duration::from_millis(2);
+        let deadline = Instant::now() + patience;
+        loop {
+            let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() >= $1::text::pg_lsn END";
+            match sqlx::query_scalar(sql).bind(position).fetch_one(&mut *connection).await? {
+                Some(true) => return Ok(true),
+                Some(false) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+                Some(false) => return Ok(false),
+                None => return Err(sqlx::Error::Configuration("the server is no replica, or is one no longer".into())),
+            }
+        }
+    }
+
     fn fault(error: &dyn DatabaseError) -> Fault {
         let code = error.code().unwrap_or_default();
         let reason = format!("{} (SQLSTATE {code})", error.message());
@@ -168,6 +192,18 @@ impl Dialect for PostgresDialect {
                 _ => Fault::Refused(reason),
             },
         }
+    }
+}
+
+/// Where the records of the write-ahead log end, by where the next will begin. That is behind the header of its page, which no
+/// replica reads before there is a record on it.
+fn end_of_records(next: i64, block: i64, segment: i64) -> i64 {
+    const PAGE_HEADER: i64 = 24;
+    const SEGMENT_HEADER: i64 = 40;
+    match (next % segment, next % block) {
+        (SEGMENT_HEADER, _) => next - SEGMENT_HEADER,
+        (offset, PAGE_HEADER) if offset > block => next - PAGE_HEADER,
+        _ => next,
     }
 }
 
@@ -264,5 +300,25 @@ impl Fields for PostgresFields<'_> {
     fn version(&self, column: usize) -> Result<u64, String> {
         let (codec, raw) = self.value(column)?;
         codec.version(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_records;
+
+    #[test]
+    fn records_end_before_the_header_of_an_empty_page() {
+        const BLOCK: i64 = 8192;
+        const SEGMENT: i64 = 16 << 20;
+        for (next, end) in [
+            (SEGMENT + 40, SEGMENT),
+            (SEGMENT + BLOCK + 24, SEGMENT + BLOCK),
+            (SEGMENT + BLOCK + 40, SEGMENT + BLOCK + 40),
+            (SEGMENT + 48, SEGMENT + 48),
+            (SEGMENT + 5 * BLOCK + 4096, SEGMENT + 5 * BLOCK + 4096),
+        ] {
+            assert_eq!(end_of_records(next, BLOCK, SEGMENT), end, "{next:#x}");
+        }
     }
 }

@@ -32,11 +32,44 @@ pub(crate) const SOURCE: &[Spec<SourceSettings>] = &[
         read: |_| Value::Absent,
     },
     Spec {
+        name: "replicas",
+        kind: Kind::SecretLines,
+        default: Default::Absent { example: "postgres://app@replica-1/shop" },
+        change: Change::Start,
+        doc: "Databases that follow this one, as urls; one may be written without brackets: PostgreSQL with streaming \
+              replication, MySQL with gtid_mode = ON, MariaDB with log_bin. Loads ask them in turn, and each answers only once it \
+              has all that the primary, at url, had when the load began; the primary answers what no replica can. While it is \
+              away replicas answer, and that is kept for a second.",
+        write: |source, value| source.replicas = value.lines(),
+        read: |source| match source.replicas.as_slice() {
+            [] => Value::Absent,
+            replicas => Value::Lines(replicas.to_vec()),
+        },
+    },
+    Spec {
+        name: "replicas_file",
+        kind: Kind::SecretFile,
+        default: Default::Absent { example: "/run/credentials/shop.replicas" },
+        change: Change::Start,
+        doc: "A file with the urls of the replicas, one a line. Instead of replicas.",
+        write: |source, value| source.replicas = value.text().lines().map(str::to_owned).collect(),
+        read: |_| Value::Absent,
+    },
+    Spec {
+        name: "replica_wait",
+        kind: span(Duration::ZERO, MINUTE),
+        default: Default::Text("50ms"),
+        change: Change::Start,
+        doc: "How long a load waits for a replica that is behind; then it asks the primary.",
+        write: |source, value| source.replica_wait = value.duration(),
+        read: |source| Value::Duration(source.replica_wait),
+    },
+    Spec {
         name: "max_connections",
         kind: integer(1, 1_000),
         default: Default::Text("16"),
         change: Change::Start,
-        doc: "Connections to this database. They are opened when loads need them.",
+        doc: "Connections to this database, and to each of its replicas. They are opened when loads need them.",
         write: |source, value| source.max_connections = value.u32(),
         read: |source| Value::Integer(source.max_connections.into()),
     },

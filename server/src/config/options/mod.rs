@@ -205,7 +205,7 @@ mod tests {
             Kind::Text | Kind::Sql | Kind::Secret | Kind::SecretFile | Kind::Script | Kind::Path => {
                 vec![Value::Text("other".to_owned())]
             }
-            Kind::Lines => vec![Value::Lines(vec!["other".to_owned()])],
+            Kind::Lines | Kind::SecretLines => vec![Value::Lines(vec!["other".to_owned()])],
             Kind::Addresses => {
                 vec![Value::Addresses(vec![BindAddress { ip: Ipv4Addr::UNSPECIFIED.into(), optional: false }])]
             }
