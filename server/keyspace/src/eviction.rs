@@ -273,7 +273,7 @@ impl Keyspace {
         let mut index = self.next_victim.load(Relaxed);
         for _ in 0..4 {
             let shard = self.lock_unpublished(index % self.shards());
-            if shard.bytes() >= mean - mean / 8 {
+            if shard.held_bytes() >= mean - mean / 8 {
                 break;
             }
             index = index.wrapping_add(1);

@@ -437,7 +437,7 @@ impl Keyspace {
         (0..self.shards()).map(|shard| self.lock(shard).count(db).with_ttl).sum()
     }
 
-    /// Bytes counted against the limit now, short of at most 4 KiB per shard that it has not told yet. Part of them is what free
+    /// Bytes counted against the limit now, with what is kept for absences, short of at most 4 KiB per shard that it has not told yet. Part of them is what free
     /// pages may be kept, be they or not.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
@@ -456,6 +456,8 @@ impl Keyspace {
             let mut shard = self.lock(index);
             shard.leases.set_bytes_max(part);
             shard.queues.capacity_bytes = capacity_bytes;
+            shard.reserve_for_absences(self.limit_of_a_shard());
+            shard.publish();
         }
     }
 
@@ -494,7 +496,7 @@ impl Keyspace {
         let shard = self.lock(turn.random() as usize % self.shards());
         let entries = (shard.index.len() * self.shards()) as u64;
         let weight = (shard.log.weight_of_all() * self.shards()) as u64;
-        let held = (shard.bytes() * self.shards()) as u64;
+        let held = (shard.held_bytes() * self.shards()) as u64;
         drop(shard);
         let capacity_bytes = match self.memory.counts_values_only() {
             true => allowed,
@@ -547,6 +549,16 @@ impl Keyspace {
             let mut shard = self.lock(index);
             shard.absence_bytes_max = part;
             shard.shrink_absences();
+            shard.reserve_for_absences(self.limit_of_a_shard());
+            shard.publish();
+        }
+    }
+
+    /// A shard's part of the limit on memory, in bytes; 0 = none.
+    fn limit_of_a_shard(&self) -> usize {
+        match self.memory.counts_values_only() {
+            true => 0,
+            false => usize::try_from(self.memory.bytes_allowed() / self.shards() as u64).unwrap_or(usize::MAX),
         }
     }
 

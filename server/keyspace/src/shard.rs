@@ -69,6 +69,8 @@ pub(crate) struct Shard {
     counts: [Count; DATABASES_MAX],
     pub(crate) lease_settings: LeaseSettings,
     pub(crate) absence_bytes_max: usize,
+    /// Memory that entries may not take, because absences may: a scan of absent keys pushes out no entry. 0 without a limit.
+    pub(crate) absence_reserve_bytes: usize,
     /// Where the cycle of expiry goes on: a segment, and a place among the absences.
     pub(crate) expiry_segment: u32,
     pub(crate) absence_expiry_place: Place,
@@ -149,6 +151,7 @@ impl Shard {
             counts: [Count::default(); DATABASES_MAX],
             lease_settings,
             absence_bytes_max: usize::MAX,
+            absence_reserve_bytes: 0,
             expiry_segment: 0,
             absence_expiry_place: Place::default(),
         }
@@ -678,11 +681,11 @@ impl Shard {
     /// By how much the node's counter is behind.
     #[inline]
     pub(crate) fn unpublished_bytes(&self) -> i64 {
-        self.bytes() as i64 - self.published_bytes as i64
+        self.held_bytes() as i64 - self.published_bytes as i64
     }
 
     pub(crate) fn note_published(&mut self) {
-        self.published_bytes = self.bytes();
+        self.published_bytes = self.held_bytes();
     }
 }
 

@@ -4,24 +4,30 @@ mod common;
 
 use common::{BOOT_MS, SETTINGS, keyspace, set};
 use leasehold_keyspace::{
-    Access, Attributes, Claim, Claimant, Claimed, Db, Fill, Filled, Invalidation, Keyspace, Lookup, Turn,
+    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, Filled, Invalidation, Keyspace,
+    Lookup, Settings, Turn,
 };
 
 const KEY: &[u8] = b"key";
 
+const CLAIM: Claim = Claim {
+    claimant: Claimant::Client,
+    lease_ms: None,
+    version_min: None,
+    fresh_required: false,
+    stale_ms_max: None,
+    waiter: None,
+};
+
+/// Loads a key, as a loader or a client with a lease does.
+fn load(keyspace: &Keyspace, turn: &mut Turn, key: &[u8], fill: Fill<'_>) {
+    let Claimed::Lead { token, .. } = keyspace.claim(turn, Db(0), key, CLAIM) else { panic!("nobody else asks") };
+    assert!(matches!(keyspace.fill(turn, Db(0), key, token, fill), Filled::Stored));
+}
+
 /// Makes the key known to have no row, as a loader does.
 fn remember_absent(keyspace: &Keyspace, turn: &mut Turn, ttl_ms: u64) {
-    let claim = Claim {
-        claimant: Claimant::Client,
-        lease_ms: None,
-        version_min: None,
-        fresh_required: false,
-        stale_ms_max: None,
-        waiter: None,
-    };
-    let Claimed::Lead { token, .. } = keyspace.claim(turn, Db(0), KEY, claim) else { panic!("nobody else asks") };
-    let filled = keyspace.fill(turn, Db(0), KEY, token, Fill::Absent { ttl_ms });
-    assert!(matches!(filled, Filled::Stored));
+    load(keyspace, turn, KEY, Fill::Absent { ttl_ms });
 }
 
 fn look(keyspace: &Keyspace, turn: &mut Turn) -> Lookup<Vec<u8>> {
@@ -143,4 +149,40 @@ fn cycle_and_flush_remove_absences() {
     remember_absent(&keyspace, &mut turn, 1000);
     keyspace.flush(&mut turn, Some(Db(1)));
     assert!(matches!(look(&keyspace, &mut turn), Lookup::Negative { .. }), "the flush was of another database");
+}
+
+#[test]
+fn a_scan_of_absent_keys_pushes_out_no_entry() {
+    const SCANNED: u64 = 1_000_000;
+    const MEMORY_BYTES: u64 = 64 << 20;
+    let policy = EvictionPolicy::AllKeysTinyLfu;
+    let settings =
+        Settings { policy, memory_bytes_max: MEMORY_BYTES, absence_bytes_max: MEMORY_BYTES / 128, ..SETTINGS };
+    let keyspace = keyspace(settings);
+    let mut turn = Turn::new(BOOT_MS, 1);
+    // As full as it gets: what is loaded pushes out what was loaded before.
+    let mut loaded = 0;
+    while keyspace.stats().evicted < 50_000 {
+        for number in loaded..loaded + 10_000 {
+            let value =
+                Fill::Value { value: &[7; 100], expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+            load(&keyspace, &mut turn, format!("real:{number}").as_bytes(), value);
+        }
+        loaded += 10_000;
+        turn.now_ms += 100;
+        keyspace.expire_cycle(&mut turn, 0..16, 10_000);
+    }
+    let before = keyspace.stats();
+    // Once the budget is used, which is soon, every further million is like the first.
+    for number in 0..SCANNED {
+        load(&keyspace, &mut turn, format!("scan:{number}").as_bytes(), Fill::Absent { ttl_ms: 10_000 });
+        if number % 10_000 == 0 {
+            turn.now_ms += 100;
+            keyspace.expire_cycle(&mut turn, 0..16, 10_000);
+        }
+    }
+    let after = keyspace.stats();
+    assert!(after.absences > 5_000, "what the budget holds is remembered, not {}", after.absences);
+    assert_eq!(after.evicted, before.evicted);
+    assert_eq!(keyspace.len(Db(0)) as u64, loaded - before.evicted);
 }

@@ -497,7 +497,7 @@ fn a_rush_of_leases_on_short_keys_takes_no_more_than_its_share() {
     let lease = LeaseSettings { records_max: 1_000_000, ..settings().lease };
     let settings = Settings { memory_bytes_max: 8 << 20, lease, ..settings() };
     let mut node = Node { keyspace: Keyspace::new(settings, HashSeed([1, 2, 3, 4])), turn: Turn::new(START_MS, 1) };
-    let empty_bytes = node.keyspace.stats().used_bytes;
+    let empty_bytes = node.keyspace.used_bytes();
     let mut most = 0;
     for number in 0..20_000u32 {
         node.keyspace.claim(&mut node.turn, DB, &number.to_le_bytes(), CLIENT);

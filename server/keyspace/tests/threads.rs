@@ -90,7 +90,7 @@ fn everything_at_once_keeps_the_books() {
     keyspace.flush(&mut turn, None);
     // What was taken out has memory until it is dropped.
     turn.effects.flushed.clear();
-    assert_eq!(keyspace.used_bytes(), common::keyspace(settings).stats().used_bytes);
+    assert_eq!(keyspace.used_bytes(), common::keyspace(settings).used_bytes());
 }
 
 fn run_mix(keyspace: &Keyspace, seed: u64) -> Vec<u64> {

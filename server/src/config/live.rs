@@ -114,8 +114,8 @@ fn value_of(option: &Spec<Config>, given: &[u8]) -> Result<Value, ReplyError> {
 fn redis_text(kind: &Kind, wrong: &Wrong) -> String {
     match (kind, wrong) {
         (Kind::Integer { auto: false, .. }, Wrong::Shape) => "argument couldn't be parsed into an integer".to_owned(),
-        (Kind::Bytes { .. }, Wrong::Shape) => "argument must be a memory value".to_owned(),
-        (Kind::Integer { min, max, auto: false } | Kind::Bytes { min, max }, Wrong::Range) => {
+        (Kind::Bytes { auto: false, .. }, Wrong::Shape) => "argument must be a memory value".to_owned(),
+        (Kind::Integer { min, max, auto: false } | Kind::Bytes { min, max, auto: false }, Wrong::Range) => {
             format!("argument must be between {min} and {max} inclusive")
         }
         (Kind::Choice(words), Wrong::Shape) => {

@@ -101,8 +101,8 @@ pub(crate) struct Live {
     pub prefix_delimiter: Option<u8>,
     /// Whether shadow caches run.
     pub whatif: bool,
-    /// As configured; the keyspace is given [`Live::absence_bytes_max`].
-    pub negative_memory_bytes: u64,
+    /// As configured, `None` = auto; the keyspace is given [`Live::absence_bytes_max`].
+    pub negative_memory_bytes: Option<u64>,
     pub lease: LeaseSettings,
     /// Longest time a client may park with `WAIT` or `TIMEOUT`.
     pub wait_max: Duration,
@@ -114,10 +114,14 @@ pub(crate) struct Live {
 impl Live {
     /// Memory for absences in bytes: never more than half of a limited memory.
     pub(crate) fn absence_bytes_max(&self) -> u64 {
-        if self.memory_bytes_max == 0 {
-            self.negative_memory_bytes
-        } else {
-            self.negative_memory_bytes.min(self.memory_bytes_max / 2)
+        /// Without a limit, and without a word on it.
+        const BYTES: u64 = 64 << 20;
+        /// Part of a limit.
+        const SHARE: u64 = 128;
+        match (self.negative_memory_bytes, self.memory_bytes_max) {
+            (asked, 0) => asked.unwrap_or(BYTES),
+            (Some(asked), memory) => asked.min(memory / 2),
+            (None, memory) => memory / SHARE,
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) enum Kind {
     /// A power of two, or `auto`.
     PowerOfTwo { min: u64, max: u64 },
     /// A number of bytes with an optional unit.
-    Bytes { min: u64, max: u64 },
+    Bytes { min: u64, max: u64, auto: bool },
     /// A span of time. A bare number counts in `unit`; without a unit it is refused, except 0.
     Duration { min: Duration, max: Duration, unit: Option<Unit>, auto: bool },
     /// A share between two others.
@@ -126,7 +126,10 @@ impl Kind {
     /// Why it is none.
     pub(crate) fn parse(&self, given: &str) -> Result<Value, Wrong> {
         match *self {
-            Self::Integer { auto: true, .. } | Self::Duration { auto: true, .. } | Self::PowerOfTwo { .. }
+            Self::Integer { auto: true, .. }
+            | Self::Bytes { auto: true, .. }
+            | Self::Duration { auto: true, .. }
+            | Self::PowerOfTwo { .. }
                 if given == "auto" =>
             {
                 Ok(Value::Auto)
@@ -140,7 +143,7 @@ impl Kind {
                 let fits = (min..=max).contains(&number) && number.is_power_of_two();
                 if fits { Ok(Value::Integer(number)) } else { Err(Wrong::Range) }
             }
-            Self::Bytes { min, max } => {
+            Self::Bytes { min, max, .. } => {
                 let bytes = text::parse_bytes(given).ok_or(Wrong::Shape)?;
                 if (min..=max).contains(&bytes) { Ok(Value::Integer(bytes)) } else { Err(Wrong::Range) }
             }
@@ -224,10 +227,12 @@ impl Kind {
         match *self {
             Self::Integer { min, max, auto } => format!("a whole number from {min} to {max}{}", or_auto(auto)),
             Self::PowerOfTwo { min, max } => format!("a power of two from {min} to {max}, or \"auto\""),
-            Self::Bytes { min: 0, max: NO_MOST } => "a size (a number of bytes, or with a unit: \"10mb\")".to_owned(),
-            Self::Bytes { min, max } => {
+            Self::Bytes { min: 0, max: NO_MOST, auto } => {
+                format!("a size (a number of bytes, or with a unit: \"10mb\"){}", or_auto(auto))
+            }
+            Self::Bytes { min, max, auto } => {
                 let (min, max) = (text::show_bytes(min), text::show_bytes(max));
-                format!("a size from {min} to {max} (a number of bytes, or with a unit: \"10mb\")")
+                format!("a size from {min} to {max} (a number of bytes, or with a unit: \"10mb\"){}", or_auto(auto))
             }
             Self::Duration { min, max, unit, auto } => {
                 let bare = match unit {

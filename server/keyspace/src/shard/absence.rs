@@ -158,6 +158,19 @@ impl Shard {
         true
     }
 
+    /// Keeps memory from entries: what the budget says, and what tables at that size leave free, but no more than half of the
+    /// shard's part of the limit. A part of 0 = no limit.
+    pub(crate) fn reserve_for_absences(&mut self, part_bytes: usize) {
+        let wanted = self.absence_bytes_max.saturating_add(self.absence_bytes_max / 4);
+        self.absence_reserve_bytes = wanted.min(part_bytes / 2);
+    }
+
+    /// What the limit takes for used: all bytes, and those that are kept for absences.
+    #[inline]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes() + self.absence_reserve_bytes.saturating_sub(self.absence_bytes())
+    }
+
     /// Drops absences until they fit a budget that was lowered.
     pub(crate) fn shrink_absences(&mut self) {
         if self.absence_budget_bytes() > self.absence_bytes_max {

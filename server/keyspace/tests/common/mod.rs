@@ -17,7 +17,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     shards: 16,
     memory_bytes_max: 0,
     policy: EvictionPolicy::NoEviction,
-    absence_bytes_max: 1 << 20,
+    absence_bytes_max: 32 << 10,
     boot_unix_ms: BOOT_MS,
     lease: LeaseSettings {
         lease_ms: 10_000,

@@ -475,7 +475,7 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
     },
     Spec {
         name: "row_bytes_max",
-        kind: Kind::Bytes { min: KB, max: 512 * MB },
+        kind: Kind::Bytes { min: KB, max: 512 * MB, auto: false },
         default: Default::Text("16mb"),
         change: Change::Start,
         doc: "The longest value this loader may make; a larger one is a LOADFAIL.",

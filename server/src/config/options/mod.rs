@@ -84,7 +84,7 @@ impl std::default::Default for Config {
             eviction_samples: 0,
             prefix_delimiter: None,
             whatif: false,
-            negative_memory_bytes: 0,
+            negative_memory_bytes: None,
             lease,
             wait_max: Duration::ZERO,
             log_level: LogLevel::Notice,
@@ -196,7 +196,7 @@ mod tests {
     /// A value of the kind that is not the default.
     fn other_value(kind: Kind, default: &Value) -> Value {
         let candidates = match kind {
-            Kind::Integer { min, max, .. } | Kind::Bytes { min, max } | Kind::PowerOfTwo { min, max } => {
+            Kind::Integer { min, max, .. } | Kind::Bytes { min, max, .. } | Kind::PowerOfTwo { min, max } => {
                 vec![Value::Integer(min), Value::Integer(max)]
             }
             Kind::Duration { min, max, .. } => vec![Value::Duration(min), Value::Duration(max)],

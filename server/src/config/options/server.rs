@@ -207,7 +207,7 @@ pub(crate) fn eviction_policies() -> impl Iterator<Item = (&'static str, Evictio
 const MEMORY: &[Spec<Config>] = &[
     Spec {
         name: "maxmemory",
-        kind: Kind::Bytes { min: 0, max: NO_MOST },
+        kind: Kind::Bytes { min: 0, max: NO_MOST, auto: false },
         default: Default::Text("0"),
         change: Change::Live,
         doc: "Memory for entries, tables, absences and leases. 0 = no limit, as in Redis; a cache should have one, so set it \
@@ -269,17 +269,20 @@ const MEMORY: &[Spec<Config>] = &[
     },
     Spec {
         name: "negative-memory",
-        kind: Kind::Bytes { min: 0, max: NO_MOST },
-        default: Default::Text("64mb"),
+        kind: Kind::Bytes { min: 0, max: NO_MOST, auto: true },
+        default: Default::Text("auto"),
         change: Change::Live,
-        doc: "Memory, within maxmemory, for remembered absences and deletions, so that a scan of keys that do not exist \
-              cannot push out entries that do. Never more than half of maxmemory is used.",
-        write: |config, value| config.live.negative_memory_bytes = value.integer(),
-        read: |config| Value::Integer(config.live.negative_memory_bytes),
+        doc: "Memory, within maxmemory, for remembered absences and deletions. Entries cannot take it, so that a scan of keys \
+              that do not exist pushes out none. \"auto\" is a 128th of maxmemory, or 64mb without a limit; never more than half \
+              of maxmemory is used.",
+        write: |config, value| {
+            config.live.negative_memory_bytes = if value == Value::Auto { None } else { Some(value.integer()) };
+        },
+        read: |config| config.live.negative_memory_bytes.map_or(Value::Auto, Value::Integer),
     },
     Spec {
         name: "tag-memory",
-        kind: Kind::Bytes { min: 4 << 10, max: 1 << 30 },
+        kind: Kind::Bytes { min: 4 << 10, max: 1 << 30, auto: false },
         default: Default::Text("4mb"),
         change: Change::Start,
         doc: "Memory, within maxmemory, for when each tag was last invalidated; taken with the first INVALTAG, a power of two, \
@@ -386,7 +389,7 @@ const LEASES: &[Spec<Config>] = &[
 const LIMITS: &[Spec<Config>] = &[
     Spec {
         name: "proto-max-bulk-len",
-        kind: Kind::Bytes { min: KB, max: 512 * MB },
+        kind: Kind::Bytes { min: KB, max: 512 * MB, auto: false },
         default: Default::Text("512mb"),
         change: Change::Start,
         doc: "The longest argument of a command, so also the longest value.",
@@ -404,7 +407,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "proto-max-inline-len",
-        kind: Kind::Bytes { min: 64, max: MB },
+        kind: Kind::Bytes { min: 64, max: MB, auto: false },
         default: Default::Text("64kb"),
         change: Change::Start,
         doc: "The longest command typed as a plain line, as by telnet or nc.",
@@ -413,7 +416,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "client-query-buffer-limit",
-        kind: Kind::Bytes { min: 64 * KB, max: GB },
+        kind: Kind::Bytes { min: 64 * KB, max: GB, auto: false },
         default: Default::Text("1gb"),
         change: Change::Start,
         doc: "The most bytes of one command in all. A client that sends more is closed.",
@@ -422,7 +425,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "client-output-buffer-limit",
-        kind: Kind::Bytes { min: 0, max: NO_MOST },
+        kind: Kind::Bytes { min: 0, max: NO_MOST, auto: false },
         default: Default::Text("1gb"),
         change: Change::Live,
         doc: "The most bytes of replies that may wait for a client to read them; then it is closed. 0 = no limit. One number \
@@ -432,7 +435,7 @@ const LIMITS: &[Spec<Config>] = &[
     },
     Spec {
         name: "client-output-buffer-soft-limit",
-        kind: Kind::Bytes { min: 0, max: NO_MOST },
+        kind: Kind::Bytes { min: 0, max: NO_MOST, auto: false },
         default: Default::Text("256mb"),
         change: Change::Live,
         doc: "As client-output-buffer-limit, for bytes that wait longer than client-output-buffer-soft-time. 0 = no limit.",
