@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
-use leasehold_loader_sql::{FeedColumn, OutboxDatabase, outbox_sql};
+use leasehold_loader_sql::{FeedColumn, OutboxDatabase, outbox_sql, publication_sql};
 use std::io::Write;
 
 /// Prints SQL for databases that Leasehold loads from. It runs none of it.
@@ -15,6 +15,7 @@ pub(crate) struct Printing {
 #[derive(Debug, Subcommand)]
 enum What {
     Outbox(Outbox),
+    Publication(Publication),
 }
 
 /// The table and the triggers that feeds with via = "outbox" read: each change of a row is written down, with its key before and
@@ -38,6 +39,26 @@ struct Outbox {
     outbox: String,
 }
 
+/// The publication that feeds with via = "logical" read, in PostgreSQL, with the rights and settings they need.
+#[derive(Debug, Args)]
+struct Publication {
+    /// The table whose changes are to be seen: TABLE or SCHEMA.TABLE, as the database spells it.
+    #[arg(long, value_name = "NAME")]
+    table: String,
+
+    /// The columns that make up keys, separated by commas.
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', required = true)]
+    key: Vec<String>,
+
+    /// The publication.
+    #[arg(long, value_name = "NAME", default_value = "leasehold")]
+    publication: String,
+
+    /// The user that Leasehold logs in as.
+    #[arg(long, value_name = "NAME")]
+    user: String,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Database {
     Postgres,
@@ -50,13 +71,19 @@ enum Database {
 /// # Errors
 /// A name that cannot be used.
 pub(crate) fn run(printing: &Printing, out: &mut impl Write) -> anyhow::Result<()> {
-    let What::Outbox(Outbox { table, key, database, outbox }) = &printing.what;
-    let columns: Result<Vec<FeedColumn>, String> = key.iter().map(|text| FeedColumn::parse(text)).collect();
-    let database = match database {
-        Database::Postgres => OutboxDatabase::Postgres,
-        Database::Mysql => OutboxDatabase::Mysql,
-        Database::Sqlite => OutboxDatabase::Sqlite,
+    let columns = |key: &[String]| key.iter().map(|text| FeedColumn::parse(text)).collect::<Result<Vec<_>, _>>();
+    let sql = match &printing.what {
+        What::Outbox(Outbox { table, key, database, outbox }) => {
+            let database = match database {
+                Database::Postgres => OutboxDatabase::Postgres,
+                Database::Mysql => OutboxDatabase::Mysql,
+                Database::Sqlite => OutboxDatabase::Sqlite,
+            };
+            columns(key).and_then(|columns| outbox_sql(database, table, &columns, outbox))
+        }
+        What::Publication(Publication { table, key, publication, user }) => {
+            columns(key).and_then(|columns| publication_sql(table, &columns, publication, user))
+        }
     };
-    let sql = columns.and_then(|columns| outbox_sql(database, table, &columns, outbox));
     Ok(out.write_all(sql.map_err(|reason| anyhow!(reason))?.as_bytes())?)
 }

@@ -25,8 +25,6 @@ const READERS: usize = 6;
 const WRITERS: usize = 3;
 /// At least one transaction for so many reads, however fast those are.
 const READS_PER_WRITE: u64 = 25;
-/// Transactions after which connections are killed, or the outbox is emptied too.
-const TROUBLE_EVERY: u64 = 100;
 
 struct World {
     /// For each row, when each version was known to be committed.
@@ -129,15 +127,51 @@ fn read(world: &World, client: &mut Client, random: &mut Random) {
     }
 }
 
+/// A way for a feed to learn of changes.
+#[derive(Clone, Copy)]
+struct Way {
+    name: &'static str,
+    /// Of the server.
+    settings: &'static [&'static str],
+    /// More lines of the feed's configuration.
+    conf: &'static str,
+    /// What prints the SQL that makes what the feed reads.
+    printed: &'static [&'static str],
+    /// Transactions after which the connections of the server are killed again; `None`: never.
+    killed_every: Option<u64>,
+    /// Deletes what the feed has not read yet.
+    purge: Option<&'static str>,
+}
+
+const OUTBOX: Way = Way {
+    name: "outbox",
+    settings: &[],
+    conf: "via = \"outbox\"",
+    printed: &["sql", "outbox", "--table", "rows", "--key", "id"],
+    killed_every: Some(100),
+    purge: Some("DELETE FROM leasehold_outbox"),
+};
+
+const LOGICAL: Way = Way {
+    name: "logical replication",
+    settings: &["wal_level=logical"],
+    conf: "via = \"logical\"",
+    printed: &["sql", "publication", "--table", "rows", "--key", "id", "--user", "test"],
+    // Each is a gap, and then the slot waits for open transactions.
+    killed_every: Some(300),
+    purge: None,
+};
+
 /// Kills the server's connections, and sometimes deletes what they have not read.
-fn make_trouble(world: &World, database: &mut Database, random: &mut Random) {
-    let mut next = TROUBLE_EVERY;
+fn make_trouble(world: &World, database: &mut Database, random: &mut Random, way: Way) {
+    let every = way.killed_every.unwrap_or(u64::MAX);
+    let mut next = every;
     while !world.is_over.load(Ordering::Relaxed) {
         if world.writes.load(Ordering::Relaxed) < next {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
-        next += TROUBLE_EVERY;
+        next = next.saturating_add(every);
         database.number(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
              WHERE application_name = 'leasehold' AND datname = current_database()",
@@ -145,7 +179,7 @@ fn make_trouble(world: &World, database: &mut Database, random: &mut Random) {
         if random.below(2) == 0 {
             // Time for writes that nobody reads.
             std::thread::sleep(Duration::from_millis(20));
-            database.run("DELETE FROM leasehold_outbox");
+            way.purge.into_iter().for_each(|sql| database.run(sql));
         }
     }
 }
@@ -154,7 +188,7 @@ fn number_from(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-fn conf(url: &str) -> String {
+fn conf(url: &str, way: &str) -> String {
     format!(
         r#"
         [sources.main]
@@ -180,23 +214,44 @@ fn conf(url: &str) -> String {
         table = "rows"
         key = "id"
         stale_after = "1h"
+        {way}
         "#
     )
 }
 
 #[test]
-fn with_a_feed_alone_a_read_is_at_most_as_old_as_its_lag() {
-    let Some(postgres) = Postgres::start(GROUP) else { return };
+fn with_an_outbox_alone_a_read_is_at_most_as_old_as_its_lag() {
+    race(OUTBOX);
+}
+
+#[test]
+fn with_logical_replication_alone_a_read_is_at_most_as_old_as_its_lag() {
+    race(LOGICAL);
+}
+
+/// What a commit is old by when its keys are stale is what the feed calls its lag, by the same clock.
+#[test]
+fn where_nothing_breaks_the_lag_that_is_told_is_the_bound() {
+    race(Way { killed_every: None, ..OUTBOX });
+    race(Way { killed_every: None, ..LOGICAL });
+}
+
+fn race(way: Way) {
+    // Races beside each other would measure each other.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(postgres) = Postgres::start_with(GROUP, way.settings, |_| {}) else { return };
     let url = postgres.url();
     let mut database = Database::connect(&url);
     database.run("CREATE TABLE rows (id int8 PRIMARY KEY, version int8 NOT NULL)");
     database.run(&format!("INSERT INTO rows SELECT n, 0 FROM generate_series(0, {}) n", KEYS - 1));
-    let sql = Command::new(binary()).args(["sql", "outbox", "--table", "rows", "--key", "id"]).output();
+    let sql = Command::new(binary()).args(way.printed).output();
     database.run(&String::from_utf8(sql.expect("the binary runs").stdout).expect("SQL is text"));
-    let server = Server::options().conf(conf(&url)).start();
+    let server = Server::options().conf(conf(&url, way.conf)).start();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     let seed = number_from("LEASEHOLD_SEED").unwrap_or(now.as_micros() as u64 % 1_000_000_000);
-    groups::say(&format!("feeds race: LEASEHOLD_SEED={seed}"));
+    let name = way.name;
+    groups::say(&format!("feeds race, {name}: LEASEHOLD_SEED={seed}"));
     let few_or_all = if groups::all_required() { OPERATIONS_ALL } else { OPERATIONS_FEW };
     let world = World {
         commits: (0..KEYS).map(|_| Mutex::default()).collect(),
@@ -214,7 +269,7 @@ fn with_a_feed_alone_a_read_is_at_most_as_old_as_its_lag() {
     until("the feed has begun", || client.feed_field("state") == "ok");
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        for index in 0..=WRITERS + READERS {
+        for index in 0..WRITERS + READERS + usize::from(way.killed_every.is_some()) {
             let (world, url) = (&world, url.as_str());
             let mut random = Random(seed.wrapping_add(index as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
             let mut client = server.client();
@@ -227,7 +282,7 @@ fn with_a_feed_alone_a_read_is_at_most_as_old_as_its_lag() {
                 }
                 let mut database = Database::connect(url);
                 if index == WRITERS + READERS {
-                    return make_trouble(world, &mut database, &mut random);
+                    return make_trouble(world, &mut database, &mut random, way);
                 }
                 while !world.is_over.load(Ordering::Relaxed) {
                     write(world, &mut database, &mut random);
@@ -252,11 +307,16 @@ fn with_a_feed_alone_a_read_is_at_most_as_old_as_its_lag() {
     let [events, invalidated, gaps, lag_us, p99_us] = ["events", "invalidated", "gaps", "lag_max_us", "lag_p99_us"]
         .map(|counter| client.feed_counter("rows", counter));
     groups::say(&format!(
-        "feeds race: {reads} reads and {writes} transactions ({rollbacks} rolled back) in {took:?}; {old} reads were old, by {} us at most; the \
+        "feeds race, {name}: {reads} reads and {writes} transactions ({rollbacks} rolled back) in {took:?}; {old} reads were old, by {} us at most; the \
          feed told {events} events, at most {lag_us} us (p99 {p99_us} us) after the write, with {gaps} gaps; {failed} loads failed",
         world.oldest_us.load(Ordering::Relaxed)
     ));
     assert_eq!(*world.violations.lock().unwrap_or_else(PoisonError::into_inner), [""; 0]);
+    if way.killed_every.is_none() {
+        let oldest_us = world.oldest_us.load(Ordering::Relaxed);
+        assert_eq!((gaps, failed), (0, 0));
+        assert!(oldest_us <= lag_us as u64, "a read was old by {oldest_us} us, and the feed's lag was {lag_us} us");
+    }
     // Races that did not happen prove nothing.
     let few = world.reads_max / READS_PER_WRITE / 50;
     assert!(rollbacks > few && invalidated as u64 > few && events as u64 > few, "{rollbacks} {invalidated} {events}");

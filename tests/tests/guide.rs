@@ -35,7 +35,7 @@ fn sections(guide: &str) -> Vec<Section<'_>> {
 
 #[test]
 fn every_block_of_the_guide_does_what_it_says() {
-    let Some(postgres) = Postgres::shared(GROUP) else { return };
+    let Some(postgres) = Postgres::start_with(GROUP, &["wal_level=logical"], |_| {}) else { return };
     let guide = std::fs::read_to_string(workspace().join("loaders/README.md")).expect("the guide is there");
     let sections = sections(&guide);
     assert!(sections.len() >= 4, "the guide has its sections");

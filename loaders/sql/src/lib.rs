@@ -37,7 +37,7 @@ mod tags;
 mod template;
 mod writer;
 
-pub use feed::outbox_sql::{OutboxDatabase, outbox_sql};
+pub use feed::outbox_sql::{OutboxDatabase, outbox_sql, publication_sql};
 pub use feed::{FeedColumn, FeedSettings, NOTICES_MAX, Via, check_feed, run_feed};
 pub use loader::{BATCH_MAX, ROW_BYTES_MAX, ROWS_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;

@@ -168,7 +168,9 @@ fn feed_rules(config: &Config, feed: &FeedConfig, found: &mut Findings<'_>) {
         found.error(&section, "loaders", "names no loader, so the feed has nothing to do".to_owned());
     }
     let needed: &[(&str, bool)] = match feed.settings.via {
-        Via::Outbox | Via::UpdatedAt => &[("table", feed.settings.table.is_empty()), ("key", feed.key.is_empty())],
+        Via::Outbox | Via::UpdatedAt | Via::Logical => {
+            &[("table", feed.settings.table.is_empty()), ("key", feed.key.is_empty())]
+        }
         Via::Versions => &[("table", feed.settings.table.is_empty()), ("resource", feed.settings.resource.is_empty())],
         Via::DataVersion => &[],
     };
@@ -181,6 +183,13 @@ fn feed_rules(config: &Config, feed: &FeedConfig, found: &mut Findings<'_>) {
             &section,
             "via",
             "data_version is for SQLite only; allowed: outbox, updated_at, versions".to_owned(),
+        );
+    }
+    if feed.settings.via == Via::Logical && source.is_some_and(|source| !source.url.starts_with("postgres")) {
+        found.error(
+            &section,
+            "via",
+            "logical is for PostgreSQL only; allowed: outbox, updated_at, versions".to_owned(),
         );
     }
     let wrong_columns = feed.key.iter().filter_map(|text| FeedColumn::parse(text).err());

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! What is read is a position in a table that commits with the change ([`postgres`], [`mysql`], [`sqlite`]: the outbox; [`polled`]: a column
-//! of the table itself, or a table of versions), never a message that can be lost: wake-ups only say when to look. The position lives
-//! in memory and outlives a lost connection; where it is no good any more, that is a [`Gap`]. Reads are at least
+//! of the table itself, or a table of versions) or in the log of the database ([`logical`]), never a message that can be lost: wake-ups only
+//! say when to look. The position lives in memory and outlives a lost connection; where it is no good any more, that is a [`Gap`]. Reads are at least
 //! [`FeedSettings::window`] apart, so that a burst of changes is a few large batches.
 //!
 //! Not here: what a change means for keys.
 
+mod logical;
 mod mysql;
 pub(crate) mod outbox_sql;
 mod overlap;
@@ -61,6 +62,8 @@ pub enum Via {
     Versions,
     /// SQLite counts commits to its file; each makes all keys stale.
     DataVersion,
+    /// PostgreSQL sends what its log has of a publication.
+    Logical,
 }
 
 /// One feed, as the operator says.
@@ -92,6 +95,8 @@ pub struct FeedSettings {
     pub resource_column: String,
     /// The column with its version.
     pub version_column: String,
+    /// The publication that the log is read by.
+    pub publication: String,
 }
 
 impl FeedSettings {
@@ -112,6 +117,7 @@ impl FeedSettings {
             resource: String::new(),
             resource_column: "name".into(),
             version_column: "version".into(),
+            publication: "leasehold".into(),
         }
     }
 
@@ -169,6 +175,10 @@ pub(crate) enum Read {
     Began,
     /// All since the position was told.
     Went,
+    /// All that was committed before this moment was told.
+    Reached(Instant),
+    /// There is more to come, and nobody knows how much.
+    Behind,
     /// Changes may have been missed; the position is new.
     Gap(Gap),
 }
@@ -248,9 +258,11 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
         (AnyPool::MySql(_), Via::Outbox) => check::<mysql::Outbox>(source, settings, &mut teller).await,
         (AnyPool::Sqlite(_), Via::Outbox) => check::<sqlite::Outbox>(source, settings, &mut teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => check::<sqlite::DataVersion>(source, settings, &mut teller).await,
+        (AnyPool::Postgres(_), Via::Logical) => check_set_up::<logical::Logical>(source, settings).await,
         (_, Via::UpdatedAt) => check::<polled::UpdatedAt>(source, settings, &mut teller).await,
         (_, Via::Versions) => check::<polled::Versions>(source, settings, &mut teller).await,
         (_, Via::DataVersion) => Err(Trouble::Wrong("via", NOT_SO.to_owned())),
+        (_, Via::Logical) => Err(Trouble::Wrong("via", NOT_THAT.to_owned())),
     };
     match checked {
         Err(Trouble::Wrong(option, reason)) => {
@@ -262,12 +274,23 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
 
 const NOT_SO: &str = "data_version is for SQLite only; allowed here: outbox, updated_at, versions";
 
+const NOT_THAT: &str = "logical is for PostgreSQL only; allowed here: outbox, updated_at, versions";
+
 async fn check<T: Tail>(source: &Source, settings: &FeedSettings, teller: &mut Teller) -> Result<(), Trouble> {
-    let limit = source.state.settings.acquire_timeout + source.state.settings.statement_timeout + GRACE;
-    let look = async {
+    within_limit(source, async {
         let mut tail = T::open(source, settings).await?;
         tail.read(&mut None, teller).await.map(drop)
-    };
+    })
+    .await
+}
+
+/// Of a tail whose first read leaves something behind in the database.
+async fn check_set_up<T: Tail>(source: &Source, settings: &FeedSettings) -> Result<(), Trouble> {
+    within_limit(source, async { T::open(source, settings).await.map(drop) }).await
+}
+
+async fn within_limit(source: &Source, look: impl Future<Output = Result<(), Trouble>>) -> Result<(), Trouble> {
+    let limit = source.state.settings.acquire_timeout + source.state.settings.statement_timeout + GRACE;
     // What does not answer cannot be said to be wrong.
     tokio::time::timeout(limit, look).await.unwrap_or(Ok(()))
 }
@@ -281,10 +304,11 @@ pub async fn run_feed(source: Source, settings: FeedSettings, notices: mpsc::Sen
         (AnyPool::MySql(_), Via::Outbox) => run::<mysql::Outbox>(&source, &settings, teller).await,
         (AnyPool::Sqlite(_), Via::Outbox) => run::<sqlite::Outbox>(&source, &settings, teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => run::<sqlite::DataVersion>(&source, &settings, teller).await,
+        (AnyPool::Postgres(_), Via::Logical) => run::<logical::Logical>(&source, &settings, teller).await,
         (_, Via::UpdatedAt) => run::<polled::UpdatedAt>(&source, &settings, teller).await,
         (_, Via::Versions) => run::<polled::Versions>(&source, &settings, teller).await,
         // Refused by `check_feed`.
-        (_, Via::DataVersion) => Err(Ended),
+        (_, Via::DataVersion | Via::Logical) => Err(Ended),
     };
 }
 
@@ -341,15 +365,22 @@ async fn follow<T: Tail>(
             Err(_) => return Ok(Err(Trouble::TooSlow(format!("not read within {} ms", limit.as_millis())))),
         };
         teller.flush().await?;
+        let up_to = match &read {
+            Read::Reached(at) => Some(*at),
+            Read::Behind => None,
+            Read::Went | Read::Began | Read::Gap(_) => Some(begun),
+        };
         match read {
-            Read::Went => {}
+            Read::Went | Read::Reached(_) | Read::Behind => {}
             Read::Began if *has_begun => teller.tell(Notice::Gap(Gap::PositionLost)).await?,
             Read::Began => teller.tell(Notice::Gap(Gap::Started)).await?,
             Read::Gap(gap) => teller.tell(Notice::Gap(gap)).await?,
         }
-        *has_begun = true;
-        *pause = PAUSE_MIN;
-        teller.tell(Notice::UpToDate(begun)).await?;
+        if let Some(up_to) = up_to {
+            *has_begun = true;
+            *pause = PAUSE_MIN;
+            teller.tell(Notice::UpToDate(up_to)).await?;
+        }
         if tidied.elapsed() >= TIDY_EVERY {
             tidied = Instant::now();
             match tokio::time::timeout(limit, tail.tidy()).await {

@@ -129,6 +129,31 @@ pub fn outbox_sql(database: OutboxDatabase, table: &str, key: &[FeedColumn], out
     }
 }
 
+/// The SQL of a publication of a table, for a feed by logical replication.
+///
+/// # Errors
+/// A name that cannot be used.
+pub fn publication_sql(table: &str, key: &[FeedColumn], publication: &str, user: &str) -> Result<String, String> {
+    let table_name = quoted(table).map_err(|reason| format!("table: {reason}"))?;
+    let publication = quoted_one(publication).map_err(|reason| format!("publication: {reason}"))?;
+    let user = quoted_one(user).map_err(|reason| format!("user: {reason}"))?;
+    let columns: Result<Vec<String>, String> = key.iter().map(|column| quoted_one(&column.column)).collect();
+    let columns = columns?.join(", ");
+    Ok(format!(
+        r#"-- Leasehold: a publication of the table {table_name}. Run it as the owner of the table, with CREATE on the database.
+-- Once for the server, which must be restarted then:  ALTER SYSTEM SET wal_level = logical;
+-- Each feed takes a walsender and a temporary slot:   max_wal_senders, max_replication_slots (10 each by default)
+CREATE PUBLICATION {publication} FOR TABLE {table_name};
+
+-- An update and a delete tell the key before only if the replica identity has its columns ({columns}). The primary key is the default
+-- identity; if it lacks one of them:  ALTER TABLE {table_name} REPLICA IDENTITY FULL;
+
+-- What the user that Leasehold logs in as needs beside CONNECT, and USAGE on the schema; SELECT is for loaders, not for the feed.
+ALTER ROLE {user} REPLICATION;
+"#
+    ))
+}
+
 struct Parts<'a> {
     names: &'a Names,
     table: &'a str,

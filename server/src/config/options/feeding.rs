@@ -7,9 +7,10 @@ use leasehold_loader_sql::Via;
 use std::time::Duration;
 
 /// The words of `via`.
-pub(crate) const VIA_NAMES: &[&str] = &["outbox", "updated_at", "versions", "data_version"];
+pub(crate) const VIA_NAMES: &[&str] = &["outbox", "updated_at", "versions", "data_version", "logical"];
 /// What they mean, in the same order.
-pub(crate) const VIAS: [Via; VIA_NAMES.len()] = [Via::Outbox, Via::UpdatedAt, Via::Versions, Via::DataVersion];
+pub(crate) const VIAS: [Via; VIA_NAMES.len()] =
+    [Via::Outbox, Via::UpdatedAt, Via::Versions, Via::DataVersion, Via::Logical];
 
 /// The keys of `[feeds.NAME]`.
 pub(crate) const FEED: &[Spec<FeedConfig>] = &[
@@ -38,8 +39,9 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         default: Default::Text("outbox"),
         change: Change::Start,
         doc: "How changes are learned: from a table that triggers write to (`leasehold sql outbox` prints them); from a column with the \
-              time of the last change (sees no deletes); from a table with a version for all; or, SQLite only, from its count of commits. \
-              The last two make all keys of the loaders stale.",
+              time of the last change (sees no deletes); from a table with a version for all; SQLite only, from its count of commits; or, \
+              PostgreSQL only, from its log, by logical replication of a publication. A version and a count make all keys of the loaders \
+              stale.",
         write: |feed, value| feed.settings.via = value.choice(&VIAS),
         read: |feed| Value::from_choice(&VIAS, feed.settings.via),
     },
@@ -59,7 +61,7 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         default: Default::Absent { example: "id" },
         change: Change::Start,
         doc: "The columns that make up keys. Each goes to the placeholder of its name in the patterns of the loaders, or \
-              \"COLUMN=PLACEHOLDER\" says to which. For outbox and updated_at.",
+              \"COLUMN=PLACEHOLDER\" says to which. For outbox, updated_at and logical.",
         write: |feed, value| feed.key = value.lines(),
         read: |feed| if feed.key.is_empty() { Value::Absent } else { Value::Lines(feed.key.clone()) },
     },
@@ -131,12 +133,22 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         read: |feed| Value::Text(feed.settings.version_column.clone()),
     },
     Spec {
+        name: "publication",
+        kind: Kind::Text,
+        default: Default::Text("leasehold"),
+        change: Change::Start,
+        doc: "For logical: the publication that has the table (`leasehold sql publication` prints it). It needs wal_level = logical, and a user with \
+              REPLICATION; the slot is temporary, so no log piles up while the cache is away.",
+        write: |feed, value| feed.settings.publication = value.text(),
+        read: |feed| Value::Text(feed.settings.publication.clone()),
+    },
+    Spec {
         name: "poll",
         kind: Kind::Duration { min: MS, max: MINUTE, unit: None, auto: true },
         default: Default::Text("auto"),
         change: Change::Start,
         doc: "Time between two looks. \"auto\" = 1 s; PostgreSQL's outbox is read when NOTIFY tells of a commit besides, MySQL's every 100 ms, and an \
-              SQLite file is asked every 10 ms whether it has changed.",
+              SQLite file is asked every 10 ms whether it has changed. The log of PostgreSQL comes by itself: a look finds out whether all of it has come.",
         write: |feed, value| feed.settings.poll = if value == Value::Auto { None } else { Some(value.duration()) },
         read: |feed| feed.settings.poll.map_or(Value::Auto, Value::Duration),
     },
