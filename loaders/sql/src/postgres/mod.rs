@@ -3,6 +3,7 @@
 mod address;
 mod codec;
 mod parameter;
+pub(crate) mod wal;
 mod write;
 
 use crate::columns::{Columns, Fields, Problem};
@@ -17,6 +18,7 @@ use sqlx::postgres::{PgArguments, PgColumn, PgConnection, PgQueryResult, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Column, Either, Executor, Postgres, Row, SqlSafeStr, Statement, TypeInfo};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wal::{END_OF_LOG, end_of_log};
 
 pub(crate) struct PostgresDialect;
 
@@ -149,11 +151,8 @@ impl Dialect for PostgresDialect {
     }
 
     async fn position(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
-        // What is inserted, not what is flushed: with `synchronous_commit = off` others see a commit before it is on disk.
-        let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8, current_setting('wal_block_size')::int8, \
-                          pg_size_bytes(current_setting('wal_segment_size'))";
-        let (next, block, segment): (i64, i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
-        let end = end_of_records(next, block, segment);
+        let row = connection.fetch_one(AssertSqlSafe(format!("SELECT {END_OF_LOG}"))).await?;
+        let end = end_of_log(&row)?;
         Ok(format!("{:X}/{:X}", end >> 32, end & 0xFFFF_FFFF))
     }
 
@@ -192,18 +191,6 @@ impl Dialect for PostgresDialect {
                 _ => Fault::Refused(reason),
             },
         }
-    }
-}
-
-/// Where the records of the write-ahead log end, by where the next will begin. That is behind the header of its page, which no
-/// replica reads before there is a record on it.
-fn end_of_records(next: i64, block: i64, segment: i64) -> i64 {
-    const PAGE_HEADER: i64 = 24;
-    const SEGMENT_HEADER: i64 = 40;
-    match (next % segment, next % block) {
-        (SEGMENT_HEADER, _) => next - SEGMENT_HEADER,
-        (offset, PAGE_HEADER) if offset > block => next - PAGE_HEADER,
-        _ => next,
     }
 }
 
@@ -300,25 +287,5 @@ impl Fields for PostgresFields<'_> {
     fn version(&self, column: usize) -> Result<u64, String> {
         let (codec, raw) = self.value(column)?;
         codec.version(raw)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::end_of_records;
-
-    #[test]
-    fn records_end_before_the_header_of_an_empty_page() {
-        const BLOCK: i64 = 8192;
-        const SEGMENT: i64 = 16 << 20;
-        for (next, end) in [
-            (SEGMENT + 40, SEGMENT),
-            (SEGMENT + BLOCK + 24, SEGMENT + BLOCK),
-            (SEGMENT + BLOCK + 40, SEGMENT + BLOCK + 40),
-            (SEGMENT + 48, SEGMENT + 48),
-            (SEGMENT + 5 * BLOCK + 4096, SEGMENT + 5 * BLOCK + 4096),
-        ] {
-            assert_eq!(end_of_records(next, BLOCK, SEGMENT), end, "{next:#x}");
-        }
     }
 }

@@ -54,11 +54,6 @@ const LOOKS_MAX: usize = 8;
 const LOOKS_AT_ONCE: usize = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
-/// A page of the log: what is written next to a full page begins behind the head of the following one.
-const PAGE_BYTES: u64 = 8_192;
-/// The largest head of a page.
-const PAGE_HEAD_BYTES: u64 = 40;
-
 pub(crate) struct Logical {
     source: Source,
     settings: FeedSettings,
@@ -154,7 +149,7 @@ impl Tail for Logical {
                 teller.event(Event { change: Change::All, age: None }).await;
             }
             if self.target.is_none() {
-                self.target = Some((asked, page_end(look.head)));
+                self.target = Some((asked, look.head));
             }
             self.wire.confirm(self.reached, true).await.map_err(|error| wire_trouble(&error))?;
             if self.tell_what_is_seen(&look, teller).await? {
@@ -364,12 +359,6 @@ impl Logical {
     }
 }
 
-/// Where the log ends, as the stream counts: behind the last byte written, not behind the head of the page that comes next.
-fn page_end(head: u64) -> u64 {
-    let into = head % PAGE_BYTES;
-    if into <= PAGE_HEAD_BYTES { head - into } else { head }
-}
-
 /// A position in the log, as PostgreSQL writes it.
 fn position_of(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
@@ -396,14 +385,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_are_read_and_page_heads_do_not_count() {
+    fn positions_are_read() {
         assert_eq!(position_of("16/B374D848"), Some(0x16_B374_D848));
         for text in ["", "16", "x/1", "1/100000000"] {
             assert_eq!(position_of(text), None, "{text}");
         }
-        assert_eq!(page_end(3 * 8_192 + 24), 3 * 8_192);
-        assert_eq!(page_end(3 * 8_192 + 40), 3 * 8_192);
-        assert_eq!(page_end(3 * 8_192), 3 * 8_192);
-        assert_eq!(page_end(3 * 8_192 + 48), 3 * 8_192 + 48);
     }
 }

@@ -11,6 +11,7 @@ use super::super::{FeedSettings, Trouble, outbox_sql};
 use super::transactions::KeyColumn;
 use crate::dialect::{Dialect, Fault};
 use crate::postgres::PostgresDialect;
+use crate::postgres::wal::{END_OF_LOG, end_of_log};
 use crate::source::Source;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor, Row};
@@ -26,7 +27,7 @@ const MEMBERS: &str = "WITH root AS (SELECT to_regclass($1)::oid AS oid), member
 
 /// What a look at the database finds; see the module.
 const LOOK: &str = "SELECT clock.now_us, pg_current_snapshot()::text AS snapshot, \
-    (pg_current_wal_insert_lsn() - '0/0')::numeric::text AS head, \
+    {end_of_log}, \
     concat_ws(' ', pg_postmaster_start_time()::text, (SELECT oid FROM root)::text, \
      (SELECT oid::text || ':' || xmin::text FROM pg_publication WHERE pubname = $2), \
      (SELECT string_agg(r.oid::text || ':' || r.xmin::text, ',' ORDER BY r.oid) FROM pg_publication_rel r JOIN pg_publication p \
@@ -109,7 +110,7 @@ pub(super) async fn check(
         check_member(settings, &Member::of(row).map_err(failed)?)?;
     }
     let schemas = if version >= 150_000 { SCHEMAS } else { "NULL" };
-    let look_sql = format!("{MEMBERS} {}", LOOK.replace("{schemas}", schemas));
+    let look_sql = format!("{MEMBERS} {}", LOOK.replace("{schemas}", schemas).replace("{end_of_log}", END_OF_LOG));
     Ok(Setup { key, look_sql, publication, started })
 }
 
@@ -310,10 +311,13 @@ pub(super) struct Look {
 
 impl Look {
     pub(super) fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let head: String = row.try_get("head")?;
-        let head = head.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let shape: Option<String> = row.try_get("shape")?;
-        Ok(Self { head, home: row.try_get("home")?, shape: shape.unwrap_or_default(), ..Self::short(row)? })
+        Ok(Self {
+            head: end_of_log(row)?,
+            home: row.try_get("home")?,
+            shape: shape.unwrap_or_default(),
+            ..Self::short(row)?
+        })
     }
 
     pub(super) fn short(row: &PgRow) -> Result<Self, sqlx::Error> {
