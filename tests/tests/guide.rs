@@ -1,9 +1,9 @@
-//! The guide, `loaders/README.md`, block by block as a reader would: its SQL on a PostgreSQL database, its configuration in a
-//! server, and its conversations with both, reply for reply.
+//! The guide, `loaders/README.md`, block by block as a reader would: its SQL on a PostgreSQL database, or on a MariaDB where its configuration
+//! names one, its configuration in a server, and its conversations with both, reply for reply.
 
 use leasehold_tests::server::{binary, workspace};
 use leasehold_tests::watch::holds_in_time;
-use leasehold_tests::{Client, Database, Postgres, Server, Value, groups};
+use leasehold_tests::{Client, Database, MariaDb, MySqlDatabase, Postgres, Server, Value, groups};
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -11,6 +11,9 @@ const GROUP: &str = "guide";
 
 /// The database that the guide's configurations name.
 const URL_IN_GUIDE: &str = "postgres://app:${DB_PASSWORD}@db.internal/shop";
+
+/// The same where the database is MySQL or MariaDB.
+const MYSQL_URL_IN_GUIDE: &str = "mysql://app:${DB_PASSWORD}@db.internal/shop";
 
 /// Stands in a command for the token of the last lease.
 const TOKEN: &str = "TOKEN";
@@ -36,26 +39,32 @@ fn sections(guide: &str) -> Vec<Section<'_>> {
 #[test]
 fn every_block_of_the_guide_does_what_it_says() {
     let Some(postgres) = Postgres::start_with(GROUP, &["wal_level=logical"], |_| {}) else { return };
+    let with_log = ["--log-bin=bin", "--binlog-format=ROW", "--server-id=7"];
+    let Some(mariadb) = MariaDb::start(GROUP, &with_log, |_| {}) else { return };
     let guide = std::fs::read_to_string(workspace().join("loaders/README.md")).expect("the guide is there");
     let sections = sections(&guide);
     assert!(sections.len() >= 4, "the guide has its sections");
     for Section { heading, blocks } in &sections {
-        let url = postgres.new_database();
-        let mut database = Database::connect(&url);
+        let has_mysql = blocks.iter().any(|(_, text)| text.contains(MYSQL_URL_IN_GUIDE));
+        let mariadb = if has_mysql { Some(&mariadb) } else { None };
+        let url = mariadb.map_or_else(|| postgres.new_database(), new_mysql_database);
+        let mut run = runner(&url);
         let mut served: Option<(Server, Client)> = None;
         let mut conversations = 0;
         for (kind, text) in blocks {
             match *kind {
-                "sql" => database.run(text),
-                "console" => text.lines().for_each(|line| database.run(&printed_sql(line))),
+                "sql" => run(text),
+                "console" => text.lines().for_each(|line| run(&printed_sql(line))),
                 "toml" => {
-                    let server = Server::options().conf(text.replace(URL_IN_GUIDE, &url)).start();
+                    let server = Server::options()
+                        .conf(text.replace(URL_IN_GUIDE, &url).replace(MYSQL_URL_IN_GUIDE, &url))
+                        .start();
                     let client = server.client();
                     served = Some((server, client));
                 }
                 "text" => {
                     let (_, client) = served.as_mut().unwrap_or_else(|| panic!("{heading}: there is no server yet"));
-                    converse(heading, text, client, &mut database);
+                    converse(heading, text, client, &mut *run);
                     conversations += 1;
                 }
                 other => panic!("{heading}: a block of the kind {other:?}"),
@@ -63,6 +72,23 @@ fn every_block_of_the_guide_does_what_it_says() {
         }
         assert!(conversations > 0, "{heading} shows what comes of it");
         groups::say(&format!("{GROUP}: {heading}: {conversations} conversations"));
+    }
+}
+
+fn new_mysql_database(mariadb: &MariaDb) -> String {
+    let name = MariaDb::new_name();
+    MySqlDatabase::connect(&mariadb.url("")).run(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
+    mariadb.url(&name)
+}
+
+/// Runs statements on the database of this URL.
+fn runner(url: &str) -> Box<dyn FnMut(&str)> {
+    if url.starts_with("postgres") {
+        let mut database = Database::connect(url);
+        Box::new(move |sql| database.run(sql))
+    } else {
+        let mut database = MySqlDatabase::connect(url);
+        Box::new(move |sql| database.run(sql))
     }
 }
 
@@ -76,12 +102,12 @@ fn printed_sql(line: &str) -> String {
 }
 
 /// Says each line that begins with a prompt, and compares what comes with the lines up to the next.
-fn converse(heading: &str, text: &str, client: &mut Client, database: &mut Database) {
+fn converse(heading: &str, text: &str, client: &mut Client, run: &mut dyn FnMut(&str)) {
     let mut lines = text.lines().peekable();
     let mut token = String::new();
     while let Some(line) = lines.next() {
         if let Some(statement) = line.strip_prefix("sql> ") {
-            database.run(statement);
+            run(statement);
             continue;
         }
         let command = line.strip_prefix("> ").unwrap_or_else(|| panic!("{heading}: no command: {line}"));

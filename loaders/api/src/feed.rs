@@ -65,6 +65,8 @@ pub enum Gap {
     Restarted,
     /// Changes were deleted from the log before they were read.
     Purged,
+    /// The log has changes that do not say, in a form that is read here, which rows they are of.
+    Unreadable,
     /// The wait for transactions that were open at the beginning is over; see the feed.
     Settled,
 }
@@ -78,6 +80,7 @@ impl Gap {
             Self::PositionLost => "the connection was lost and with it the position",
             Self::Restarted => "the database was restarted or exchanged",
             Self::Purged => "changes were purged before they were read",
+            Self::Unreadable => "the log has changes that do not say of which rows",
             Self::Settled => "transactions that were open at the beginning have ended",
         }
     }

@@ -59,7 +59,12 @@ impl SourceState {
 
     /// An error as text, without secrets.
     pub(crate) fn redacted(&self, error: &sqlx::Error) -> String {
-        let mut text = error.to_string();
+        self.hidden(&error.to_string())
+    }
+
+    /// A text without secrets.
+    pub(crate) fn hidden(&self, text: &str) -> String {
+        let mut text = text.to_owned();
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), "***");
         }

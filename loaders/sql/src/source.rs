@@ -149,6 +149,11 @@ impl Source {
         Ok(Self { pool, state, replicas })
     }
 
+    /// The password of the URL, for drivers that take it apart from the rest.
+    pub(crate) fn password(&self) -> Option<String> {
+        secrets(&self.state.settings.url).into_iter().nth(1)
+    }
+
     /// The name that loaders call it by.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -304,7 +309,7 @@ fn secrets(url: &str) -> Vec<String> {
     secrets
 }
 
-fn percent_decoded(text: &str) -> String {
+pub(crate) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {

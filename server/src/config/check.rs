@@ -168,7 +168,7 @@ fn feed_rules(config: &Config, feed: &FeedConfig, found: &mut Findings<'_>) {
         found.error(&section, "loaders", "names no loader, so the feed has nothing to do".to_owned());
     }
     let needed: &[(&str, bool)] = match feed.settings.via {
-        Via::Outbox | Via::UpdatedAt | Via::Logical => {
+        Via::Outbox | Via::UpdatedAt | Via::Logical | Via::Binlog => {
             &[("table", feed.settings.table.is_empty()), ("key", feed.key.is_empty())]
         }
         Via::Versions => &[("table", feed.settings.table.is_empty()), ("resource", feed.settings.resource.is_empty())],
@@ -191,6 +191,11 @@ fn feed_rules(config: &Config, feed: &FeedConfig, found: &mut Findings<'_>) {
             "via",
             "logical is for PostgreSQL only; allowed: outbox, updated_at, versions".to_owned(),
         );
+    }
+    let is_mysql = |url: &str| url.starts_with("mysql:") || url.starts_with("mariadb:");
+    if feed.settings.via == Via::Binlog && source.is_some_and(|source| !is_mysql(&source.url)) {
+        let text = "binlog is for MySQL and MariaDB only; allowed: outbox, updated_at, versions";
+        found.error(&section, "via", text.to_owned());
     }
     let wrong_columns = feed.key.iter().filter_map(|text| FeedColumn::parse(text).err());
     let mut has_wrong_columns = false;

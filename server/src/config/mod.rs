@@ -267,7 +267,7 @@ pub(crate) struct FeedConfig {
 impl FeedConfig {
     /// Whether the feed tells of rows; else it tells of all of them at once.
     pub(crate) fn has_rows(&self) -> bool {
-        matches!(self.settings.via, Via::Outbox | Via::UpdatedAt | Via::Logical)
+        matches!(self.settings.via, Via::Outbox | Via::UpdatedAt | Via::Logical | Via::Binlog)
     }
 
     /// The word for how changes are learned.

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! What is read is a position in a table that commits with the change ([`postgres`], [`mysql`], [`sqlite`]: the outbox; [`polled`]: a column
-//! of the table itself, or a table of versions) or in the log of the database ([`logical`]), never a message that can be lost: wake-ups only
-//! say when to look. The position lives in memory and outlives a lost connection; where it is no good any more, that is a [`Gap`]. Reads are at least
+//! of the table itself, or a table of versions) or in the log of the database ([`logical`], [`binlog`]), never a message that can be lost:
+//! wake-ups only say when to look. The position lives in memory and outlives a lost connection; where it is no good any more, that is a [`Gap`]. Reads are at least
 //! [`FeedSettings::window`] apart, so that a burst of changes is a few large batches.
 //!
 //! Not here: what a change means for keys.
 
+mod binlog;
 mod logical;
 mod mysql;
 pub(crate) mod outbox_sql;
@@ -64,6 +65,8 @@ pub enum Via {
     DataVersion,
     /// PostgreSQL sends what its log has of a publication.
     Logical,
+    /// MySQL and MariaDB write changed rows to a log for replicas.
+    Binlog,
 }
 
 /// One feed, as the operator says.
@@ -97,6 +100,8 @@ pub struct FeedSettings {
     pub version_column: String,
     /// The publication that the log is read by.
     pub publication: String,
+    /// The number that the feed has among the server's replicas; `None`: one by chance.
+    pub server_id: Option<u32>,
 }
 
 impl FeedSettings {
@@ -118,6 +123,7 @@ impl FeedSettings {
             resource_column: "name".into(),
             version_column: "version".into(),
             publication: "leasehold".into(),
+            server_id: None,
         }
     }
 
@@ -259,10 +265,12 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
         (AnyPool::Sqlite(_), Via::Outbox) => check::<sqlite::Outbox>(source, settings, &mut teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => check::<sqlite::DataVersion>(source, settings, &mut teller).await,
         (AnyPool::Postgres(_), Via::Logical) => check_set_up::<logical::Logical>(source, settings).await,
+        (AnyPool::MySql(_), Via::Binlog) => check::<binlog::Binlog>(source, settings, &mut teller).await,
         (_, Via::UpdatedAt) => check::<polled::UpdatedAt>(source, settings, &mut teller).await,
         (_, Via::Versions) => check::<polled::Versions>(source, settings, &mut teller).await,
         (_, Via::DataVersion) => Err(Trouble::Wrong("via", NOT_SO.to_owned())),
         (_, Via::Logical) => Err(Trouble::Wrong("via", NOT_THAT.to_owned())),
+        (_, Via::Binlog) => Err(Trouble::Wrong("via", NO_BINLOG.to_owned())),
     };
     match checked {
         Err(Trouble::Wrong(option, reason)) => {
@@ -273,6 +281,7 @@ pub async fn check_feed(source: &Source, settings: &FeedSettings) -> Result<(), 
 }
 
 const NOT_SO: &str = "data_version is for SQLite only; allowed here: outbox, updated_at, versions";
+const NO_BINLOG: &str = "binlog is for MySQL and MariaDB only; allowed here: outbox, updated_at, versions";
 
 const NOT_THAT: &str = "logical is for PostgreSQL only; allowed here: outbox, updated_at, versions";
 
@@ -305,10 +314,11 @@ pub async fn run_feed(source: Source, settings: FeedSettings, notices: mpsc::Sen
         (AnyPool::Sqlite(_), Via::Outbox) => run::<sqlite::Outbox>(&source, &settings, teller).await,
         (AnyPool::Sqlite(_), Via::DataVersion) => run::<sqlite::DataVersion>(&source, &settings, teller).await,
         (AnyPool::Postgres(_), Via::Logical) => run::<logical::Logical>(&source, &settings, teller).await,
+        (AnyPool::MySql(_), Via::Binlog) => run::<binlog::Binlog>(&source, &settings, teller).await,
         (_, Via::UpdatedAt) => run::<polled::UpdatedAt>(&source, &settings, teller).await,
         (_, Via::Versions) => run::<polled::Versions>(&source, &settings, teller).await,
         // Refused by `check_feed`.
-        (_, Via::DataVersion | Via::Logical) => Err(Ended),
+        (_, Via::DataVersion | Via::Logical | Via::Binlog) => Err(Ended),
     };
 }
 

@@ -7,10 +7,10 @@ use leasehold_loader_sql::Via;
 use std::time::Duration;
 
 /// The words of `via`.
-pub(crate) const VIA_NAMES: &[&str] = &["outbox", "updated_at", "versions", "data_version", "logical"];
+pub(crate) const VIA_NAMES: &[&str] = &["outbox", "updated_at", "versions", "data_version", "logical", "binlog"];
 /// What they mean, in the same order.
 pub(crate) const VIAS: [Via; VIA_NAMES.len()] =
-    [Via::Outbox, Via::UpdatedAt, Via::Versions, Via::DataVersion, Via::Logical];
+    [Via::Outbox, Via::UpdatedAt, Via::Versions, Via::DataVersion, Via::Logical, Via::Binlog];
 
 /// The keys of `[feeds.NAME]`.
 pub(crate) const FEED: &[Spec<FeedConfig>] = &[
@@ -39,9 +39,9 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         default: Default::Text("outbox"),
         change: Change::Start,
         doc: "How changes are learned: from a table that triggers write to (`leasehold sql outbox` prints them); from a column with the \
-              time of the last change (sees no deletes); from a table with a version for all; SQLite only, from its count of commits; or, \
-              PostgreSQL only, from its log, by logical replication of a publication. A version and a count make all keys of the loaders \
-              stale.",
+              time of the last change (sees no deletes); from a table with a version for all; SQLite only, from its count of commits; \
+              PostgreSQL only, from its log, by logical replication of a publication; or, MySQL and MariaDB only, from the binary log, in row \
+              format. A version and a count make all keys of the loaders stale.",
         write: |feed, value| feed.settings.via = value.choice(&VIAS),
         read: |feed| Value::from_choice(&VIAS, feed.settings.via),
     },
@@ -61,7 +61,7 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         default: Default::Absent { example: "id" },
         change: Change::Start,
         doc: "The columns that make up keys. Each goes to the placeholder of its name in the patterns of the loaders, or \
-              \"COLUMN=PLACEHOLDER\" says to which. For outbox, updated_at and logical.",
+              \"COLUMN=PLACEHOLDER\" says to which. For outbox, updated_at, logical and binlog.",
         write: |feed, value| feed.key = value.lines(),
         read: |feed| if feed.key.is_empty() { Value::Absent } else { Value::Lines(feed.key.clone()) },
     },
@@ -143,12 +143,23 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         read: |feed| Value::Text(feed.settings.publication.clone()),
     },
     Spec {
+        name: "server_id",
+        kind: Kind::Integer { min: 1, max: u32::MAX as u64, auto: true },
+        default: Default::Text("auto"),
+        change: Change::Start,
+        doc: "For binlog: the feed's number among the replicas of the server; no two may have the same. \"auto\" = one by chance, from 2^31 on.",
+        write: |feed, value| {
+            feed.settings.server_id = if value == Value::Auto { None } else { u32::try_from(value.integer()).ok() }
+        },
+        read: |feed| feed.settings.server_id.map_or(Value::Auto, |id| Value::Integer(id.into())),
+    },
+    Spec {
         name: "poll",
         kind: Kind::Duration { min: MS, max: MINUTE, unit: None, auto: true },
         default: Default::Text("auto"),
         change: Change::Start,
         doc: "Time between two looks. \"auto\" = 1 s; PostgreSQL's outbox is read when NOTIFY tells of a commit besides, MySQL's every 100 ms, and an \
-              SQLite file is asked every 10 ms whether it has changed. The log of PostgreSQL comes by itself: a look finds out whether all of it has come.",
+              SQLite file is asked every 10 ms whether it has changed. The log of a database comes by itself: a look finds out whether all of it has come.",
         write: |feed, value| feed.settings.poll = if value == Value::Auto { None } else { Some(value.duration()) },
         read: |feed| feed.settings.poll.map_or(Value::Auto, Value::Duration),
     },
