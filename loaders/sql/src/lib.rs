@@ -12,6 +12,7 @@
 //!                        ├ pool: connections, health
 //!                        └ Replicas (replica): those that have all that the primary has
 //!           → Writer (writer): one transaction of upserts and deletes
+//! Journal, Letters (journal) → writes that are answered before their source has them
 //! check_feed, run_feed (feed) → Notice …: what has changed in the database, told to whoever must know
 //! ```
 
@@ -21,6 +22,7 @@ mod columns;
 mod dialect;
 mod engine;
 mod feed;
+mod journal;
 mod json;
 mod loader;
 mod msgpack;
@@ -39,6 +41,7 @@ mod writer;
 
 pub use feed::outbox_sql::{OutboxDatabase, outbox_sql, publication_sql};
 pub use feed::{FeedColumn, FeedSettings, NOTICES_MAX, Via, check_feed, run_feed};
+pub use journal::{AppendError, DeadLetter, Fsync, Journal, JournalChange, JournalError, JournalSettings, Letters};
 pub use loader::{BATCH_MAX, ROW_BYTES_MAX, ROWS_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;
 pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, RowsPerKey, SourceSettings, ValueFormat};
