@@ -1,13 +1,16 @@
 //! The world as commands see it: this node.
 
+use crate::behind::{self, Behind};
 use crate::config::live::Changed;
 use crate::info;
 use crate::load;
 use crate::node::Node;
+use bytes::Bytes;
 use leasehold_command::{
-    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ReplyError, View,
+    Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule, ReplyError,
+    View,
 };
-use leasehold_keyspace::{Db, Load, Waiter};
+use leasehold_keyspace::{Db, Load, Turn, Waiter};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -43,7 +46,7 @@ impl Host for NodeHost {
     }
 
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {
-        self.node.loaders.start(loads)
+        self.node.loaders.start(behind::answer(&self.node, loads))
     }
 
     fn loaders(&self) -> Vec<View> {
@@ -84,6 +87,48 @@ impl Host for NodeHost {
 
     fn start_write(&self, loader: u32, db: Db, changes: Vec<Change>, waiter: Waiter) -> Result<u64, String> {
         load::write::start(&self.node, loader, db, changes, waiter)
+    }
+
+    fn restore_pending(&self, turn: &mut Turn, db: Db, key: &[u8]) -> Option<Option<Bytes>> {
+        behind::restore(&self.node, turn, db, key)
+    }
+
+    fn is_pending(&self, db: Db, key: &[u8]) -> bool {
+        behind::is_pending(&self.node, db, key)
+    }
+
+    fn last_change(&self) -> u64 {
+        self.node.behind.get().map_or(0, Behind::last)
+    }
+
+    fn writer_named(&self, name: &[u8]) -> Option<u32> {
+        self.node.behind.get()?.loader_named(name)
+    }
+
+    fn unflushed(&self, loader: Option<u32>, up_to: u64) -> u64 {
+        self.node.behind.get().map_or(0, |behind| behind.unflushed(loader, up_to))
+    }
+
+    fn wait_flushed(&self, loader: Option<u32>, up_to: u64, waiter: Waiter) -> bool {
+        self.node.behind.get().is_some_and(|behind| behind.wait_flushed(loader, up_to, waiter))
+    }
+
+    fn leave_flush(&self, waiter: Waiter) {
+        if let Some(behind) = self.node.behind.get() {
+            behind.leave_flush(waiter);
+        }
+    }
+
+    fn letters(&self, loader: Option<&[u8]>) -> Vec<LetterView> {
+        self.node.behind.get().map(|behind| behind.letters(loader)).unwrap_or_default()
+    }
+
+    fn replay_letters(&self, loader: &[u8]) -> Result<u64, String> {
+        self.node.behind.get().ok_or_else(|| NO_JOURNAL.to_owned())?.replay(loader)
+    }
+
+    fn drop_letters(&self, loader: &[u8]) -> Result<u64, String> {
+        self.node.behind.get().ok_or_else(|| NO_JOURNAL.to_owned())?.drop_letters(loader)
     }
 
     fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {

@@ -294,7 +294,7 @@ impl LoaderDesk {
             ("source", config.source.clone()),
             ("mode", if config.transparent { "transparent" } else { "explicit" }.to_owned()),
             ("value", format!("{:?}", config.settings.value).to_lowercase()),
-            ("write", if config.writes_through { "through" } else { "off" }.to_owned()),
+            ("write", format!("{:?}", config.write).to_lowercase()),
             ("db", config.db.0.to_string()),
             ("batch_max", self.loader.batch_max().to_string()),
             ("batch_window_ms", ms(config.batch_window)),

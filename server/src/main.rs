@@ -4,6 +4,7 @@
 //! not start or failed. Wrong arguments end with 2 as well, as clap has it.
 
 mod batch;
+mod behind;
 mod cli;
 mod clients;
 mod clock;

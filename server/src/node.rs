@@ -1,5 +1,6 @@
 //! What all threads of the process share.
 
+use crate::behind::Behind;
 use crate::clients::Cards;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -13,7 +14,7 @@ use crate::stats::{Rate, ThreadStats, Totals};
 use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 /// See the module.
@@ -26,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) live: LiveConfig,
     pub(crate) loaders: Loaders,
     pub(crate) feeds: Feeds,
+    /// Set once at start if there is a journal.
+    pub(crate) behind: OnceLock<Behind>,
     /// One per reactor thread; `Waiter::thread` is the index.
     pub(crate) threads: Box<[ThreadDesk]>,
     /// 40 hexadecimal digits that are new with every start.
@@ -98,6 +101,7 @@ impl Node {
             clock,
             keyspace,
             feeds: Feeds::new(&config),
+            behind: OnceLock::new(),
             config,
             live,
             loaders,
@@ -173,6 +177,12 @@ impl Node {
             let fields =
                 [("hits", share.hits), ("misses", share.misses), ("entries", share.entries), ("bytes", share.bytes)];
             view.counters.extend(fields.map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX))));
+            if let Some(behind) = self.behind.get() {
+                view.counters.extend(behind.counters(index as u32));
+                if let Some(trouble) = behind.trouble(index as u32) {
+                    view.settings.push(("behind_trouble", trouble));
+                }
+            }
         }
         views
     }

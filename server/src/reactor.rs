@@ -6,6 +6,7 @@
 //! reactor-0 … reactor-N: connections, commands ─────────────────┘◄───────┘
 //! ```
 
+use crate::behind;
 use crate::config::live::LiveConfig;
 use crate::config::{Config, LoaderConfig};
 use crate::feed;
@@ -56,6 +57,7 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         Some(runtime) => runtime.block_on(open_loaders(&config))?,
         None => Opened::default(),
     };
+    let behind = behind::open(&config, &loaders)?;
     let (loaders, queues) = Loaders::new(&config.sources, loaders);
     let live = LiveConfig::new(config.clone());
     let welcome = config.welcome.clone();
@@ -65,6 +67,9 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         let _inside = runtime.enter();
         load::start_schedulers(&node, queues);
         feed::start(&node, &sources);
+        if let Some((behind, journal, orders)) = behind {
+            behind::start(&node, behind, journal, orders)?;
+        }
     }
     let threads = start_threads(&node)?;
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -75,6 +80,9 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     for thread in threads {
         // A panic has ended the process.
         let _ = thread.join();
+    }
+    if let Some(behind) = node.behind.get() {
+        main.block_on(behind.end(node.config.shutdown_timeout));
     }
     if let Some(runtime) = loader_runtime {
         runtime.shutdown_timeout(LOADERS_END);

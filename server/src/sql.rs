@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
-use leasehold_loader_sql::{FeedColumn, OutboxDatabase, outbox_sql, publication_sql};
+use leasehold_loader_sql::{FeedColumn, OutboxDatabase, outbox_sql, position_sql, publication_sql};
 use std::io::Write;
 
 /// Prints SQL for databases that Leasehold loads from. It runs none of it.
@@ -16,6 +16,7 @@ pub(crate) struct Printing {
 enum What {
     Outbox(Outbox),
     Publication(Publication),
+    Journal(Journal),
 }
 
 /// The table and the triggers that feeds with via = "outbox" read: each change of a row is written down, with its key before and
@@ -59,6 +60,15 @@ struct Publication {
     user: String,
 }
 
+/// The table in which a source keeps how far the journal of a server is: loaders with write = "behind" need it, so that nothing is
+/// written twice. Without it they do not start. May be run again.
+#[derive(Debug, Args)]
+struct Journal {
+    /// The kind of database.
+    #[arg(long, value_enum, default_value_t = Database::Postgres)]
+    database: Database,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Database {
     Postgres,
@@ -74,16 +84,22 @@ pub(crate) fn run(printing: &Printing, out: &mut impl Write) -> anyhow::Result<(
     let columns = |key: &[String]| key.iter().map(|text| FeedColumn::parse(text)).collect::<Result<Vec<_>, _>>();
     let sql = match &printing.what {
         What::Outbox(Outbox { table, key, database, outbox }) => {
-            let database = match database {
-                Database::Postgres => OutboxDatabase::Postgres,
-                Database::Mysql => OutboxDatabase::Mysql,
-                Database::Sqlite => OutboxDatabase::Sqlite,
-            };
-            columns(key).and_then(|columns| outbox_sql(database, table, &columns, outbox))
+            columns(key).and_then(|columns| outbox_sql(database.kind(), table, &columns, outbox))
         }
         What::Publication(Publication { table, key, publication, user }) => {
             columns(key).and_then(|columns| publication_sql(table, &columns, publication, user))
         }
+        What::Journal(Journal { database }) => Ok(position_sql(database.kind()).to_owned()),
     };
     Ok(out.write_all(sql.map_err(|reason| anyhow!(reason))?.as_bytes())?)
+}
+
+impl Database {
+    fn kind(self) -> OutboxDatabase {
+        match self {
+            Self::Postgres => OutboxDatabase::Postgres,
+            Self::Mysql => OutboxDatabase::Mysql,
+            Self::Sqlite => OutboxDatabase::Sqlite,
+        }
+    }
 }

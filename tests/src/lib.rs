@@ -25,6 +25,7 @@ pub mod redis_server;
 pub mod reply;
 pub mod server;
 pub mod simulator;
+pub mod sqlite_file;
 pub mod transcript;
 pub mod watch;
 
@@ -39,3 +40,4 @@ pub use redis_server::RedisServer;
 pub use reply::Value;
 pub use server::{Server, ServerOptions};
 pub use simulator::Simulator;
+pub use sqlite_file::SqliteFile;

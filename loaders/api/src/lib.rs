@@ -60,6 +60,48 @@ pub trait Loader: Send + Sync + 'static {
         drop(changes);
         Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".to_owned()))))
     }
+
+    /// As [`Loader::write`], and the source remembers in the same transaction how far the journal is: whatever becomes of the answer,
+    /// nothing is written twice.
+    fn write_step(
+        &self,
+        changes: Vec<Change>,
+        step: Step,
+    ) -> Pin<Box<dyn Future<Output = Result<Stepped, WriteError>> + Send + '_>> {
+        drop((changes, step));
+        Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".to_owned()))))
+    }
+
+    /// The position of a journal in the source; 0 for one that it hears of for the first time.
+    fn position(&self, journal: String) -> Pin<Box<dyn Future<Output = Result<u64, WriteError>> + Send + '_>> {
+        drop(journal);
+        Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".to_owned()))))
+    }
+}
+
+/// How far a journal's changes are in the source, as the transaction that writes some of them moves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Whose changes.
+    pub journal: String,
+    /// The position before.
+    pub from: u64,
+    /// The position once they are committed.
+    pub to: u64,
+}
+
+/// What became of changes with a [`Step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// They are committed.
+    Now,
+    /// They had been committed by an earlier try.
+    Before,
+    /// The source is at another position than both of the step: somebody else writes for this journal.
+    Elsewhere {
+        /// There.
+        at: u64,
+    },
 }
 
 /// Which changes a loader writes to its source.

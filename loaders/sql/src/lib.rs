@@ -29,6 +29,7 @@ mod msgpack;
 mod mysql;
 mod overlap;
 mod pool;
+mod position;
 mod postgres;
 mod replica;
 mod rows;
@@ -44,6 +45,7 @@ pub use feed::{FeedColumn, FeedSettings, NOTICES_MAX, Via, check_feed, run_feed}
 pub use journal::{AppendError, DeadLetter, Fsync, Journal, JournalChange, JournalError, JournalSettings, Letters};
 pub use loader::{BATCH_MAX, ROW_BYTES_MAX, ROWS_MAX, SqlCounters, SqlLoader, build_loader};
 pub use overlap::overlaps;
+pub use position::{POSITION_TABLE, position_sql};
 pub use settings::{BigNumbers, ConfigProblem, ConfigSubject, LoaderSettings, RowsPerKey, SourceSettings, ValueFormat};
 pub use source::Source;
 pub use template::{

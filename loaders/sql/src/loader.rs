@@ -10,7 +10,9 @@ use crate::sqlite::SqliteDialect;
 use crate::template::{PLACEHOLDERS_MAX, Template};
 use crate::writer::Writer;
 use bytes::Bytes;
-use leasehold_loader_api::{Change, KeyList, LoadError, LoadRequest, Loaded, Loader, WriteError, Writes};
+use leasehold_loader_api::{
+    Change, KeyList, LoadError, LoadRequest, Loaded, Loader, Step, Stepped, WriteError, Writes,
+};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -128,14 +130,14 @@ async fn build_writer(
     let (state, template) = (source.state.clone(), template.clone());
     Ok(Some(match &source.pool {
         AnyPool::Postgres(pool) => {
-            AnyWriter::Postgres(Arc::new(Writer::start(pool.clone(), state, template, upsert, delete).await?))
+            AnyWriter::Postgres(Arc::new(Writer::start(pool.clone(), state, template, settings).await?))
         }
         AnyPool::MySql(pool) => {
-            AnyWriter::MySql(Arc::new(Writer::start(pool.clone(), state, template, upsert, delete).await?))
+            AnyWriter::MySql(Arc::new(Writer::start(pool.clone(), state, template, settings).await?))
         }
         AnyPool::Sqlite(pools) => {
             let pool = pools.writes(&state.settings);
-            AnyWriter::Sqlite(Arc::new(Writer::start(pool, state, template, upsert, delete).await?))
+            AnyWriter::Sqlite(Arc::new(Writer::start(pool, state, template, settings).await?))
         }
     }))
 }
@@ -225,6 +227,27 @@ impl SqlLoader {
     }
 }
 
+impl SqlLoader {
+    /// Runs a write as a task of its own, as for a load: what was begun comes to its end.
+    fn written<T: Send + 'static>(
+        &self,
+        write: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<T, WriteError>> + Send + '_>> {
+        let task = self.runtime.spawn(write);
+        Box::pin(async move {
+            match task.await {
+                Ok(written) => written,
+                Err(error) => {
+                    tracing::error!(loader = self.name, %error, "a write did not end");
+                    Err(WriteError::Unknown(
+                        "the write ended by an internal error, or the runtime is shutting down".into(),
+                    ))
+                }
+            }
+        })
+    }
+}
+
 impl fmt::Debug for SqlLoader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlLoader").field("name", &self.name).field("source", &self.source).finish_non_exhaustive()
@@ -263,6 +286,22 @@ impl AnyWriter {
             Self::Postgres(writer) => writer.write(changes).await,
             Self::MySql(writer) => writer.write(changes).await,
             Self::Sqlite(writer) => writer.write(changes).await,
+        }
+    }
+
+    async fn write_step(&self, changes: &[Change], step: &Step) -> Result<Stepped, WriteError> {
+        match self {
+            Self::Postgres(writer) => writer.write_step(changes, step).await,
+            Self::MySql(writer) => writer.write_step(changes, step).await,
+            Self::Sqlite(writer) => writer.write_step(changes, step).await,
+        }
+    }
+
+    async fn position(&self, journal: &str) -> Result<u64, WriteError> {
+        match self {
+            Self::Postgres(writer) => writer.position(journal).await,
+            Self::MySql(writer) => writer.position(journal).await,
+            Self::Sqlite(writer) => writer.position(journal).await,
         }
     }
 }
@@ -366,18 +405,24 @@ impl Loader for SqlLoader {
         let Some(writer) = self.writer.clone() else {
             return Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".into()))));
         };
-        // A task of its own, as for a load: what was begun comes to its end.
-        let task = self.runtime.spawn(async move { writer.write(&changes).await });
-        Box::pin(async move {
-            match task.await {
-                Ok(written) => written,
-                Err(error) => {
-                    tracing::error!(loader = self.name, %error, "a write did not end");
-                    Err(WriteError::Unknown(
-                        "the write ended by an internal error, or the runtime is shutting down".into(),
-                    ))
-                }
-            }
-        })
+        self.written(async move { writer.write(&changes).await })
+    }
+
+    fn write_step(
+        &self,
+        changes: Vec<Change>,
+        step: Step,
+    ) -> Pin<Box<dyn Future<Output = Result<Stepped, WriteError>> + Send + '_>> {
+        let Some(writer) = self.writer.clone() else {
+            return Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".into()))));
+        };
+        self.written(async move { writer.write_step(&changes, &step).await })
+    }
+
+    fn position(&self, journal: String) -> Pin<Box<dyn Future<Output = Result<u64, WriteError>> + Send + '_>> {
+        let Some(writer) = self.writer.clone() else {
+            return Box::pin(std::future::ready(Err(WriteError::Refused("the loader only reads".into()))));
+        };
+        self.written(async move { writer.position(&journal).await })
     }
 }

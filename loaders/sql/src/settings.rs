@@ -101,6 +101,8 @@ pub struct LoaderSettings {
     pub upsert_sql: Option<String>,
     /// The statement that deletes a row; its parameters are the placeholders.
     pub delete_sql: Option<String>,
+    /// Whether writes come from a journal, whose position the source keeps in [`crate::POSITION_TABLE`].
+    pub journaled: bool,
 }
 
 impl LoaderSettings {
@@ -124,6 +126,7 @@ impl LoaderSettings {
             big_numbers: BigNumbers::Number,
             upsert_sql: None,
             delete_sql: None,
+            journaled: false,
         }
     }
 }

@@ -7,8 +7,10 @@ use crate::columns::Problem;
 use crate::dialect::{self, CheckError, Connection, Dialect, Fault};
 use crate::engine::GRACE;
 use crate::pool::{self, SourceState};
+use crate::position::{POSITION_TABLE, PositionDialect};
+use crate::settings::LoaderSettings;
 use crate::template::{Template, Values};
-use leasehold_loader_api::{Change, WriteError, Writes};
+use leasehold_loader_api::{Change, Step, Stepped, WriteError, Writes};
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Pool};
@@ -66,12 +68,22 @@ pub(crate) struct Write<'a> {
 }
 
 /// Writes for one loader.
-pub(crate) struct Writer<D: WriteDialect> {
+pub(crate) struct Writer<D: PositionDialect> {
     pool: Pool<D::Database>,
     source: Arc<SourceState>,
     template: Template,
     upsert: Option<WriteStatement>,
     delete: Option<WriteStatement>,
+    /// Whether the source keeps positions of journals.
+    is_journaled: bool,
+}
+
+/// What an attempt came to that did not fail.
+enum Done {
+    /// Committed; rows changed by each change.
+    Rows(Vec<u64>),
+    /// The position did not fit; nothing is changed.
+    NotHere(Stepped),
 }
 
 /// How an attempt failed.
@@ -82,7 +94,7 @@ enum Failure {
     During(String),
 }
 
-impl<D: WriteDialect> Writer<D> {
+impl<D: PositionDialect> Writer<D> {
     /// A writer that has checked its statements, or could not reach the database to do so: then the first write will tell.
     ///
     /// # Errors
@@ -91,8 +103,7 @@ impl<D: WriteDialect> Writer<D> {
         pool: Pool<D::Database>,
         source: Arc<SourceState>,
         template: Template,
-        upsert_sql: Option<&str>,
-        delete_sql: Option<&str>,
+        settings: &LoaderSettings,
     ) -> Result<Self, Problem> {
         let statement = |option, sql: Option<&str>, takes_value| {
             sql.map(|sql| WriteStatement { option, sql: sql.into(), takes_value })
@@ -101,8 +112,9 @@ impl<D: WriteDialect> Writer<D> {
             pool,
             source,
             template,
-            upsert: statement("upsert_sql", upsert_sql, true),
-            delete: statement("delete_sql", delete_sql, false),
+            upsert: statement("upsert_sql", settings.upsert_sql.as_deref(), true),
+            delete: statement("delete_sql", settings.delete_sql.as_deref(), false),
+            is_journaled: settings.journaled,
         };
         writer.check().await?;
         Ok(writer)
@@ -114,13 +126,53 @@ impl<D: WriteDialect> Writer<D> {
 
     /// Writes all changes or none; rows changed by each.
     pub(crate) async fn write(&self, changes: &[Change]) -> Result<Vec<u64>, WriteError> {
+        match self.run(changes, None).await? {
+            Done::Rows(rows) => Ok(rows),
+            Done::NotHere(_) => Err(WriteError::Unavailable("there was no position to compare".into())),
+        }
+    }
+
+    /// Writes all changes and the position, or nothing.
+    pub(crate) async fn write_step(&self, changes: &[Change], step: &Step) -> Result<Stepped, WriteError> {
+        Ok(match self.run(changes, Some(step)).await? {
+            Done::Rows(_) => Stepped::Now,
+            Done::NotHere(stepped) => stepped,
+        })
+    }
+
+    /// The position of a journal, which is made at 0 if there is none.
+    pub(crate) async fn position(&self, journal: &str) -> Result<u64, WriteError> {
+        let mut connection = self.acquired(pool::acquire_live(&self.pool, &self.source).await)?;
+        let patience = self.source.settings.statement_timeout + GRACE;
+        let asked = async {
+            if let Some(position) = D::journal_position(&mut connection, journal).await? {
+                return Ok(Some(position));
+            }
+            D::begin_position(&mut connection, journal).await?;
+            D::journal_position(&mut connection, journal).await
+        };
+        let answer = tokio::time::timeout(patience, asked).await;
+        let error = match answer {
+            Ok(Ok(Some(position))) => {
+                self.source.answered();
+                return Ok(position);
+            }
+            Ok(Ok(None)) => return Err(WriteError::Unavailable("the position was made and is not there".into())),
+            Ok(Err(error)) => self.source.redacted(&error),
+            Err(_) => format!("no answer within {} ms", patience.as_millis()),
+        };
+        connection.close_on_drop();
+        Err(WriteError::Unavailable(format!("{POSITION_TABLE}: {error}")))
+    }
+
+    async fn run(&self, changes: &[Change], step: Option<&Step>) -> Result<Done, WriteError> {
         let mut connection = self.acquired(pool::acquire(&self.pool, &self.source).await)?;
         let (mut was_broken, mut was_stale) = (false, false);
         loop {
-            let fault = match self.attempt(&mut connection, changes).await {
-                Ok(rows) => {
+            let fault = match self.attempt(&mut connection, changes, step).await {
+                Ok(done) => {
                     self.source.answered();
-                    return Ok(rows);
+                    return Ok(done);
                 }
                 Err(Failure::During(reason)) => {
                     connection.close_on_drop();
@@ -171,12 +223,37 @@ impl<D: WriteDialect> Writer<D> {
         &self,
         connection: &mut PoolConnection<D::Database>,
         changes: &[Change],
-    ) -> Result<Vec<u64>, Failure> {
+        step: Option<&Step>,
+    ) -> Result<Done, Failure> {
         let timeout = self.source.settings.statement_timeout;
         let patience = timeout + GRACE;
         let failed = |error: sqlx::Error| Failure::Before(dialect::fault::<D>(&error));
         let begun = tokio::time::timeout(patience, connection.begin_with(AssertSqlSafe(D::BEGIN))).await;
         let mut transaction = begun.map_err(|_| Failure::Before(Fault::Timeout))?.map_err(failed)?;
+        if let Some(step) = step {
+            // The row stays locked until the end: an earlier try that nobody has heard of since is over when this one goes on.
+            let moved = tokio::time::timeout(patience, D::advance(&mut transaction, step)).await;
+            match moved {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(stepped))) => {
+                    return match tokio::time::timeout(patience, transaction.rollback()).await {
+                        Ok(Ok(())) => Ok(Done::NotHere(stepped)),
+                        Ok(Err(error)) => Err(failed(error)),
+                        Err(_) => Err(Failure::Before(Fault::Timeout)),
+                    };
+                }
+                // It is no change that was refused.
+                Ok(Err(error)) => {
+                    return Err(Failure::Before(match dialect::fault::<D>(&error) {
+                        Fault::Refused(reason) | Fault::BadValue(reason) => {
+                            Fault::Unavailable(format!("{POSITION_TABLE}: {reason}"))
+                        }
+                        fault => fault,
+                    }));
+                }
+                Err(_) => return Err(Failure::Before(Fault::Timeout)),
+            }
+        }
         let mut rows = Vec::with_capacity(changes.len());
         for change in changes {
             let applied = self.apply(&mut transaction, change, timeout);
@@ -194,7 +271,7 @@ impl<D: WriteDialect> Writer<D> {
             }
         }
         match tokio::time::timeout(patience, transaction.commit()).await {
-            Ok(Ok(())) => Ok(rows),
+            Ok(Ok(())) => Ok(Done::Rows(rows)),
             Ok(Err(error)) => {
                 // A transaction that is still open goes with its connection.
                 connection.close_on_drop();
@@ -233,6 +310,16 @@ impl<D: WriteDialect> Writer<D> {
                     connection.close_on_drop();
                     return Ok(());
                 }
+            }
+        }
+        if self.is_journaled {
+            let timeout = self.source.settings.statement_timeout + GRACE;
+            if let Ok(Err(error)) = tokio::time::timeout(timeout, D::journal_position(&mut connection, "")).await
+                && let Fault::Refused(reason) | Fault::BadValue(reason) = dialect::fault::<D>(&error)
+            {
+                let reason =
+                    format!("the source keeps no positions; run what `leasehold sql journal` prints: {reason}");
+                return Err(Problem { option: "write", reason });
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 use crate::client::Client;
 use crate::error::ReplyError;
 use bytes::Bytes;
-use leasehold_keyspace::{Db, Load, Waiter};
+use leasehold_keyspace::{Db, Load, Turn, Waiter};
 
 /// See the module.
 pub trait Host {
@@ -81,6 +81,71 @@ pub trait Host {
         Err(format!("WRITEFAIL {} nothing is written to sources here", self.loader_name(loader)))
     }
 
+    /// Brings the pending change of a key back into the keyspace, if its loader writes behind and has one: its value, or `None` inside for
+    /// a deletion. For who does not find a fresh value.
+    fn restore_pending(&self, turn: &mut Turn, db: Db, key: &[u8]) -> Option<Option<Bytes>> {
+        let _ = (turn, db, key);
+        None
+    }
+
+    /// Whether a key has a change that its source does not have yet.
+    fn is_pending(&self, db: Db, key: &[u8]) -> bool {
+        let _ = (db, key);
+        false
+    }
+
+    /// The number of the last change that was answered before the source has it.
+    fn last_change(&self) -> u64 {
+        0
+    }
+
+    /// The loader of this name, if it writes behind.
+    fn writer_named(&self, name: &[u8]) -> Option<u32> {
+        let _ = name;
+        None
+    }
+
+    /// How many changes up to this number are not flushed, of one loader or of all.
+    fn unflushed(&self, loader: Option<u32>, up_to: u64) -> u64 {
+        let _ = (loader, up_to);
+        0
+    }
+
+    /// Wakes `waiter` once all up to this number are flushed. `false`: they are.
+    fn wait_flushed(&self, loader: Option<u32>, up_to: u64, waiter: Waiter) -> bool {
+        let _ = (loader, up_to, waiter);
+        false
+    }
+
+    /// The waiter waits for a flush no more.
+    fn leave_flush(&self, waiter: Waiter) {
+        let _ = waiter;
+    }
+
+    /// Changes that their source refused for good, of one loader or of all.
+    fn letters(&self, loader: Option<&[u8]>) -> Vec<LetterView> {
+        let _ = loader;
+        Vec::new()
+    }
+
+    /// Tries the dead letters of a loader again; how many.
+    ///
+    /// # Errors
+    /// The text of the error reply.
+    fn replay_letters(&self, loader: &[u8]) -> Result<u64, String> {
+        let _ = loader;
+        Err(NO_JOURNAL.to_owned())
+    }
+
+    /// Forgets the dead letters of a loader; how many.
+    ///
+    /// # Errors
+    /// The text of the error reply.
+    fn drop_letters(&self, loader: &[u8]) -> Result<u64, String> {
+        let _ = loader;
+        Err(NO_JOURNAL.to_owned())
+    }
+
     // Configuration.
 
     /// `CONFIG GET`: name and value of each option whose name (Redis's or ours) matches one of the glob patterns.
@@ -139,6 +204,30 @@ pub struct Change {
     /// Its new value; `None` deletes it.
     pub value: Option<Bytes>,
 }
+
+/// A change that its source refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterView {
+    /// The name of its loader.
+    pub loader: String,
+    /// Database of the key.
+    pub db: u8,
+    /// The key.
+    pub key: Bytes,
+    /// The value that was to be written; `None`: it was to be deleted.
+    pub value: Option<Bytes>,
+    /// Its number in the journal.
+    pub number: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was given up, in ms since 1970.
+    pub parked_at_ms: u64,
+    /// What the source said.
+    pub reason: String,
+}
+
+/// The error where nothing is written behind.
+pub const NO_JOURNAL: &str = "ERR there is no [journal], so no loader writes behind";
 
 /// The error for a name that no loader has.
 pub const NO_LOADER_NAMED: &str = "NOLOADER no loader has this name";

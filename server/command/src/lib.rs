@@ -38,8 +38,8 @@ pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
-    Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, NO_LOADER_NAMED, RefreshRule, RefreshWhen,
-    ServeStale, View, WarmKeys,
+    Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, NO_LOADER_NAMED,
+    RefreshRule, RefreshWhen, ServeStale, View, WarmKeys,
 };
 pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use parked::{Parked, give_back};

@@ -61,6 +61,8 @@ pub(crate) enum Patience {
     Lease { deadline_ms: u64, claim: getl::Wish },
     /// A write to the source: not in any queue of the keyspace.
     Write { loader: u32, effect: Effect, asked_ms: u64, deadline_ms: u64 },
+    /// WAITDB: not in any queue of the keyspace.
+    Flush { loader: Option<u32>, up_to: u64, deadline_ms: u64 },
     /// LOADER TEST: not in any queue of the keyspace.
     Test { deadline_ms: u64, asked_ms: u64 },
 }
@@ -84,9 +86,10 @@ impl Patience {
                 (*soft_deadline_ms).min(*hard_deadline_ms)
             }
             Self::Load { hard_deadline_ms, .. } => *hard_deadline_ms,
-            Self::Lease { deadline_ms, .. } | Self::Write { deadline_ms, .. } | Self::Test { deadline_ms, .. } => {
-                *deadline_ms
-            }
+            Self::Lease { deadline_ms, .. }
+            | Self::Write { deadline_ms, .. }
+            | Self::Flush { deadline_ms, .. }
+            | Self::Test { deadline_ms, .. } => *deadline_ms,
         }
     }
 }
@@ -120,6 +123,13 @@ impl Parked {
             Patience::Write { effect, .. } => match event {
                 WakeEvent::Written { rows } => written(context, awaited.db, effect, rows),
                 WakeEvent::Failed { reason, .. } => Answer::Error(reason.to_string()),
+                other => {
+                    give_back(context.keyspace, context.turn, other);
+                    return None;
+                }
+            },
+            Patience::Flush { .. } => match event {
+                WakeEvent::Written { rows } => Answer::Count(rows),
                 other => {
                     give_back(context.keyspace, context.turn, other);
                     return None;
@@ -163,6 +173,9 @@ impl Parked {
     /// The connection is gone: leave every queue. A lease that is on the way to this command comes back by its wake.
     pub fn abandon(&mut self, context: &mut Context<'_>) {
         for awaited in self.keys.iter().filter(|awaited| awaited.answer.is_none()) {
+            if let Patience::Flush { .. } = awaited.patience {
+                context.host.leave_flush(awaited.waiter);
+            }
             context.keyspace.leave(context.turn, awaited.db, &awaited.key, awaited.waiter);
         }
         // A lease already won and not yet told (the other keys of its command still wait) cannot occur: GETL has one key.
@@ -227,6 +240,10 @@ impl Awaited {
                 context.host.loader_name(*loader),
                 *deadline_ms - *asked_ms
             ))),
+            Patience::Flush { loader, up_to, .. } => {
+                context.host.leave_flush(self.waiter);
+                Some(Answer::Count(context.host.unflushed(*loader, *up_to)))
+            }
             Patience::Test { asked_ms, deadline_ms } => {
                 Some(Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms)))
             }

@@ -3,7 +3,7 @@
 use super::parse::{Places, Section, nearest};
 use super::problem::{Level, Problem};
 use super::text::{show_bytes, show_duration};
-use super::{Config, FeedConfig, LoaderConfig};
+use super::{Config, FeedConfig, LoaderConfig, WriteMode};
 use crate::feed::mapping_of;
 use leasehold_command::ServeStale;
 use leasehold_keyspace::SHARD_BYTES_MAX;
@@ -71,6 +71,13 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     for feed in &config.feeds {
         feed_rules(config, feed, &mut found);
     }
+    let journal = &config.journal;
+    if journal.bytes_max < journal.segment_bytes.saturating_mul(2) {
+        let least = show_bytes(journal.segment_bytes.saturating_mul(2));
+        let option = if found.places.is_set(&Section::Journal, "max_bytes") { "max_bytes" } else { "segment_bytes" };
+        let text = format!("max_bytes must be at least twice segment_bytes ({least}): a file goes only as a whole");
+        found.error(&Section::Journal, option, text);
+    }
 }
 
 /// Each pattern must be one, and no key may have two loaders: which of them would load it, nobody could say.
@@ -129,13 +136,18 @@ fn loader_rules(config: &Config, loader: &LoaderConfig, found: &mut Findings<'_>
         found.warning(&section, "serve_stale", text);
     }
     let statements = [("upsert_sql", &loader.settings.upsert_sql), ("delete_sql", &loader.settings.delete_sql)];
-    if loader.writes_through && statements.iter().all(|(_, sql)| sql.is_none()) {
-        found.error(&section, "write", "\"through\" needs upsert_sql, delete_sql or both".to_owned());
+    if loader.write != WriteMode::Off && statements.iter().all(|(_, sql)| sql.is_none()) {
+        let mode = if loader.write == WriteMode::Behind { "behind" } else { "through" };
+        found.error(&section, "write", format!("{mode:?} needs upsert_sql, delete_sql or both"));
+    }
+    if loader.write == WriteMode::Behind && config.journal.directory.is_none() {
+        let text = "\"behind\" needs a journal; write [journal] and dir = \"DIRECTORY\" below".to_owned();
+        found.error(&section, "write", text);
     }
     // Who says that it does not write has parked them.
-    if !loader.writes_through && !found.places.is_set(&section, "write") {
+    if loader.write == WriteMode::Off && !found.places.is_set(&section, "write") {
         for (option, _) in statements.iter().filter(|(_, sql)| sql.is_some()) {
-            found.warning(&section, option, "does nothing without write = \"through\"".to_owned());
+            found.warning(&section, option, "does nothing without write = \"through\" or \"behind\"".to_owned());
         }
     }
     if loader.settings.batch_sql.is_none() {

@@ -272,7 +272,7 @@ fn all_mistakes_of_a_run_are_told_at_once_in_order() {
             "x.toml:5:1: sources.main.max_conections: unknown option; did you mean \"max_connections\"?",
             "--set prot: prot: unknown option; did you mean \"port\"?",
             "--set sources.main: is not complete; write sources.NAME.OPTION=VALUE",
-            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\"",
+            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\"",
             "--set threads: threads: \"0\" is out of range; allowed: a whole number from 1 to 256, or \"auto\"",
         ]
     );

@@ -19,7 +19,7 @@ pub(crate) mod text;
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
-use leasehold_loader_sql::{FeedColumn, FeedSettings, LoaderSettings, SourceSettings, Via};
+use leasehold_loader_sql::{FeedColumn, FeedSettings, Fsync, JournalSettings, LoaderSettings, SourceSettings, Via};
 use leasehold_protocol::Limits;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -61,6 +61,7 @@ pub(crate) struct Config {
     pub loaders: Vec<LoaderConfig>,
     /// In the order of the file.
     pub feeds: Vec<FeedConfig>,
+    pub journal: JournalConfig,
 }
 
 impl Config {
@@ -190,8 +191,8 @@ pub(crate) struct LoaderConfig {
     pub db: Db,
     /// Whether GET and MGET load, or only LOADTHROUGH does.
     pub transparent: bool,
-    /// Whether SET and DEL write to the source.
-    pub writes_through: bool,
+    /// What SET and DEL do beside changing the cache.
+    pub write: WriteMode,
     pub serve_stale: ServeStale,
     pub ttl: Duration,
     /// Share of the TTL by which it is spread up and down, 0 to 0.5.
@@ -232,10 +233,52 @@ impl LoaderConfig {
     /// What the loader itself is told: statements that write only if it does.
     pub(crate) fn loader_settings(&self) -> LoaderSettings {
         let mut settings = self.settings.clone();
-        if !self.writes_through {
+        if self.write == WriteMode::Off {
             (settings.upsert_sql, settings.delete_sql) = (None, None);
         }
+        settings.journaled = self.write == WriteMode::Behind;
         settings
+    }
+}
+
+/// What a write of a loader's key does beside changing the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteMode {
+    Off,
+    /// The source has committed it before the reply.
+    Through,
+    /// The journal has it before the reply, the source later.
+    Behind,
+}
+
+/// Where writes that are behind wait for their source: `[journal]`.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalConfig {
+    /// The directory; `None`: there is no journal.
+    pub directory: Option<PathBuf>,
+    pub fsync: Fsync,
+    pub segment_bytes: u64,
+    pub bytes_max: u64,
+    /// Changes that are pending at one time, of all loaders together.
+    pub pending_max: usize,
+    /// How long a change waits for others to its key, and for company.
+    pub flush_interval: Duration,
+    /// Changes in one transaction.
+    pub flush_batch: usize,
+    /// How often a change is tried that its source refuses.
+    pub attempts_max: u32,
+    pub letters_max: usize,
+}
+
+impl JournalConfig {
+    /// What the journal itself is told.
+    pub(crate) fn settings(&self) -> Option<JournalSettings> {
+        Some(JournalSettings {
+            directory: self.directory.clone()?,
+            fsync: self.fsync,
+            segment_bytes: self.segment_bytes,
+            bytes_max: self.bytes_max,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Reading never stops at a mistake: each is kept with its place, and the rest is read on. So a run of `--check-config`
 //! tells everything that is wrong. Nothing is guessed: an unknown name is an error, with the nearest known one.
 
-use super::options::{self, FEED, LOADER, SOURCE};
+use super::options::{self, FEED, JOURNAL, LOADER, SOURCE};
 use super::problem::{File, Level, Place, Problem};
 use super::spec::{Default, Kind, Spec, Value, Wrong};
 use super::{Config, check};
@@ -77,6 +77,7 @@ pub(crate) enum Section {
     Source(String),
     Loader(String),
     Feed(String),
+    Journal,
 }
 
 impl Section {
@@ -88,6 +89,7 @@ impl Section {
             Self::Source(name) => format!("sources.{name}{dot}{option}"),
             Self::Loader(name) => format!("loaders.{name}{dot}{option}"),
             Self::Feed(name) => format!("feeds.{name}{dot}{option}"),
+            Self::Journal => format!("journal{dot}{option}"),
         }
     }
 }
@@ -156,8 +158,22 @@ impl Reader {
             let name: &str = key.get_ref();
             match name {
                 "sources" | "loaders" | "feeds" => self.sections(document, name, key, value),
+                "journal" => self.journal(document, key, value),
                 _ => self.option(document, &Section::Server, key, value),
             }
+        }
+    }
+
+    /// All of `[journal]`.
+    fn journal(&mut self, document: &Document, key: &Spanned<Key<'_>>, value: &Spanned<DeValue<'_>>) {
+        let place = document.place(key.span());
+        let DeValue::Table(options) = value.get_ref() else {
+            let text = "must be a table; write [journal] and its options below".to_owned();
+            return self.problem(place, "journal".to_owned(), text);
+        };
+        self.places.by_section.entry(Section::Journal).or_insert(place);
+        for (key, value) in in_order(options) {
+            self.option(document, &Section::Journal, key, value);
         }
     }
 
@@ -244,8 +260,11 @@ impl Reader {
                     None => return,
                 }
             }
+            Some(("journal", option)) => (Section::Journal, option),
             Some((group, _)) => {
-                let text = format!("{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\"");
+                let text = format!(
+                    "{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\""
+                );
                 return self.problem(Place::Argument(named), String::new(), text);
             }
         };
@@ -273,6 +292,7 @@ impl Reader {
                 let feed = self.config.feeds.iter_mut().find(|known| known.settings.name == *feed);
                 feed.and_then(|feed| set_from(FEED.iter(), name, feed, &written, origin.folder))
             }
+            Section::Journal => set_from(JOURNAL.iter(), name, &mut self.config.journal, &written, origin.folder),
         };
         self.places.by_option.insert((section.clone(), name.to_owned()), origin.place.clone());
         if let Some(Err((kind, wrong))) = result {
@@ -473,7 +493,7 @@ fn required_of(section: &Section) -> Vec<(&'static str, &'static str)> {
     match section {
         Section::Loader(_) => LOADER.iter().filter_map(required).collect(),
         Section::Feed(_) => FEED.iter().filter_map(required).collect(),
-        Section::Server | Section::Source(_) => Vec::new(),
+        Section::Server | Section::Source(_) | Section::Journal => Vec::new(),
     }
 }
 
@@ -484,6 +504,7 @@ fn names_of(section: &Section) -> Vec<&'static str> {
         Section::Source(_) => SOURCE.iter().map(|option| option.name).collect(),
         Section::Loader(_) => LOADER.iter().map(|option| option.name).collect(),
         Section::Feed(_) => FEED.iter().map(|option| option.name).collect(),
+        Section::Journal => JOURNAL.iter().map(|option| option.name).collect(),
     }
 }
 
@@ -501,6 +522,7 @@ fn known(section: &Section, name: &str) -> Result<(), String> {
         (Section::Source(String::new()), "[sources.NAME]"),
         (Section::Loader(String::new()), "[loaders.NAME]"),
         (Section::Feed(String::new()), "[feeds.NAME]"),
+        (Section::Journal, "[journal]"),
     ];
     if let Some((_, owner)) = elsewhere.iter().find(|(other, _)| names_of(other).contains(&name)) {
         return Err(format!("is an option of {owner}"));

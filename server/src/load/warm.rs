@@ -10,6 +10,7 @@
 //! Keys that are fresh, known to be absent, or being loaded by somebody are skipped.
 
 use super::{BACKGROUND_SHARE, Job, LoaderDesk, end};
+use crate::behind;
 use crate::node::Node;
 use leasehold_command::WarmKeys;
 use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Db, Keyspace, Load, LoadCause, Lookup, Turn};
@@ -222,13 +223,16 @@ async fn load(node: &Arc<Node>, desk: &LoaderDesk, keys: &KeyList, rate: u32) {
             tokio::time::sleep(PAUSE).await;
             continue;
         }
-        let mut jobs = Vec::with_capacity(places);
+        let mut loads = Vec::with_capacity(places);
         end(node, |turn| {
             for place in next..next + places {
                 let key = keys.get(place).expect("the places are below the length");
-                jobs.extend(claim(&node.keyspace, turn, desk, key).map(|load| Job { load, asked: Instant::now() }));
+                loads.extend(claim(&node.keyspace, turn, desk, key));
             }
         });
+        // What the source does not have yet is not loaded from there.
+        let loads = behind::answer(node, loads);
+        let jobs: Vec<Job> = loads.into_iter().map(|load| Job { load, asked: Instant::now() }).collect();
         next += places;
         let skipped = places - jobs.len();
         warm.skipped.fetch_add(skipped as u64, Ordering::Relaxed);

@@ -83,6 +83,10 @@ pub(crate) fn start(
             return Err(format!("ERR {command} needs {option}, which loader '{}' has not", desk.name()));
         }
     }
+    if let Some(behind) = node.behind.get().filter(|behind| behind.has(loader)) {
+        behind.submit(loader, changes, waiter, desk.config.queue_max as u64)?;
+        return Ok(desk.policy.hard_timeout_ms);
+    }
     if let Some(why) = desk.gate.source_refusal(Instant::now()) {
         return Err(format!("WRITEFAIL {} {why}", desk.name()));
     }

@@ -53,6 +53,17 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         }
         _ => {}
     }
+    // What the source does not have yet nobody can load from there.
+    if wish.version_min.is_none()
+        && let Some(pending) = through::restored(context, key)
+    {
+        let status = match pending {
+            Some(value) => Status::hit(value, 0, None, now_ms),
+            None => Status::negative(0, 0),
+        };
+        status.write(context.reply);
+        return Outcome::Replied;
+    }
     if wish.wait_ms == 0 {
         let status = wish.claim(context, db, key, None).expect("without a waiter nothing is parked");
         status.write(context.reply);

@@ -188,8 +188,12 @@ const INVALPREFIX: Spec = Spec {
 };
 
 fn rell(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let result = parse_release(request).map(|(token, release)| {
+    let result = parse_release(request).map(|(token, mut release)| {
         let db = context.client.db;
+        if context.host.writes_to_sources() && context.host.is_pending(db, request.arg(1)) {
+            // The source has not heard of the key's last change.
+            release.negative_ms = None;
+        }
         let was_held = context.keyspace.release(context.turn, db, request.arg(1), token, release);
         context.reply.integer(i64::from(was_held));
     });

@@ -4,7 +4,7 @@ use crate::argument;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::string::lifetime::Lifetime;
-use leasehold_keyspace::{Expiry, Fill, Filled, Keyspace, TAGS_MAX, Tag, Turn};
+use leasehold_keyspace::{Expiry, Fill, Filled, Keyspace, LostReason, TAGS_MAX, Tag, Turn};
 use leasehold_protocol::Request;
 
 /// Runs SETL.
@@ -13,6 +13,11 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Ok(parsed) => parsed,
         Err(error) => return context.conclude(Err(error)),
     };
+    // The source's row is older than what it is still to get.
+    if context.host.writes_to_sources() && context.host.is_pending(context.client.db, request.arg(1)) {
+        context.reply.simple(LostReason::Revoked.reply());
+        return Outcome::Replied;
+    }
     let fill = Fill::Value { value: request.arg(3), expiry, stale_for_ms, version, tags: &tags };
     match context.keyspace.fill(context.turn, context.client.db, request.arg(1), token, fill) {
         Filled::Stored => context.reply.simple("STORED"),

@@ -1,5 +1,6 @@
 //! Loader commands: reading through by name, and looking at the loaders.
 
+mod behind;
 mod order;
 pub(crate) mod refresh;
 pub(crate) mod through;
@@ -22,7 +23,7 @@ use refresh::{Reader, hit_near_end};
 use through::{Demand, Found};
 
 /// The commands of this group.
-pub static SPECS: &[&Spec] = &[&LOADTHROUGH, &MLOADTHROUGH, &LOADER];
+pub static SPECS: &[&Spec] = &[&LOADTHROUGH, &MLOADTHROUGH, &LOADER, &behind::WAITDB, &behind::WB];
 
 /// How long LOADER TEST waits for the source, in ms, when the key's loader has a shorter hard timeout.
 const TEST_MS_MIN: u64 = 10_000;

@@ -38,10 +38,21 @@ pub(crate) fn missed(context: &mut Context<'_>, key: &[u8]) -> Outcome {
     match transparent_loader(context, key) {
         Some(policy) => load_one(context, key, policy, Demand::PLAIN),
         None => {
-            context.reply.null();
+            match restored(context, key) {
+                Some(Some(value)) => context.reply.bulk(&value),
+                _ => context.reply.null(),
+            }
             Outcome::Replied
         }
     }
+}
+
+/// The pending change of a key that was not found fresh: its value, or `None` inside for a deletion.
+pub(crate) fn restored(context: &mut Context<'_>, key: &[u8]) -> Option<Option<Bytes>> {
+    if !context.host.writes_to_sources() {
+        return None;
+    }
+    context.host.restore_pending(context.turn, context.client.db, key)
 }
 
 /// MGET where some keys have no fresh entry: the missing ones that a loader knows are loaded together.
@@ -58,7 +69,7 @@ pub(crate) fn many_missed(context: &mut Context<'_>, request: Request<'_>) -> Ou
             Some(value) => Found::Answer(Answer::Value(value)),
             None => match transparent_loader(context, key) {
                 Some(policy) => Found::Loader(policy),
-                None => Found::Answer(Answer::Absent),
+                None => Found::Answer(restored(context, key).flatten().map_or(Answer::Absent, Answer::Value)),
             },
         });
     }
@@ -152,6 +163,9 @@ fn want(
     started: &mut Started,
 ) -> Awaited {
     let (db, now_ms) = (context.client.db, context.turn.now_ms);
+    if let Some(pending) = restored(context, key) {
+        return answered(context, index, key, pending.map_or(Answer::Absent, Answer::Value));
+    }
     if !demand.fresh
         && let Some(stale) = acceptable_stale(context, key, policy, demand)
     {

@@ -1,7 +1,7 @@
 //! The keys of `[sources.NAME]` and of `[loaders.NAME]`.
 
 use super::super::spec::{Change, Default, Kind, Spec, Value};
-use super::super::{LoaderConfig, RefreshMode};
+use super::super::{LoaderConfig, RefreshMode, WriteMode};
 use super::breaking;
 use super::{DAY, HOUR, KB, MB, MINUTE, MS, SECOND, YEAR, integer, span};
 use leasehold_command::{ServeStale, WARM_RATE_MAX};
@@ -144,6 +144,9 @@ const SERVE_STALES: [ServeStale; SERVE_STALE_NAMES.len()] =
     [ServeStale::Never, ServeStale::OnError, ServeStale::Always];
 const REFRESH_NAMES: &[&str] = &["off", "ahead", "xfetch"];
 const REFRESHES: [RefreshMode; REFRESH_NAMES.len()] = [RefreshMode::Off, RefreshMode::Ahead, RefreshMode::XFetch];
+
+const WRITE_NAMES: &[&str] = &["off", "through", "behind"];
+const WRITES: [WriteMode; WRITE_NAMES.len()] = [WriteMode::Off, WriteMode::Through, WriteMode::Behind];
 
 /// The keys of `[loaders.NAME]`.
 pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
@@ -441,14 +444,14 @@ pub(crate) const LOADER: &[Spec<LoaderConfig>] = &[
     },
     Spec {
         name: "write",
-        kind: Kind::Choice(&["off", "through"]),
+        kind: Kind::Choice(WRITE_NAMES),
         default: Default::Text("off"),
         change: Change::Start,
         doc: "What SET and DEL of this loader's keys do. off: they change the cache only. through: they run upsert_sql or \
-              delete_sql, the reply comes once the source has committed, and the next reader loads the row anew; TTLs that \
-              clients give are ignored, and commands that change a part of a value are refused.",
-        write: |loader, value| loader.writes_through = value.choice(&[false, true]),
-        read: |loader| Value::from_choice(&[false, true], loader.writes_through),
+              delete_sql, and the reply comes once the source has committed. behind: the reply comes once the [journal] has them, and \
+              they are flushed later. In both, TTLs of clients are ignored, and commands that change a part of a value refused.",
+        write: |loader, value| loader.write = value.choice(&WRITES),
+        read: |loader| Value::from_choice(&WRITES, loader.write),
     },
     Spec {
         name: "upsert_sql",

@@ -1,4 +1,5 @@
-//! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`, those of `[feeds.NAME]`.
+//! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`, those of `[feeds.NAME]`,
+//! those of `[journal]`.
 //!
 //! Redis's names and units where Redis has the option. An option of Redis that means nothing here (`save`, `appendonly`,
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
@@ -6,19 +7,24 @@
 
 mod breaking;
 mod feeding;
+mod journaling;
 mod loading;
 mod server;
 
 pub(crate) use feeding::{FEED, VIA_NAMES, VIAS};
+pub(crate) use journaling::JOURNAL;
 pub(crate) use loading::{LOADER, SOURCE};
 pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
-use super::{BindAddress, Config, FeedConfig, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret};
+use super::{
+    BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret,
+    WriteMode,
+};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
-use leasehold_loader_sql::{FeedSettings, LoaderSettings, SourceSettings};
+use leasehold_loader_sql::{FeedSettings, Fsync, LoaderSettings, SourceSettings};
 use leasehold_protocol::Limits;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -109,10 +115,28 @@ impl std::default::Default for Config {
             sources: Vec::new(),
             loaders: Vec::new(),
             feeds: Vec::new(),
+            journal: journal(),
         };
         fill_defaults(server_options(), &mut config);
         config
     }
+}
+
+/// A journal with the defaults of the table: none.
+fn journal() -> JournalConfig {
+    let mut journal = JournalConfig {
+        directory: None,
+        fsync: Fsync::Always,
+        segment_bytes: 0,
+        bytes_max: 0,
+        pending_max: 0,
+        flush_interval: Duration::ZERO,
+        flush_batch: 0,
+        attempts_max: 0,
+        letters_max: 0,
+    };
+    fill_defaults(JOURNAL.iter(), &mut journal);
+    journal
 }
 
 /// A source of this name with the defaults of the table.
@@ -129,7 +153,7 @@ pub(crate) fn loader_named(name: &str) -> LoaderConfig {
         source: String::new(),
         db: Db(0),
         transparent: false,
-        writes_through: false,
+        write: WriteMode::Off,
         serve_stale: ServeStale::Never,
         ttl: Duration::ZERO,
         jitter: 0.0,
@@ -235,6 +259,7 @@ mod tests {
         defaults_round_trip(SOURCE.iter(), &mut source_named("a"));
         defaults_round_trip(LOADER.iter(), &mut loader_named("a"));
         defaults_round_trip(FEED.iter(), &mut feed_named("a"));
+        defaults_round_trip(JOURNAL.iter(), &mut journal());
     }
 
     #[test]
@@ -243,6 +268,7 @@ mod tests {
         rows_have_a_field_each(&SOURCE.iter().collect::<Vec<_>>(), || source_named("a"));
         rows_have_a_field_each(&LOADER.iter().collect::<Vec<_>>(), || loader_named("a"));
         rows_have_a_field_each(&FEED.iter().collect::<Vec<_>>(), || feed_named("a"));
+        rows_have_a_field_each(&JOURNAL.iter().collect::<Vec<_>>(), journal);
     }
 
     #[test]
@@ -251,7 +277,8 @@ mod tests {
         let source: Vec<&str> = SOURCE.iter().map(|option| option.name).collect();
         let loader: Vec<&str> = LOADER.iter().map(|option| option.name).collect();
         let feed: Vec<&str> = FEED.iter().map(|option| option.name).collect();
-        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_')];
+        let journal: Vec<&str> = JOURNAL.iter().map(|option| option.name).collect();
+        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_'), (journal, b'_')];
         for (names, joint) in groups {
             let mut unique = names.clone();
             unique.sort_unstable();
@@ -268,7 +295,8 @@ mod tests {
             .map(|option| (option.name, option.doc))
             .chain(SOURCE.iter().map(|option| (option.name, option.doc)))
             .chain(LOADER.iter().map(|option| (option.name, option.doc)))
-            .chain(FEED.iter().map(|option| (option.name, option.doc)));
+            .chain(FEED.iter().map(|option| (option.name, option.doc)))
+            .chain(JOURNAL.iter().map(|option| (option.name, option.doc)));
         for (name, doc) in docs {
             assert!(doc.ends_with('.') && !doc.contains("  ") && doc.len() < 400, "{name}: {doc}");
         }
