@@ -88,7 +88,7 @@ pub(crate) fn settings() -> Settings {
         shards: 4,
         memory_bytes_max: 0,
         policy: EvictionPolicy::NoEviction,
-        absence_bytes_max: 1 << 20,
+        absence_bytes_max: 32 << 10,
         boot_unix_ms: START_MS,
         lease: LeaseSettings {
             lease_ms: 10_000,

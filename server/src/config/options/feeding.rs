@@ -38,10 +38,10 @@ pub(crate) const FEED: &[Spec<FeedConfig>] = &[
         kind: Kind::Choice(VIA_NAMES),
         default: Default::Text("outbox"),
         change: Change::Start,
-        doc: "How changes are learned: from a table that triggers write to (`leasehold sql outbox` prints them); from a column with the \
-              time of the last change (sees no deletes); from a table with a version for all; SQLite only, from its count of commits; \
-              PostgreSQL only, from its log, by logical replication of a publication; or, MySQL and MariaDB only, from the binary log, in row \
-              format. A version and a count make all keys of the loaders stale.",
+        doc: "How changes are learned: from a table that triggers write to (`leasehold sql outbox` prints them); from a column \
+              with the time of the last change (sees no deletes); from a table with a version for all; from SQLite's count of \
+              commits; from PostgreSQL's log, by a publication; from the binary log of MySQL or MariaDB. A version and a count \
+              make all keys of the loaders stale.",
         write: |feed, value| feed.settings.via = value.choice(&VIAS),
         read: |feed| Value::from_choice(&VIAS, feed.settings.via),
     },
