@@ -67,7 +67,7 @@ fn error(reply: &Value) -> String {
 
 #[test]
 fn refreshes_share_a_query_and_are_counted_by_what_they_bring() {
-    let Some(mut world) = World::new("ttl = \"2s\"\nrefresh = \"ahead\"\nrefresh_at = 0.5") else { return };
+    let Some(mut world) = World::new("ttl = \"30s\"\nrefresh = \"ahead\"\nrefresh_at = 0.1") else { return };
     let mut client = world.server.client();
     let argv: Vec<String> = std::iter::once("MGET".to_owned()).chain((1..=50).map(|id| format!("user:{id}"))).collect();
     let values = |last: &str| {
@@ -79,11 +79,11 @@ fn refreshes_share_a_query_and_are_counted_by_what_they_bring() {
     assert_eq!(client.command(&argv), values("user 50"));
     assert_eq!((count(&mut client, "batches"), count(&mut client, "refreshes")), (1, 0));
     world.database.run("UPDATE users SET name = 'new' WHERE id = 50");
-    until("half of the TTL has passed", || begun.elapsed() > Duration::from_millis(1_300));
+    until("a tenth of the TTL has passed", || begun.elapsed() > Duration::from_millis(3_100));
     assert_eq!(client.command(&argv), values("user 50"), "as it was, and at once");
     until("the refresh has ended", || count(&mut client, "keys") == 100 && count(&mut client, "in_flight") == 0);
     assert_eq!(client.command(&argv), values("new"));
-    assert!(begun.elapsed() < Duration::from_secs(2), "the first values have not expired: the machine was fast enough");
+    assert!(begun.elapsed() < Duration::from_secs(30), "the first values have not expired");
     let counts = ["batches", "refreshes", "refresh_unchanged", "refresh_failed", "refresh_skipped"];
     assert_eq!(counts.map(|counter| count(&mut client, counter)), [2, 50, 49, 0, 0]);
 }
