@@ -188,6 +188,7 @@ fn memory(text: &mut String, node: &Node) {
         "x_lease_bytes": stats.lease_bytes,
         "x_shadow_bytes": stats.shadow_bytes,
         "x_tag_table_bytes": stats.tag_table_bytes,
+        "x_huge_bytes": stats.huge_bytes,
         "x_absence_bytes_max": live.absence_bytes_max(),
         "x_rss_peak": rss_peak,
     );

@@ -21,6 +21,7 @@ mod load;
 mod log;
 mod mailbox;
 mod node;
+mod pages;
 mod ping;
 mod reactor;
 mod simulate;
@@ -113,7 +114,7 @@ fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
     for problem in &problems {
         tracing::warn!("{problem}");
     }
-    keep_pages_small();
+    pages::keep_small();
     give_pages_back_soon();
     match reactor::run(config, log) {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -124,16 +125,6 @@ fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
             }
             None => Err(error),
         },
-    }
-}
-
-/// No huge pages for the heap: once a block of one is given back, the next byte written there makes all of it resident again.
-/// After a change of value sizes 343 MB were resident at a `maxmemory` of 256 MiB; without huge pages it is 286. The allocator
-/// itself is built not to ask for them (`no_thp`): what it takes before `main` would be 5 MB more.
-fn keep_pages_small() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::warn!(%error, "cannot do without huge pages; more memory than maxmemory may be resident");
     }
 }
 

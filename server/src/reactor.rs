@@ -15,6 +15,7 @@ use crate::load::{self, Loaders};
 use crate::log::LogControl;
 use crate::mailbox::Message;
 use crate::node::Node;
+use crate::pages;
 use crate::thread;
 use crate::vital::Vital;
 use anyhow::Context as _;
@@ -70,6 +71,9 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         if let Some((behind, journal, orders)) = behind {
             behind::start(&node, behind, journal, orders)?;
         }
+    }
+    if node.config.huge_pages {
+        pages::start(Arc::downgrade(&node));
     }
     let threads = start_threads(&node)?;
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

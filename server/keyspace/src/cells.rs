@@ -4,7 +4,7 @@
 //! entries had made room for 30 thousand larger ones, 11 MB of index that was free were resident beside 2 MB that was not.
 #![allow(unsafe_code)]
 
-use crate::log::{Owned, PAGE_BYTES, Pieces, Start, discard};
+use crate::log::{Owned, PAGE_BYTES, Pieces, Start, Worked, discard};
 use std::alloc::Layout;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -33,7 +33,12 @@ impl<T: Copy> Cells<T> {
     pub(crate) fn new(value: T, len: usize) -> Self {
         assert!((1..=Self::PER_PAGE).contains(&len));
         let start = if Self::is_page(len) {
-            free().take(PAGE_BYTES).0.0.cast::<T>()
+            let mut free = free();
+            let (page, has_memory) = free.take(PAGE_BYTES);
+            if !has_memory {
+                free.fill(page, PAGE_BYTES);
+            }
+            page.0.cast::<T>()
         } else {
             // SAFETY: the layout is not empty: neither is T, else no number of them would fill a page.
             let start = unsafe { std::alloc::alloc(Self::layout(len)) };
@@ -88,13 +93,25 @@ fn free() -> MutexGuard<'static, Pieces> {
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// See [`crate::log::work_on_blocks`].
+pub(crate) fn work_on_blocks(now_s: u32) -> Worked {
+    crate::log::work_on_blocks(&FREE, PAGE_BYTES, now_s)
+}
+
+/// Bytes of tables in huge pages, of the whole process.
+pub(crate) fn huge_bytes() -> usize {
+    free().huge_bytes()
+}
+
 fn give_page(page: Start) {
-    if free().keep(page, KEPT_MAX) {
+    let mut free = free();
+    if free.keep(page, KEPT_MAX) || !free.empty(page, PAGE_BYTES) {
         return;
     }
+    drop(free);
     // SAFETY: a whole page of a region, that its row has left and nobody else has.
     unsafe { discard(page.0, PAGE_BYTES) };
-    free().put(page);
+    self::free().put(page);
 }
 
 #[cfg(test)]
@@ -125,6 +142,10 @@ mod tests {
         let mut free = free();
         let taken: Vec<(Start, bool)> = (0..KEPT_MAX + 100).map(|_| free.take(PAGE_BYTES)).collect();
         assert!(taken.iter().filter(|(_, has_memory)| *has_memory).count() <= KEPT_MAX);
-        taken.into_iter().for_each(|(page, _)| free.put(page));
+        for (page, has_memory) in taken {
+            if !has_memory || free.empty(page, PAGE_BYTES) {
+                free.put(page);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@
 use crate::bumps::Bumps;
 use crate::entry::Key;
 use crate::guard::{Guard, guard};
-use crate::log::{Backing, Charge, Garbage, PAGE_BYTES};
+use crate::log::{Backing, Charge, Garbage, PAGE_BYTES, Worked};
 use crate::memory::Memory;
 use crate::policy::duel::Objective;
 use crate::policy::window::{Cache, Report, WindowControl};
@@ -249,8 +249,7 @@ impl Keyspace {
         let window = Arc::new(WindowControl::default());
         let observers = Arc::new(Observers::default());
         let bumps = Arc::new(Bumps::default());
-        let segment_bytes = segment_bytes(settings.memory_bytes_max, count);
-        let backing = Backing::new(segment_bytes);
+        let backing = Backing::new(segment_bytes(settings.memory_bytes_max, count));
         let shards = (0..count)
             .map(|index| {
                 let number = ShardNumber { index, count };
@@ -272,7 +271,7 @@ impl Keyspace {
         let keyspace = Self {
             shards,
             hash,
-            memory: Memory::new(settings.memory_bytes_max, count, segment_bytes, backing.extents),
+            memory: Memory::new(settings.memory_bytes_max, count, backing),
             window,
             observers,
             bumps,
@@ -284,6 +283,13 @@ impl Keyspace {
         keyspace.set_absence_bytes_max(settings.absence_bytes_max);
         keyspace.set_memory_bytes_max(settings.memory_bytes_max);
         keyspace
+    }
+
+    /// Moves 2 MiB of entries or index that have been in use for a while into a huge page, or makes one small again of which something
+    /// went. Takes up to some ms, so it is for a thread of its own; who touches that memory meanwhile waits for the copy
+    /// of it, some 100 µs. `now_s` is from any clock that goes on. Reads of a million keys cost a quarter less then.
+    pub fn gather_pages(&self, now_s: u32) -> Worked {
+        self.memory.gather_pages(now_s)
     }
 
     /// Reads a fresh entry; `None` if there is none. `read` runs under the lock: copy out, nothing else.

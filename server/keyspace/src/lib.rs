@@ -39,6 +39,7 @@ pub use expiry::{Cycle, Flushed};
 pub use guard::{HoldObserver, observe_holds};
 pub use keyspace::{Access, Attributes, Entry, Expiry, Keyspace, Lookup, OutOfMemory, PREFETCH_KEYS_MAX};
 pub use lease::{Claim, Claimant, Claimed, Failure, Fill, Filled, Invalidation, LeaseView, LostReason, Release};
+pub use log::Worked;
 pub use memory::{KEY_BYTES_MAX, SHARD_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use policy::duel::Objective;
 pub use refresh::Refresh;

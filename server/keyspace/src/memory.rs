@@ -3,7 +3,7 @@
 //! We count what the allocator gives, not what we ask for, so that the limit means resident bytes. Shards count under their
 //! lock and publish here in steps, so that the counter is not a cache line that all cores write to on every command.
 
-use crate::log::{Extents, GRAIN_BYTES, KEPT_MAX, PAGE_BYTES};
+use crate::log::{Backing, Extents, GRAIN_BYTES, KEPT_MAX, PAGE_BYTES, Pool, Worked};
 use crossbeam::utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -89,12 +89,13 @@ pub(crate) struct Memory {
     counts_values_only: AtomicBool,
     shards: u64,
     segment_bytes: u64,
+    pool: Arc<Pool>,
     /// What these hold beside what the shards count in them is added here.
     extents: Arc<Extents>,
 }
 
 impl Memory {
-    pub(crate) fn new(bytes_max: u64, shards: usize, segment_bytes: usize, extents: Arc<Extents>) -> Self {
+    pub(crate) fn new(bytes_max: u64, shards: usize, backing: Backing) -> Self {
         let memory = Self {
             used_bytes: CachePadded::default(),
             used_bytes_peak: CachePadded::default(),
@@ -107,8 +108,9 @@ impl Memory {
             barren_until_ms: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             counts_values_only: AtomicBool::new(false),
             shards: shards as u64,
-            segment_bytes: segment_bytes as u64,
-            extents,
+            segment_bytes: backing.pool.segment_bytes() as u64,
+            pool: backing.pool,
+            extents: backing.extents,
         };
         memory.set_bytes_max(bytes_max);
         memory
@@ -130,6 +132,19 @@ impl Memory {
     /// Bytes of the pages of runs that are resident without being part of a run, now.
     pub(crate) fn gap_bytes(&self) -> u64 {
         if self.counts_values_only() { 0 } else { self.extents.gap_bytes() }
+    }
+
+    /// See [`Keyspace::gather_pages`](crate::Keyspace::gather_pages).
+    pub(crate) fn gather_pages(&self, now_s: u32) -> Worked {
+        match self.pool.work_on_blocks(now_s) {
+            Worked::Idle => crate::cells::work_on_blocks(now_s),
+            worked => worked,
+        }
+    }
+
+    /// Bytes in huge pages.
+    pub(crate) fn huge_bytes(&self) -> u64 {
+        (self.pool.huge_bytes() + crate::cells::huge_bytes()) as u64
     }
 
     /// Checks that extents have at least the bytes of the runs; for tests.

@@ -52,6 +52,8 @@ pub struct Stats {
     pub table_bytes: u64,
     /// Segments in use.
     pub segments: u64,
+    /// Bytes of segments and index that lie in huge pages.
+    pub huge_bytes: u64,
     /// Bytes that a segment has when it is full.
     pub segment_bytes: u64,
     /// The window in thousandths of the capacity; 0 = the policy has none.
@@ -207,6 +209,7 @@ impl Keyspace {
         }
         sum.shadow_bytes = self.memory.shadow_bytes();
         sum.gap_bytes = self.memory.gap_bytes();
+        sum.huge_bytes = self.memory.huge_bytes();
         let bumps = self.bumps().stats();
         sum.tag_bumps = bumps.tag_bumps;
         sum.prefix_bumps = bumps.prefix_bumps;

@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub limits: Limits,
     /// Memory for when each tag was last invalidated.
     pub tag_memory_bytes: u64,
+    /// Whether memory that is in use for long may lie in huge pages.
+    pub huge_pages: bool,
     /// How long connections may go on after SIGTERM.
     pub shutdown_timeout: Duration,
     pub log_format: LogFormat,

@@ -13,6 +13,7 @@
 //!
 //! The log knows bytes and lists, not hashes, policies or leases.
 
+mod blocks;
 mod extents;
 mod labels;
 pub(crate) mod layout;
@@ -24,7 +25,8 @@ mod upkeep;
 
 pub(crate) use extents::{Extents, GRAIN_BYTES};
 pub(crate) use layout::{EntryView, Layout, Plan, Stored};
-pub(crate) use pool::{KEPT_MAX, Owned, PAGE_BYTES, Pieces, Pool, Start, discard, prefetch};
+pub use pool::Worked;
+pub(crate) use pool::{KEPT_MAX, Owned, PAGE_BYTES, Pieces, Pool, Start, discard, prefetch, work_on_blocks};
 pub(crate) use runs::Run;
 
 use labels::Labels;

@@ -2,10 +2,12 @@
 //!
 //! Regions of address space are mapped as they are needed, never unmapped before the end, and cut into segments. A segment
 //! that comes back gives its pages to the system at once, except for a few that the next taker gets as they are. So resident
-//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. This file,
+//! memory is what segments hold, as [`SegmentMemory::resident_bytes`] says, to the page. What is in use for long lies in huge
+//! pages ([`super::blocks`]). This file,
 //! [`super::extents`] and [`crate::cells`] are the ones with `unsafe`: all others see slices.
 #![allow(unsafe_code)]
 
+use super::blocks::{BLOCK_BYTES, Blocks, Work};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +40,9 @@ pub(crate) struct Pieces {
     bare: Vec<Start>,
     /// With memory.
     kept: Vec<Start>,
+    /// With memory that cannot go before the gathering of its block has ended.
+    late: Vec<Start>,
+    blocks: Blocks,
 }
 
 /// The start of a region, a segment, an extent or a page.
@@ -103,7 +108,7 @@ pub(crate) struct SegmentMemory {
 
 impl Pieces {
     pub(crate) const fn new() -> Self {
-        Self { regions: Vec::new(), bare: Vec::new(), kept: Vec::new() }
+        Self { regions: Vec::new(), bare: Vec::new(), kept: Vec::new(), late: Vec::new(), blocks: Blocks::new() }
     }
 
     /// A piece of `bytes`, the same each time, and whether it has memory.
@@ -125,16 +130,37 @@ impl Pieces {
         keeps
     }
 
+    /// All `bytes` of a piece have memory now, until [`Pieces::empty`]. Kept pieces have it still.
+    pub(crate) fn fill(&mut self, piece: Start, bytes: usize) {
+        self.blocks.fill(piece.0.addr().get(), bytes);
+    }
+
+    /// A piece that was full goes back. Whether its owner may give its memory to the system now, and then [`Pieces::put`]s it; else
+    /// both are done later.
+    pub(crate) fn empty(&mut self, piece: Start, bytes: usize) -> bool {
+        let may_go = self.blocks.empty(piece.0.addr().get(), bytes);
+        if !may_go {
+            self.late.push(piece);
+        }
+        may_go
+    }
+
     /// Takes a piece back whose memory was given to the system.
     pub(crate) fn put(&mut self, piece: Start) {
         self.bare.push(piece);
     }
 
+    /// Bytes in huge pages.
+    pub(crate) fn huge_bytes(&self) -> usize {
+        self.blocks.huge() * BLOCK_BYTES
+    }
+
     /// Maps a region; returns one of its pieces.
     #[cold]
     fn map(&mut self, bytes: usize) -> Start {
-        let region = Start(map(REGION_BYTES));
+        let region = Start(map_blocks());
         self.regions.push(region);
+        self.blocks.add_region(region.0.addr().get(), REGION_BYTES);
         for offset in (bytes..REGION_BYTES).step_by(bytes).rev() {
             // SAFETY: the region has REGION_BYTES bytes, and `offset` is less.
             self.bare.push(Start(unsafe { region.0.add(offset) }));
@@ -166,8 +192,76 @@ impl Pool {
         SegmentMemory { memory, resident_bytes, pool: Arc::clone(self) }
     }
 
+    /// See [`work_on_blocks`].
+    pub(crate) fn work_on_blocks(&self, now_s: u32) -> Worked {
+        work_on_blocks(&self.free, self.segment_bytes, now_s)
+    }
+
+    /// Bytes of segments in huge pages.
+    pub(crate) fn huge_bytes(&self) -> usize {
+        self.free().huge_bytes()
+    }
+
     fn free(&self) -> MutexGuard<'_, Pieces> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a look at the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worked {
+    /// There was nothing to do.
+    Idle,
+    /// One block was dealt with.
+    Done,
+    /// The system refuses huge pages.
+    Refused,
+}
+
+/// Gathers a block into a huge page or parts one, if one is due. Takes some 100 µs to some ms, most of them without the lock; who
+/// touches the block meanwhile waits for the copy of it, a few 100 µs. `now_s` is from any clock that goes on.
+pub(crate) fn work_on_blocks(pieces: &Mutex<Pieces>, piece_bytes: usize, now_s: u32) -> Worked {
+    let lock = || pieces.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut free = lock();
+    let Some(work) = free.blocks.next(now_s) else { return Worked::Idle };
+    let (Work::Gather(address) | Work::Part(address)) = work;
+    let Some(block) = free.at(address) else { return Worked::Idle };
+    drop(free);
+    let result = match work {
+        // SAFETY: a block of a region, and regions stay while their `Pieces` do.
+        Work::Part(_) => return unsafe { part(block.0) },
+        // SAFETY: as above.
+        Work::Gather(_) => unsafe { gather(block.0) },
+    };
+    let mut free = lock();
+    free.blocks.gathered(address, result == Worked::Done, now_s);
+    let late = free.take_late();
+    drop(free);
+    for &piece in &late {
+        // SAFETY: a piece with whole pages that came back and nobody else has until it is put.
+        unsafe { discard(piece.0, piece_bytes) };
+    }
+    lock().bare.extend(late);
+    result
+}
+
+impl Pieces {
+    /// The pieces whose memory may go by now.
+    fn take_late(&mut self) -> Vec<Start> {
+        let (late, waiting) = std::mem::take(&mut self.late)
+            .into_iter()
+            .partition(|piece| !self.blocks.is_gathering(piece.0.addr().get()));
+        self.late = waiting;
+        late
+    }
+
+    /// The pointer to an address in a region.
+    fn at(&self, address: usize) -> Option<Start> {
+        let offset_in =
+            |region: &Start| address.checked_sub(region.0.addr().get()).filter(|&offset| offset < REGION_BYTES);
+        let (region, offset) = self.regions.iter().find_map(|region| Some((region, offset_in(region)?)))?;
+        // SAFETY: the offset is within the region.
+        Some(Start(unsafe { region.0.add(offset) }))
     }
 }
 
@@ -206,7 +300,15 @@ impl SegmentMemory {
         }
         let before = self.resident_bytes;
         self.resident_bytes = end.next_multiple_of(PAGE_BYTES).min(self.memory.len());
+        if self.is_full() {
+            self.pool.free().fill(self.memory.start(), self.memory.len());
+        }
         self.resident_bytes - before
+    }
+
+    /// Whether all of it has memory, in pages of its own.
+    fn is_full(&self) -> bool {
+        self.resident_bytes == self.memory.len() && self.memory.len() >= PAGE_BYTES
     }
 
     /// Gives the pages behind `end` back; what was there is zero then. Returns by how much
@@ -226,6 +328,14 @@ impl SegmentMemory {
             self.resident_bytes = 0;
             return released;
         }
+        if self.is_full() {
+            let mut free = self.pool.free();
+            // It stays as it is while its block is gathered.
+            if free.blocks.is_gathering(self.memory.start().0.addr().get()) {
+                return 0;
+            }
+            free.blocks.empty(self.memory.start().0.addr().get(), self.memory.len());
+        }
         // SAFETY: `keep` is at most `resident_bytes`, which is within the segment.
         let start = unsafe { self.memory.start().0.add(keep) };
         // SAFETY: whole pages of this segment; `&mut self` says that nobody has borrowed them.
@@ -238,12 +348,17 @@ impl SegmentMemory {
 impl Drop for SegmentMemory {
     fn drop(&mut self) {
         let pool = Arc::clone(&self.pool);
-        let start = self.memory.start();
-        let is_whole = self.resident_bytes == self.memory.len();
-        if is_whole && pool.free().keep(start, KEPT_MAX) {
-            return;
+        let (start, len) = (self.memory.start(), self.memory.len());
+        if self.resident_bytes == len {
+            let mut free = pool.free();
+            if free.keep(start, KEPT_MAX) || len >= PAGE_BYTES && !free.empty(start, len) {
+                return;
+            }
         }
-        self.release_from(0);
+        if self.resident_bytes > 0 && len >= PAGE_BYTES {
+            // SAFETY: whole pages of this segment, which goes.
+            unsafe { discard(start.0, self.resident_bytes) };
+        }
         pool.free().put(start);
     }
 }
@@ -264,7 +379,7 @@ pub(crate) fn prefetch<T>(place: &T) {
 /// A new mapping of zeros without memory, `len` bytes of address space.
 #[cfg(not(miri))]
 pub(super) fn map(len: usize) -> NonNull<u8> {
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
     // SAFETY: a new anonymous mapping at an address that the system chooses overlaps nothing of ours.
     let start = unsafe {
@@ -278,10 +393,61 @@ pub(super) fn map(len: usize) -> NonNull<u8> {
     let Some(start) = start.ok().and_then(|start| NonNull::new(start.cast::<u8>())) else {
         std::alloc::handle_alloc_error(layout(len))
     };
-    // A huge page would be resident where one page of it was written. It is advice: without it more memory is resident.
-    // SAFETY: the range is the mapping just made; the advice changes no contents.
-    let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxNoHugepage) };
     start
+}
+
+/// A region, which begins where a block may.
+#[cfg(not(miri))]
+fn map_blocks() -> NonNull<u8> {
+    let start = map(REGION_BYTES);
+    if start.addr().get().is_multiple_of(BLOCK_BYTES) {
+        return start;
+    }
+    // SAFETY: just mapped, and nobody has it.
+    unsafe { unmap(start, REGION_BYTES) };
+    let start = map(REGION_BYTES + BLOCK_BYTES);
+    let before = start.addr().get().next_multiple_of(BLOCK_BYTES) - start.addr().get();
+    // SAFETY: what is asked for beyond a region is one block, and `before` is at most that.
+    let (region, behind) = unsafe { (start.add(before), start.add(before + REGION_BYTES)) };
+    if before > 0 {
+        // SAFETY: the beginning of what was just mapped, in whole pages.
+        unsafe { unmap(start, before) };
+    }
+    if before < BLOCK_BYTES {
+        // SAFETY: the end of it.
+        unsafe { unmap(behind, BLOCK_BYTES - before) };
+    }
+    region
+}
+
+/// Makes a block a huge page, whatever the system does by itself.
+///
+/// # Safety
+/// A block of a mapping of [`map`].
+#[cfg(not(miri))]
+unsafe fn gather(block: NonNull<u8>) -> Worked {
+    // SAFETY: the advice moves the contents to another page, and who reads or writes them meanwhile waits.
+    match unsafe { libc::madvise(block.as_ptr().cast(), BLOCK_BYTES, libc::MADV_COLLAPSE) } {
+        0 => Worked::Done,
+        // An old system (before Linux 6.1), or it was told to have none.
+        _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => Worked::Refused,
+        // No huge page is to be had now.
+        _ => Worked::Idle,
+    }
+}
+
+/// Makes a huge page of which some was given back small pages, so that the system has that memory again.
+///
+/// # Safety
+/// As of [`gather`].
+#[cfg(not(miri))]
+unsafe fn part(block: NonNull<u8>) -> Worked {
+    use rustix::mm::{Advice, madvise};
+
+    // SAFETY: the advice changes no contents; that a page is cold is said of a part of a huge one by parting that. Refused, the
+    // system does it by itself when it is short of memory.
+    let _ = unsafe { madvise(block.as_ptr().cast(), BLOCK_BYTES, Advice::LinuxCold) };
+    Worked::Done
 }
 
 /// Ends a mapping.
@@ -308,7 +474,7 @@ pub(crate) unsafe fn discard(start: NonNull<u8>, len: usize) {
 }
 
 fn layout(len: usize) -> std::alloc::Layout {
-    std::alloc::Layout::from_size_align(len, PAGE_BYTES).expect("the length of a mapping, far below all memory")
+    std::alloc::Layout::from_size_align(len, BLOCK_BYTES).expect("the length of a mapping, far below all memory")
 }
 
 #[cfg(miri)]
@@ -316,6 +482,25 @@ pub(super) fn map(len: usize) -> NonNull<u8> {
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc_zeroed(layout(len)) };
     NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout(len)))
+}
+
+#[cfg(miri)]
+fn map_blocks() -> NonNull<u8> {
+    map(REGION_BYTES)
+}
+
+/// # Safety
+/// As of the real one.
+#[cfg(miri)]
+unsafe fn gather(_block: NonNull<u8>) -> Worked {
+    Worked::Refused
+}
+
+/// # Safety
+/// As of the real one.
+#[cfg(miri)]
+unsafe fn part(_block: NonNull<u8>) -> Worked {
+    Worked::Done
 }
 
 /// # Safety

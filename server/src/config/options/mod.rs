@@ -107,6 +107,7 @@ impl std::default::Default for Config {
             databases: 0,
             limits: Limits::DEFAULT,
             tag_memory_bytes: 0,
+            huge_pages: false,
             shutdown_timeout: Duration::ZERO,
             log_format: LogFormat::Text,
             log_file: None,
