@@ -9,6 +9,7 @@ use crate::log::Location;
 use crate::settings::Db;
 use crate::shard::{Absence, AbsenceKind, Contents, Shard};
 use crate::turn::{Effects, Turn, Waiter, Wake, WakeEvent};
+use crate::watch::changes::ChangeKind;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -32,6 +33,9 @@ impl Keyspace {
         self.with_shard(db, key, |shard, key| {
             let filled = shard.fill(key, token, &fill, room.is_ok(), turn);
             shard.count_fill(filled);
+            if filled == Filled::Stored {
+                shard.note_filled(key, token, turn.actor, turn.now_ms);
+            }
             filled
         })
     }
@@ -90,7 +94,11 @@ impl Keyspace {
         invalidation: Invalidation,
         version: Option<u64>,
     ) -> bool {
-        self.with_shard(db, key, |shard, key| shard.invalidate(key, invalidation, version, turn))
+        self.with_shard(db, key, |shard, key| {
+            // Before it: a waiter may be given the next token by it.
+            shard.note_change(key, ChangeKind::Invalidated, turn.actor, turn.now_ms);
+            shard.invalidate(key, invalidation, version, turn)
+        })
     }
 
     /// Lets no load that began before now fill the key for those who come after; entries stay as they are.
@@ -379,6 +387,7 @@ impl Shard {
             (TokenState::Valid { load_ms, stamp, .. }, Some(ttl_ms)) => {
                 let fill = Fill::Absent { ttl_ms };
                 let version = self.store_fill(key, &fill, LoadedUnder { load_ms, stamp }, turn.now_ms);
+                self.note_filled(key, token, turn.actor, turn.now_ms);
                 self.tell_filled(key, token, &fill, version, load_ms, turn);
             }
             (TokenState::Valid { .. } | TokenState::Softened { .. }, _) => {

@@ -14,7 +14,7 @@ use crate::policy::duel::Objective;
 use crate::policy::window::{Cache, Report, WindowControl};
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
 use crate::shard::{Shard, ShardNumber};
-use crate::slot::{Slot, Slots};
+use crate::slot::{Acting, Slot, Slots};
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
 use crate::waiter_count::WaiterCount;
@@ -406,7 +406,7 @@ impl Keyspace {
         let key = self.key(db, key);
         let mut shard = self.lock_of(key.hash);
         let mut is_written = false;
-        let result = update(&mut Slot::new(&mut shard, key, turn.now_ms, &mut is_written));
+        let result = update(&mut Slot::new(&mut shard, key, Acting::of(turn), &mut is_written));
         if is_written {
             shard.settle(&key, turn);
         }
@@ -419,7 +419,7 @@ impl Keyspace {
     /// Reads and writes several keys in one step; a key may be named twice.
     pub fn update_many<R>(&self, turn: &mut Turn, keys: &[(Db, &[u8])], update: impl FnOnce(&mut Slots<'_>) -> R) -> R {
         let keys: Vec<Key<'_>> = keys.iter().map(|&(db, key)| self.key(db, key)).collect();
-        let mut slots = Slots::new(self.lock_many(&keys), &keys, turn.now_ms);
+        let mut slots = Slots::new(self.lock_many(&keys), &keys, Acting::of(turn));
         let result = update(&mut slots);
         slots.settle(turn);
         result

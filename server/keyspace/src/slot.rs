@@ -8,7 +8,8 @@ use crate::entry::{Fields, Key};
 use crate::keyspace::{Attributes, Entry, Expiry, Locks};
 use crate::log::{EntryView, Location};
 use crate::shard::{Contents, Shard};
-use crate::turn::Turn;
+use crate::turn::{Actor, Turn};
+use crate::watch::changes::ChangeKind;
 
 /// One key under its shard's lock, for reading and writing in one step. Keep what runs under it short.
 pub struct Slot<'s> {
@@ -17,6 +18,7 @@ pub struct Slot<'s> {
     /// Of the entry, fresh or stale; one that was gone by time is removed when the slot is made.
     location: Option<Location>,
     now_ms: u64,
+    actor: Actor,
     /// Whether the leases' waiters must be told.
     is_written: &'s mut bool,
 }
@@ -25,16 +27,31 @@ pub struct Slot<'s> {
 pub struct Slots<'s> {
     locks: Locks<'s>,
     keys: &'s [Key<'s>],
-    now_ms: u64,
+    at: Acting,
     /// As long as `keys`.
     are_written: Vec<bool>,
 }
 
+/// When, and who.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acting {
+    pub(crate) now_ms: u64,
+    pub(crate) actor: Actor,
+}
+
+impl Acting {
+    #[inline]
+    pub(crate) fn of(turn: &Turn) -> Self {
+        Self { now_ms: turn.now_ms, actor: turn.actor }
+    }
+}
+
 impl<'s> Slot<'s> {
     #[inline]
-    pub(crate) fn new(shard: &'s mut Shard, key: Key<'s>, now_ms: u64, is_written: &'s mut bool) -> Self {
+    pub(crate) fn new(shard: &'s mut Shard, key: Key<'s>, at: Acting, is_written: &'s mut bool) -> Self {
+        let Acting { now_ms, actor } = at;
         let location = shard.find_live(&key, now_ms);
-        Self { shard, key, location, now_ms, is_written }
+        Self { shard, key, location, now_ms, actor, is_written }
     }
 
     /// The fresh entry, if there is one.
@@ -50,6 +67,12 @@ impl<'s> Slot<'s> {
         let (location, version) = self.shard.observe_version(location, &self.key, self.now_ms);
         self.location = Some(location);
         Some(version)
+    }
+
+    /// Whether a load or a client with a lease brought the fresh entry; else it was written.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        self.fresh_entry().is_some_and(|entry| entry.fields().load_ms > 0)
     }
 
     /// The external version that a `VER` write must exceed: of the entry, fresh or stale, or of a tombstone.
@@ -83,7 +106,7 @@ impl<'s> Slot<'s> {
             client_flags: attributes.client_flags,
             ..Fields::default()
         };
-        self.revoke_leases();
+        self.revoke_leases(ChangeKind::Written);
         self.shard.remove_absence(&self.key);
         let contents = Contents { fields, ..Contents::default() };
         self.location = Some(self.shard.store(self.location, &self.key, value, contents, self.now_ms));
@@ -105,7 +128,7 @@ impl<'s> Slot<'s> {
     /// The value for writing in place, lengthened with zero bytes to at least `len`; made empty first if there is no fresh
     /// entry. Keeps the TTL, the client flags and the tags, drops the versions, revokes leases.
     pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
-        self.revoke_leases();
+        self.revoke_leases(ChangeKind::Written);
         self.shard.remove_absence(&self.key);
         let location = match self.fresh() {
             Some(location) => location,
@@ -132,7 +155,7 @@ impl<'s> Slot<'s> {
     /// tombstone stays. Whether there was a fresh entry.
     pub fn remove(&mut self) -> bool {
         let was_fresh = self.fresh().is_some();
-        self.revoke_leases();
+        self.revoke_leases(ChangeKind::Deleted);
         if let Some(location) = self.location.take() {
             self.shard.remove(location, self.key.hash);
         }
@@ -140,7 +163,8 @@ impl<'s> Slot<'s> {
         was_fresh
     }
 
-    fn revoke_leases(&mut self) {
+    fn revoke_leases(&mut self, kind: ChangeKind) {
+        self.shard.note_change(&self.key, kind, self.actor, self.now_ms);
         if !self.shard.leases.is_empty() {
             self.shard.leases.revoke(self.key.db, self.key.bytes);
             *self.is_written = true;
@@ -157,8 +181,8 @@ impl<'s> Slot<'s> {
 }
 
 impl<'s> Slots<'s> {
-    pub(crate) fn new(locks: Locks<'s>, keys: &'s [Key<'s>], now_ms: u64) -> Self {
-        Self { locks, keys, now_ms, are_written: vec![false; keys.len()] }
+    pub(crate) fn new(locks: Locks<'s>, keys: &'s [Key<'s>], at: Acting) -> Self {
+        Self { locks, keys, at, are_written: vec![false; keys.len()] }
     }
 
     /// The slot of `keys[index]`.
@@ -167,7 +191,7 @@ impl<'s> Slots<'s> {
     /// If there is no such key.
     pub fn slot(&mut self, index: usize) -> Slot<'_> {
         let key = self.keys[index];
-        Slot::new(self.locks.shard(&key), key, self.now_ms, &mut self.are_written[index])
+        Slot::new(self.locks.shard(&key), key, self.at, &mut self.are_written[index])
     }
 
     /// Tells the waiters of what was written: once all is done, so that they hear of the last state only.

@@ -14,6 +14,8 @@ pub struct Turn {
     /// A value whose fresh life ends before this time may be due for a refresh ([`crate::Keyspace::claim_refresh`]); no later than
     /// `now_ms`: none is.
     pub near_end_ms: u64,
+    /// Who acts, for the history of keys that are audited.
+    pub actor: Actor,
     random: u64,
     /// What the caller must do once no lock is held.
     pub effects: Effects,
@@ -23,7 +25,14 @@ impl Turn {
     /// A turn at `now_ms` with its own random stream; the same seed gives the same stream.
     #[must_use]
     pub fn new(now_ms: u64, seed: u64) -> Self {
-        Self { now_ms, wall_offset_ms: 0, near_end_ms: 0, random: seed | 1, effects: Effects::default() }
+        Self {
+            now_ms,
+            wall_offset_ms: 0,
+            near_end_ms: 0,
+            actor: Actor::Client,
+            random: seed | 1,
+            effects: Effects::default(),
+        }
     }
 
     /// The next 64 random bits (xorshift64*; Marsaglia 2003, Vigna 2016): for sampling and jitter, not for secrets.
@@ -41,6 +50,23 @@ impl Turn {
     pub fn wall_ms(&self) -> u64 {
         self.now_ms.saturating_add_signed(self.wall_offset_ms)
     }
+}
+
+/// Who changes keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A command.
+    Client,
+    /// A load that a reader missed.
+    Load,
+    /// A load of a value that was fresh still.
+    Refresh,
+    /// A load that nobody has asked for.
+    Warm,
+    /// A write to a source, and its end.
+    Write,
+    /// News from a database; the number is the feed's place in the configuration.
+    Feed(u32),
 }
 
 /// What keyspace methods ask of the world outside, in order.

@@ -83,7 +83,7 @@ impl Keyspace {
     #[must_use]
     pub fn watch_bytes(&self) -> u64 {
         let shards = (0..self.shards()).map(|index| self.lock(index).watch.bytes() as u64);
-        shards.sum::<u64>() + self.observers().streams.bytes() as u64
+        shards.sum::<u64>() + (self.observers().streams.bytes() + self.observers().changes.bytes()) as u64
     }
 }
 

@@ -3,13 +3,14 @@
 //! ```text
 //!     every hit and miss:   a counter, and one comparison with the count at which the next is sampled
 //!     a sampled one:        hot keys of the shard, hits and misses by prefix and by loader
-//!     every write:          sizes; the largest entries
+//!     every write:          sizes; the largest entries; one comparison with the keys that are audited
 //! ```
 //!
 //! Nothing here is asked what to keep or to evict. All tables have a bound, and what a sample stands for is known, so figures
 //! are estimates without a bias. How much memory a prefix has is not noted at all: whoever asks looks at some entries of
 //! each shard ([`crate::attribution`]).
 
+pub mod changes;
 pub(crate) mod hot;
 pub mod listing;
 pub(crate) mod sampling;
@@ -18,6 +19,7 @@ pub mod stream;
 pub mod whatif;
 
 use crate::attribution::Attribution;
+use changes::{Changes, HashWindow};
 use hot::HotKeys;
 use sampling::Sampling;
 use sizes::Sizes;
@@ -34,6 +36,7 @@ const PLACES_MAX: usize = 256;
 pub(crate) struct Observers {
     pub(crate) attribution: Attribution,
     pub(crate) streams: Streams,
+    pub(crate) changes: Changes,
 }
 
 /// What one shard has noted.
@@ -45,6 +48,8 @@ pub(crate) struct Watch {
     pub(crate) sizes: Sizes,
     /// Keys with a smaller hash are in a stream; 0 = there is none.
     pub(crate) streamed_below: u64,
+    /// Keys whose changes are told.
+    pub(crate) audited: HashWindow,
     pub(crate) observers: Arc<Observers>,
 }
 
@@ -58,6 +63,7 @@ impl Watch {
             hot: HotKeys::new(places, now_ms),
             sizes: Sizes::new(places),
             streamed_below: 0,
+            audited: HashWindow::NONE,
             observers: Arc::clone(observers),
         }
     }
