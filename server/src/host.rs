@@ -1,5 +1,6 @@
 //! The world as commands see it: this node.
 
+use crate::audit::Auditor;
 use crate::behind::{self, Behind};
 use crate::config::live::Changed;
 use crate::info;
@@ -7,8 +8,8 @@ use crate::load;
 use crate::node::Node;
 use bytes::Bytes;
 use leasehold_command::{
-    Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule, ReplyError,
-    View,
+    AuditView, Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule,
+    ReplyError, View, ViolationView,
 };
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
 use std::cell::Cell;
@@ -129,6 +130,18 @@ impl Host for NodeHost {
 
     fn drop_letters(&self, loader: &[u8]) -> Result<u64, String> {
         self.node.behind.get().ok_or_else(|| NO_JOURNAL.to_owned())?.drop_letters(loader)
+    }
+
+    fn audits(&self) -> Option<Vec<AuditView>> {
+        Some(self.node.auditor.as_ref()?.views())
+    }
+
+    fn violations(&self) -> Option<Vec<ViolationView>> {
+        Some(self.node.auditor.as_ref()?.violations(&self.node))
+    }
+
+    fn reset_audit(&self) -> bool {
+        self.node.auditor.as_ref().map(Auditor::reset).is_some()
     }
 
     fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {

@@ -1,6 +1,6 @@
 //! The text of INFO. Field names and sections are Redis's, because monitoring reads them; what Redis has and we do not is 0 where
 //! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases,
-//! Loaders, Feeds, Prefixes and Whatif.
+//! Loaders, Feeds, Auditor, Prefixes and Whatif.
 
 use crate::node::Node;
 use leasehold_command::table;
@@ -33,6 +33,7 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("leases", true, leases),
     ("loaders", true, loaders),
     ("feeds", true, feeds),
+    ("auditor", true, auditor),
     ("prefixes", false, prefixes),
     ("keysizes", false, keysizes),
     ("whatif", false, whatif),
@@ -474,6 +475,19 @@ fn feeds(text: &mut String, node: &Node) {
             write!(counters, ",{name}={value}").expect("a String takes every write");
         }
         line(text, format_args!("feed_{}:state={state}{counters}", view.name));
+    }
+}
+
+/// A line for the auditor, and one for each loader that it audits.
+fn auditor(text: &mut String, node: &Node) {
+    let Some(auditor) = &node.auditor else { return line(text, format_args!("auditor:state=off")) };
+    let fields = auditor.fields().map(|(name, value)| format!("{name}={value}"));
+    line(text, format_args!("auditor:{}", fields.join(",")));
+    for view in auditor.views() {
+        let texts = view.texts.iter().map(|(name, value)| format!("{name}={value}"));
+        let counters = view.counters.iter().map(|(name, count)| format!("{name}={count}"));
+        let fields: Vec<String> = texts.chain(counters).collect();
+        line(text, format_args!("audit_{}:{}", view.loader, fields.join(",")));
     }
 }
 

@@ -11,6 +11,7 @@
 //! still good. Leases keep a key from being loaded twice; when a token was revoked during its load and the key is wanted again,
 //! both answers may come from one query only if that began after the second token was issued.
 
+pub(crate) mod audit;
 mod breaker;
 mod counters;
 mod gate;
@@ -77,6 +78,8 @@ pub(crate) struct LoaderDesk {
     /// Loads given to the queue and not taken into a query yet; at most `queue_max`.
     queued: AtomicUsize,
     gate: Gate,
+    /// One for each query under way.
+    permits: Arc<Semaphore>,
     counters: LoadCounters,
     pace: Pace,
     writes: write::Writes,
@@ -129,6 +132,7 @@ impl Loaders {
                 let source = source.unwrap_or_else(|| Arc::new(Guard::new("source", &config.source, config.breaker)));
                 LoaderDesk {
                     gate: Gate::new(guard, source),
+                    permits: Arc::new(Semaphore::new(config.concurrency_max.max(1))),
                     prefix: config.key_prefix(),
                     policy: LoaderPolicy {
                         loader: index as u32,
@@ -417,17 +421,16 @@ fn no_loader(loader: u32) -> String {
 async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
     let _vital = Vital("scheduler of loads");
     let desk = &node.loaders.list[index];
-    let permits = Arc::new(Semaphore::new(desk.config.concurrency_max.max(1)));
     let batch_max = desk.loader.batch_max().max(1);
     // Taken from the queue; the rest of a group longer than a query begins the next.
     let mut waiting = VecDeque::new();
     loop {
-        // The permit first: what comes while all are taken shares the next query.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         if waiting.is_empty() {
             let Some(group) = queue.recv().await else { return };
             waiting.extend(group);
         }
+        // The permit before the rest: what comes while all are taken shares the next query.
+        let Ok(permit) = Arc::clone(&desk.permits).acquire_owned().await else { return };
         // What is there already goes along, whatever the window.
         while waiting.len() < batch_max
             && let Ok(group) = queue.try_recv()
@@ -559,6 +562,7 @@ fn group_by_key(batch: Vec<Job>) -> (Vec<Bytes>, Vec<Vec<Job>>) {
 /// Ends the lease of one job with the answer for its key.
 fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Loaded, timed_out: bool) {
     let Load { db, key, token, .. } = &job.load;
+    turn.actor = audit::actor(job.load.cause);
     let counters = &desk.counters;
     let named: Vec<Tag>;
     let (answer, is_behind) = match answer {

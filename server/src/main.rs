@@ -3,6 +3,7 @@
 //! Ends with 0 when all went well, 1 when the configuration is wrong (or `--ping` got no answer), 2 when the server could
 //! not start or failed. Wrong arguments end with 2 as well, as clap has it.
 
+mod audit;
 mod batch;
 mod behind;
 mod cli;

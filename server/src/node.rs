@@ -1,5 +1,6 @@
 //! What all threads of the process share.
 
+use crate::audit::Auditor;
 use crate::behind::Behind;
 use crate::clients::Cards;
 use crate::clock::Clock;
@@ -27,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) live: LiveConfig,
     pub(crate) loaders: Loaders,
     pub(crate) feeds: Feeds,
+    /// `None` without `[auditor]`.
+    pub(crate) auditor: Option<Auditor>,
     /// Set once at start if there is a journal.
     pub(crate) behind: OnceLock<Behind>,
     /// One per reactor thread; `Waiter::thread` is the index.
@@ -98,9 +101,10 @@ impl Node {
         Self {
             threads: threads.collect(),
             run_id: format!("{:016x}{:016x}{:08x}", run[0], run[1], run[2] >> 32),
-            clock,
             keyspace,
             feeds: Feeds::new(&config),
+            auditor: Auditor::new(&config, clock.now_ms()),
+            clock,
             behind: OnceLock::new(),
             config,
             live,

@@ -6,6 +6,7 @@
 //! reactor-0 … reactor-N: connections, commands ─────────────────┘◄───────┘
 //! ```
 
+use crate::audit;
 use crate::behind;
 use crate::config::live::LiveConfig;
 use crate::config::{Config, LoaderConfig};
@@ -71,6 +72,7 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
         if let Some((behind, journal, orders)) = behind {
             behind::start(&node, behind, journal, orders)?;
         }
+        audit::start(&node);
     }
     if node.config.huge_pages {
         pages::start(Arc::downgrade(&node));

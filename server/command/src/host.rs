@@ -146,6 +146,21 @@ pub trait Host {
         Err(NO_JOURNAL.to_owned())
     }
 
+    /// What the auditor has counted, by loader; `None`: there is no auditor.
+    fn audits(&self) -> Option<Vec<AuditView>> {
+        None
+    }
+
+    /// The violations that the auditor keeps, newest first; `None`: there is no auditor.
+    fn violations(&self) -> Option<Vec<ViolationView>> {
+        None
+    }
+
+    /// Has the auditor forget what it has counted and kept. `false`: there is none.
+    fn reset_audit(&self) -> bool {
+        false
+    }
+
     // Configuration.
 
     /// `CONFIG GET`: name and value of each option whose name (Redis's or ours) matches one of the glob patterns.
@@ -224,6 +239,36 @@ pub struct LetterView {
     pub parked_at_ms: u64,
     /// What the source said.
     pub reason: String,
+}
+
+/// What the auditor has counted of a loader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditView {
+    /// The name of the loader.
+    pub loader: String,
+    /// Shares, in order.
+    pub texts: Vec<(String, String)>,
+    /// Counters, in order.
+    pub counters: Vec<(String, i64)>,
+}
+
+/// An entry that was not what its source had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViolationView {
+    /// The name of the loader.
+    pub loader: String,
+    /// The key.
+    pub key: Bytes,
+    /// Fields that are texts, in order.
+    pub texts: Vec<(&'static str, String)>,
+    /// Fields that are numbers, in order; -1 stands for none.
+    pub numbers: Vec<(&'static str, i64)>,
+    /// The value that was cached, if it is to be shown.
+    pub cached_value: Option<Bytes>,
+    /// The value of the source, if it is to be shown.
+    pub source_value: Option<Bytes>,
+    /// What became of the key lately, oldest first: each a time in ms since 1970 and words.
+    pub history: Vec<String>,
 }
 
 /// The error where nothing is written behind.

@@ -7,7 +7,7 @@
 
 use crate::error::ReplyError;
 use crate::spec::{Keys, Spec};
-use crate::{bitmap, connection, feed, generic, lease, loader, server, string};
+use crate::{audit, bitmap, connection, feed, generic, lease, loader, server, string};
 use leasehold_protocol::Request;
 
 /// Longest name of a command in bytes; subcommands may be longer.
@@ -16,7 +16,7 @@ pub const NAME_BYTES_MAX: usize = 16;
 /// Longest key in bytes that a command accepts.
 pub const KEY_BYTES_MAX: usize = 65_535;
 
-static GROUPS: [&[&Spec]; 8] = [
+static GROUPS: [&[&Spec]; 9] = [
     connection::SPECS,
     generic::SPECS,
     string::SPECS,
@@ -24,6 +24,7 @@ static GROUPS: [&[&Spec]; 8] = [
     lease::SPECS,
     loader::SPECS,
     feed::SPECS,
+    audit::SPECS,
     server::SPECS,
 ];
 

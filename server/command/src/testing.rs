@@ -4,7 +4,9 @@ use crate::client::Client;
 use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
-use crate::host::{ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View};
+use crate::host::{
+    AuditView, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View, ViolationView,
+};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
@@ -117,6 +119,7 @@ pub(crate) struct FakeHost {
     pub(crate) orders: RefCell<Vec<(Vec<u8>, LoaderOrder)>>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
+    pub(crate) audited: RefCell<Option<(Vec<AuditView>, Vec<ViolationView>)>>,
 }
 
 impl Host for FakeHost {
@@ -155,6 +158,18 @@ impl Host for FakeHost {
 
     fn test_load(&self, _: Db, _: &[u8], _: Waiter) -> Result<(), String> {
         Err("ERR no loader matches".to_owned())
+    }
+
+    fn audits(&self) -> Option<Vec<AuditView>> {
+        self.audited.borrow().as_ref().map(|(audits, _)| audits.clone())
+    }
+
+    fn violations(&self) -> Option<Vec<ViolationView>> {
+        self.audited.borrow().as_ref().map(|(_, violations)| violations.clone())
+    }
+
+    fn reset_audit(&self) -> bool {
+        self.audited.borrow_mut().as_mut().map(|(_, violations)| violations.clear()).is_some()
     }
 
     fn config_get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {

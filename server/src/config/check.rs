@@ -2,7 +2,7 @@
 
 use super::parse::{Places, Section, nearest};
 use super::problem::{Level, Problem};
-use super::text::{show_bytes, show_duration};
+use super::text::{parse_duration, show_bytes, show_duration};
 use super::{Config, FeedConfig, LoaderConfig, WriteMode};
 use crate::feed::mapping_of;
 use leasehold_command::ServeStale;
@@ -77,6 +77,35 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         let option = if found.places.is_set(&Section::Journal, "max_bytes") { "max_bytes" } else { "segment_bytes" };
         let text = format!("max_bytes must be at least twice segment_bytes ({least}): a file goes only as a whole");
         found.error(&Section::Journal, option, text);
+    }
+    auditor_rules(config, &mut found);
+}
+
+fn auditor_rules(config: &Config, found: &mut Findings<'_>) {
+    const SCALES_MAX: usize = 4;
+    const SCALE_MIN: Duration = Duration::from_millis(100);
+    const SCALE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+    let (section, auditor) = (Section::Auditor, &config.auditor);
+    if !auditor.is_on {
+        return;
+    }
+    let is_scale =
+        |scale: &&String| parse_duration(scale).is_some_and(|scale| (SCALE_MIN..=SCALE_MAX).contains(&scale));
+    let allowed = format!("allowed: up to {SCALES_MAX} durations from 100ms to 1d, each longer than the one before");
+    if let Some(wrong) = auditor.after.iter().find(|scale| !is_scale(scale)) {
+        found.error(&section, "after", format!("{wrong:?} is not such a duration; {allowed}"));
+    } else if auditor.after.is_empty()
+        || auditor.after.len() > SCALES_MAX
+        || !auditor.scales().is_sorted_by(|a, b| a < b)
+    {
+        found.error(&section, "after", format!("{:?} are not such durations; {allowed}", auditor.after));
+    }
+    for loader in &auditor.exclude {
+        let known = config.loaders.iter().map(|loader| loader.settings.name.as_str());
+        found.must_exist(&section, "exclude", "loaders", loader, known);
+    }
+    if config.loaders.is_empty() {
+        found.warning(&section, "", "there is no loader to audit".to_owned());
     }
 }
 

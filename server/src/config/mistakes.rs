@@ -145,6 +145,8 @@ fn each_mistake_is_told_with_place_reason_and_range() {
             ],
         ),
         ("[stuff]\nx = 1", &["x.toml:1:2: stuff: unknown option; `leasehold --print-config` lists all of them"]),
+        ("[auditor]", &["x.toml:1:2: warning: auditor: there is no loader to audit"]),
+        ("auditor = 5", &["x.toml:1:1: auditor: must be a table; write [auditor] and its options below"]),
         ("port = ", &["x.toml:1:8: is not TOML: string values must be quoted, expected literal string"]),
         ("port = 1\nport = 2", &["x.toml:2:1: is not TOML: duplicate key"]),
     ];
@@ -231,6 +233,31 @@ fn each_mistake_of_a_loader_is_told() {
             ],
         ),
         ("[loaders.other]\nmatch = \"user:{name}\"\nsource = \"main\"\nsql = \"SELECT 1\"\ndb = 1", &[]),
+        ("[auditor]\nafter = [\"100ms\", \"1s\", \"1m\", \"1d\"]", &[]),
+        (
+            "[auditor]\nrate = 0",
+            &["x.toml:8:8: auditor.rate: 0 is out of range; allowed: a whole number from 1 to 10000"],
+        ),
+        (
+            "[auditor]\nafter = [\"1s\", \"soon\"]",
+            &[
+                "x.toml:8:9: auditor.after: \"soon\" is not such a duration; allowed: up to 4 durations from 100ms to 1d, each \
+               longer than the one before",
+            ],
+        ),
+        (
+            "[auditor]\nafter = [\"1m\", \"1s\"]",
+            &[
+                "x.toml:8:9: auditor.after: [\"1m\", \"1s\"] are not such durations; allowed: up to 4 durations from 100ms to 1d, \
+               each longer than the one before",
+            ],
+        ),
+        (
+            "[auditor]\nexclude = [\"usr\"]",
+            &["x.toml:8:11: auditor.exclude: there is no [loaders.usr]; did you mean \"user\"?"],
+        ),
+        ("[auditor]\nexclude = \"user\"", &[]),
+        ("[auditor]\nrates = 5", &["x.toml:8:1: auditor.rates: unknown option; did you mean \"rate\"?"]),
         (
             "[sources.both]\nurl = \"sqlite:y\"\nurl_file = \"x.toml\"\n[loaders.other]\nmatch = \"x:{id}\"\nsource = \
              \"both\"\nsql = \"SELECT 1\"",
@@ -272,7 +299,7 @@ fn all_mistakes_of_a_run_are_told_at_once_in_order() {
             "x.toml:5:1: sources.main.max_conections: unknown option; did you mean \"max_connections\"?",
             "--set prot: prot: unknown option; did you mean \"port\"?",
             "--set sources.main: is not complete; write sources.NAME.OPTION=VALUE",
-            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\"",
+            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\", \"auditor\"",
             "--set threads: threads: \"0\" is out of range; allowed: a whole number from 1 to 256, or \"auto\"",
         ]
     );

@@ -64,6 +64,7 @@ pub(crate) struct Config {
     /// In the order of the file.
     pub feeds: Vec<FeedConfig>,
     pub journal: JournalConfig,
+    pub auditor: AuditorConfig,
 }
 
 impl Config {
@@ -281,6 +282,31 @@ impl JournalConfig {
             segment_bytes: self.segment_bytes,
             bytes_max: self.bytes_max,
         })
+    }
+}
+
+/// How the cache is compared with the sources: `[auditor]`.
+#[derive(Clone, Debug)]
+pub(crate) struct AuditorConfig {
+    /// Whether there is an `[auditor]`.
+    pub is_on: bool,
+    /// Entries a second.
+    pub rate: u32,
+    /// The scales of time as they were written; see [`AuditorConfig::scales`].
+    pub after: Vec<String>,
+    /// Names of loaders that are left alone; they exist.
+    pub exclude: Vec<String>,
+    /// Keys whose history is kept.
+    pub keys_max: usize,
+    /// Violations that are kept.
+    pub violations_max: usize,
+    pub shows_values: bool,
+}
+
+impl AuditorConfig {
+    /// How long an entry must have differed to be reported. What is no duration is left out, which `check` has told.
+    pub(crate) fn scales(&self) -> Vec<Duration> {
+        self.after.iter().filter_map(|scale| text::parse_duration(scale)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Reading never stops at a mistake: each is kept with its place, and the rest is read on. So a run of `--check-config`
 //! tells everything that is wrong. Nothing is guessed: an unknown name is an error, with the nearest known one.
 
-use super::options::{self, FEED, JOURNAL, LOADER, SOURCE};
+use super::options::{self, AUDITOR, FEED, JOURNAL, LOADER, SOURCE};
 use super::problem::{File, Level, Place, Problem};
 use super::spec::{Default, Kind, Spec, Value, Wrong};
 use super::{Config, check};
@@ -78,6 +78,7 @@ pub(crate) enum Section {
     Loader(String),
     Feed(String),
     Journal,
+    Auditor,
 }
 
 impl Section {
@@ -90,6 +91,7 @@ impl Section {
             Self::Loader(name) => format!("loaders.{name}{dot}{option}"),
             Self::Feed(name) => format!("feeds.{name}{dot}{option}"),
             Self::Journal => format!("journal{dot}{option}"),
+            Self::Auditor => format!("auditor{dot}{option}"),
         }
     }
 }
@@ -158,22 +160,25 @@ impl Reader {
             let name: &str = key.get_ref();
             match name {
                 "sources" | "loaders" | "feeds" => self.sections(document, name, key, value),
-                "journal" => self.journal(document, key, value),
+                "journal" => self.single(document, &Section::Journal, key, value),
+                "auditor" => self.single(document, &Section::Auditor, key, value),
                 _ => self.option(document, &Section::Server, key, value),
             }
         }
     }
 
-    /// All of `[journal]`.
-    fn journal(&mut self, document: &Document, key: &Spanned<Key<'_>>, value: &Spanned<DeValue<'_>>) {
+    /// All of `[journal]` or `[auditor]`.
+    fn single(&mut self, document: &Document, section: &Section, key: &Spanned<Key<'_>>, value: &Spanned<DeValue<'_>>) {
         let place = document.place(key.span());
         let DeValue::Table(options) = value.get_ref() else {
-            let text = "must be a table; write [journal] and its options below".to_owned();
-            return self.problem(place, "journal".to_owned(), text);
+            let name = section.qualified("");
+            let text = format!("must be a table; write [{name}] and its options below");
+            return self.problem(place, name, text);
         };
-        self.places.by_section.entry(Section::Journal).or_insert(place);
+        self.config.auditor.is_on |= *section == Section::Auditor;
+        self.places.by_section.entry(section.clone()).or_insert(place);
         for (key, value) in in_order(options) {
-            self.option(document, &Section::Journal, key, value);
+            self.option(document, section, key, value);
         }
     }
 
@@ -261,9 +266,13 @@ impl Reader {
                 }
             }
             Some(("journal", option)) => (Section::Journal, option),
+            Some(("auditor", option)) => {
+                self.config.auditor.is_on = true;
+                (Section::Auditor, option)
+            }
             Some((group, _)) => {
                 let text = format!(
-                    "{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\""
+                    "{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\", \"auditor\""
                 );
                 return self.problem(Place::Argument(named), String::new(), text);
             }
@@ -293,6 +302,7 @@ impl Reader {
                 feed.and_then(|feed| set_from(FEED.iter(), name, feed, &written, origin.folder))
             }
             Section::Journal => set_from(JOURNAL.iter(), name, &mut self.config.journal, &written, origin.folder),
+            Section::Auditor => set_from(AUDITOR.iter(), name, &mut self.config.auditor, &written, origin.folder),
         };
         self.places.by_option.insert((section.clone(), name.to_owned()), origin.place.clone());
         if let Some(Err((kind, wrong))) = result {
@@ -493,7 +503,7 @@ fn required_of(section: &Section) -> Vec<(&'static str, &'static str)> {
     match section {
         Section::Loader(_) => LOADER.iter().filter_map(required).collect(),
         Section::Feed(_) => FEED.iter().filter_map(required).collect(),
-        Section::Server | Section::Source(_) | Section::Journal => Vec::new(),
+        Section::Server | Section::Source(_) | Section::Journal | Section::Auditor => Vec::new(),
     }
 }
 
@@ -505,6 +515,7 @@ fn names_of(section: &Section) -> Vec<&'static str> {
         Section::Loader(_) => LOADER.iter().map(|option| option.name).collect(),
         Section::Feed(_) => FEED.iter().map(|option| option.name).collect(),
         Section::Journal => JOURNAL.iter().map(|option| option.name).collect(),
+        Section::Auditor => AUDITOR.iter().map(|option| option.name).collect(),
     }
 }
 
@@ -523,6 +534,7 @@ fn known(section: &Section, name: &str) -> Result<(), String> {
         (Section::Loader(String::new()), "[loaders.NAME]"),
         (Section::Feed(String::new()), "[feeds.NAME]"),
         (Section::Journal, "[journal]"),
+        (Section::Auditor, "[auditor]"),
     ];
     if let Some((_, owner)) = elsewhere.iter().find(|(other, _)| names_of(other).contains(&name)) {
         return Err(format!("is an option of {owner}"));

@@ -3,7 +3,7 @@
 //! Each option stands commented out with its default, or an example where it has none, as `#name = value`; explanations
 //! begin with `# `. So a file with each `#name` uncommented is a valid configuration, which a test holds true.
 
-use super::options::{FEED, GROUPS, JOURNAL, LOADER, SOURCE};
+use super::options::{AUDITOR, FEED, GROUPS, JOURNAL, LOADER, SOURCE};
 use super::spec::{Change, Default, Kind, Spec};
 use std::fmt::Write;
 
@@ -51,6 +51,11 @@ pub(crate) fn conf() -> String {
     heading(&mut out, "The journal: where writes that are behind wait for their source");
     out.push_str("#[journal]\n");
     for option in JOURNAL {
+        entry(&mut out, option);
+    }
+    heading(&mut out, "The auditor: whether the cache is what the sources are");
+    out.push_str("#[auditor]\n");
+    for option in AUDITOR {
         entry(&mut out, option);
     }
     out

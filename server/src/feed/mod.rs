@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::vital::Vital;
 use cover::{Cover, cover_is_stale};
 use leasehold_command::View;
-use leasehold_keyspace::Invalidation;
+use leasehold_keyspace::{Actor, Invalidation};
 use leasehold_loader_api::feed::{Batch, Gap, Notice};
 use leasehold_loader_sql::{NOTICES_MAX, Source, Template, run_feed};
 pub(crate) use mapping::Mapping;
@@ -41,6 +41,8 @@ pub(crate) struct Feeds {
 }
 
 struct FeedDesk {
+    /// In the configuration.
+    place: u32,
     config: FeedConfig,
     mapping: Mapping,
     covers: Vec<Cover>,
@@ -94,10 +96,11 @@ enum Phase {
 impl Feeds {
     /// The feeds of a configuration that was checked.
     pub(crate) fn new(config: &Config) -> Self {
-        let desk = |feed: &FeedConfig| {
+        let desk = |(place, feed): (usize, &FeedConfig)| {
             let is_covered = |loader: &&LoaderConfig| feed.loaders.contains(&loader.settings.name);
             let covered = config.loaders.iter().filter(is_covered);
             FeedDesk {
+                place: place as u32,
                 mapping: mapping_of(config, feed).unwrap_or_else(|_| Mapping::whole()),
                 covers: covered.map(Cover::new).collect(),
                 config: feed.clone(),
@@ -105,7 +108,7 @@ impl Feeds {
                 state: Mutex::default(),
             }
         };
-        Self { list: config.feeds.iter().map(desk).collect() }
+        Self { list: config.feeds.iter().enumerate().map(desk).collect() }
     }
 
     /// For `FEED LIST`, `FEED STATS` and INFO.
@@ -190,6 +193,7 @@ impl FeedDesk {
             while keys.len() > 0 {
                 let mut hits = 0;
                 load::end(node, |turn| {
+                    turn.actor = Actor::Feed(self.place);
                     for (db, key) in keys.by_ref().take(KEYS_PER_TURN) {
                         let soft = Invalidation::Soft { stale_ms: None };
                         hits += u64::from(node.keyspace.invalidate(turn, *db, key, soft, None));

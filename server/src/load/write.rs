@@ -113,6 +113,7 @@ async fn write(node: &Arc<Node>, index: usize, db: Db, changes: Vec<Change>, wai
     let written = desk.loader.write(changes).await;
     if matches!(written, Ok(_) | Err(api::WriteError::Unknown(_))) {
         end(node, |turn| {
+            turn.actor = leasehold_keyspace::Actor::Write;
             for key in &keys {
                 node.keyspace.update(turn, db, key, |slot| slot.remove());
             }

@@ -1,16 +1,18 @@
 //! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`, those of `[feeds.NAME]`,
-//! those of `[journal]`.
+//! those of `[journal]` and of `[auditor]`.
 //!
 //! Redis's names and units where Redis has the option. An option of Redis that means nothing here (`save`, `appendonly`,
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
 //! setting it is an error rather than a promise.
 
+mod auditing;
 mod breaking;
 mod feeding;
 mod journaling;
 mod loading;
 mod server;
 
+pub(crate) use auditing::AUDITOR;
 pub(crate) use feeding::{FEED, VIA_NAMES, VIAS};
 pub(crate) use journaling::JOURNAL;
 pub(crate) use loading::{LOADER, SOURCE};
@@ -18,8 +20,8 @@ pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
 use super::{
-    BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, RefreshMode, Secret,
-    WriteMode,
+    AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel,
+    RefreshMode, Secret, WriteMode,
 };
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
@@ -117,6 +119,7 @@ impl std::default::Default for Config {
             loaders: Vec::new(),
             feeds: Vec::new(),
             journal: journal(),
+            auditor: auditor(),
         };
         fill_defaults(server_options(), &mut config);
         config
@@ -138,6 +141,21 @@ fn journal() -> JournalConfig {
     };
     fill_defaults(JOURNAL.iter(), &mut journal);
     journal
+}
+
+/// An auditor with the defaults of the table, and off.
+fn auditor() -> AuditorConfig {
+    let mut auditor = AuditorConfig {
+        is_on: false,
+        rate: 0,
+        after: Vec::new(),
+        exclude: Vec::new(),
+        keys_max: 0,
+        violations_max: 0,
+        shows_values: false,
+    };
+    fill_defaults(AUDITOR.iter(), &mut auditor);
+    auditor
 }
 
 /// A source of this name with the defaults of the table.
@@ -261,6 +279,7 @@ mod tests {
         defaults_round_trip(LOADER.iter(), &mut loader_named("a"));
         defaults_round_trip(FEED.iter(), &mut feed_named("a"));
         defaults_round_trip(JOURNAL.iter(), &mut journal());
+        defaults_round_trip(AUDITOR.iter(), &mut auditor());
     }
 
     #[test]
@@ -270,6 +289,7 @@ mod tests {
         rows_have_a_field_each(&LOADER.iter().collect::<Vec<_>>(), || loader_named("a"));
         rows_have_a_field_each(&FEED.iter().collect::<Vec<_>>(), || feed_named("a"));
         rows_have_a_field_each(&JOURNAL.iter().collect::<Vec<_>>(), journal);
+        rows_have_a_field_each(&AUDITOR.iter().collect::<Vec<_>>(), auditor);
     }
 
     #[test]
@@ -279,7 +299,8 @@ mod tests {
         let loader: Vec<&str> = LOADER.iter().map(|option| option.name).collect();
         let feed: Vec<&str> = FEED.iter().map(|option| option.name).collect();
         let journal: Vec<&str> = JOURNAL.iter().map(|option| option.name).collect();
-        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_'), (journal, b'_')];
+        let auditor: Vec<&str> = AUDITOR.iter().map(|option| option.name).collect();
+        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_'), (journal, b'_'), (auditor, b'_')];
         for (names, joint) in groups {
             let mut unique = names.clone();
             unique.sort_unstable();
@@ -297,7 +318,8 @@ mod tests {
             .chain(SOURCE.iter().map(|option| (option.name, option.doc)))
             .chain(LOADER.iter().map(|option| (option.name, option.doc)))
             .chain(FEED.iter().map(|option| (option.name, option.doc)))
-            .chain(JOURNAL.iter().map(|option| (option.name, option.doc)));
+            .chain(JOURNAL.iter().map(|option| (option.name, option.doc)))
+            .chain(AUDITOR.iter().map(|option| (option.name, option.doc)));
         for (name, doc) in docs {
             assert!(doc.ends_with('.') && !doc.contains("  ") && doc.len() < 400, "{name}: {doc}");
         }
