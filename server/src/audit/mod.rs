@@ -514,3 +514,6 @@ impl State {
         self.ledger.report(violation);
     }
 }
+
+#[cfg(test)]
+mod tests;

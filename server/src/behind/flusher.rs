@@ -165,6 +165,7 @@ impl Flusher {
         let (node, desk, behind) = (&self.node, &self.desk, self.behind());
         let mut gone = 0;
         load::end(node, |turn| {
+            turn.actor = leasehold_keyspace::Actor::Write;
             for due in part {
                 let mut pending = lock(&desk.pending);
                 if pending.remove(due.number, &due.key) {
