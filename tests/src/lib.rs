@@ -14,12 +14,14 @@
 pub mod certificates;
 pub mod client;
 pub mod database;
+pub mod fed;
 pub mod groups;
 pub mod mariadb;
 pub mod mysql;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod race;
 pub mod random;
 pub mod redis_server;
 pub mod reply;

@@ -111,13 +111,22 @@ impl Postgres {
     /// The server that the tests of one binary share; it ends with the last of them. Each test makes its own database.
     #[must_use]
     pub fn shared(group: &str) -> Option<Arc<Self>> {
+        Self::shared_with(group, &[])
+    }
+
+    /// As [`Postgres::shared`], with settings (`name=value`): the same in all tests of the binary.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    #[must_use]
+    pub fn shared_with(group: &str, settings: &[&str]) -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
         // A test that panicked while it started the server leaves nothing here.
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = shared.upgrade() {
             return Some(running);
         }
-        let started = Arc::new(Self::start(group)?);
+        let started = Arc::new(Self::start_with(group, settings, |_| {})?);
         *shared = Arc::downgrade(&started);
         Some(started)
     }
