@@ -56,11 +56,18 @@ impl Fed {
         self.client.feed_counter("users", counter)
     }
 
-    /// Nobody can connect to the database any more; or everybody again.
-    ///
-    /// # Panics
-    /// If there is no other database to do that from.
-    pub fn allow_connections(&mut self, allowed: bool) {
+    /// Nobody can connect to the database, and the server's connections end.
+    pub fn shut_out(&mut self) {
+        self.allow_connections(false);
+        self.throw_out();
+    }
+
+    /// Everybody can connect again.
+    pub fn let_in(&mut self) {
+        self.allow_connections(true);
+    }
+
+    fn allow_connections(&mut self, allowed: bool) {
         let path = self.url.rsplit('/').next().expect("a URL has a path");
         let name = path.split('?').next().expect("a split has a first part");
         let keeper = self.keeper.as_mut().expect("a database beside ours");

@@ -1,12 +1,11 @@
 //! What changes in PostgreSQL reaches the cache by a feed alone: nobody deletes a key. The outbox is made by the SQL that
 //! `leasehold sql outbox` prints.
 
+use leasehold_tests::fed::{Fed, lags, user};
 use leasehold_tests::server::binary;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Database, Postgres, Server, Value, groups};
+use leasehold_tests::{Database, Postgres, Server, Value, groups};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 const GROUP: &str = "feeds";
 
@@ -51,82 +50,25 @@ fn outbox_sql() -> String {
     String::from_utf8(output.stdout).expect("SQL is text")
 }
 
-struct Setup {
-    client: Client,
-    _server: Server,
-    database: Database,
-    url: String,
-    /// A connection to another database, from which ours can be closed and opened.
-    keeper: Option<Database>,
-    _postgres: Option<Arc<Postgres>>,
+/// A server whose feed has begun, on a database of its own.
+fn new(feed: &str) -> Option<Fed> {
+    let postgres = Postgres::shared(GROUP)?;
+    Some(Fed::on_a_new_database(postgres, &schema(), |url| conf(url, feed)))
 }
 
-impl Setup {
-    /// A server whose feed has begun.
-    fn new(feed: &str) -> Option<Self> {
-        let postgres = Postgres::shared(GROUP)?;
-        let url = postgres.new_database();
-        let keeper = Some(Database::connect(&postgres.url()));
-        Some(Self { keeper, _postgres: Some(postgres), ..Self::on(&url, feed) })
-    }
-
-    fn on(url: &str, feed: &str) -> Self {
-        let mut database = Database::connect(url);
-        database.run(SCHEMA);
-        database.run(&outbox_sql());
-        let server = Server::options().conf(conf(url, feed)).start();
-        let mut client = server.client();
-        until("the feed has begun", || client.feed_field("state") == "ok");
-        Self { client, _server: server, database, url: url.to_owned(), keeper: None, _postgres: None }
-    }
-
-    fn get(&mut self, id: i64) -> Value {
-        self.client.command(&["GET", &format!("user:{id}")])
-    }
-
-    fn until_seen(&mut self, id: i64, value: &Value) {
-        until("the change is seen", || self.get(id) == *value);
-    }
-
-    fn stat(&mut self, counter: &str) -> i64 {
-        self.client.feed_counter("users", counter)
-    }
-
-    /// Nobody of Leasehold's can connect to the database, and those who had are thrown out.
-    fn shut_out(&mut self) {
-        self.allow_connections(false);
-        self.throw_out();
-    }
-
-    fn let_in(&mut self) {
-        self.allow_connections(true);
-    }
-
-    fn allow_connections(&mut self, allowed: bool) {
-        let keeper = self.keeper.as_mut().expect("a database beside ours");
-        keeper.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allowed}", database_of(&self.url)));
-    }
-
-    fn throw_out(&mut self) {
-        self.database.number(
-            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
-             WHERE application_name = 'leasehold' AND datname = current_database()",
-        );
-    }
+/// A server whose feed has begun, on this database.
+fn on(url: &str, feed: &str) -> Fed {
+    Database::connect(url).run(&schema());
+    Fed::start(url, &conf(url, feed))
 }
 
-fn database_of(url: &str) -> &str {
-    let path = url.rsplit('/').next().expect("a URL has a path");
-    path.split('?').next().expect("a split has a first part")
-}
-
-fn user(id: i64, name: &str) -> Value {
-    Value::bulk(format!(r#"{{"id":{id},"name":"{name}"}}"#))
+fn schema() -> String {
+    format!("{SCHEMA}\n{}", outbox_sql())
 }
 
 #[test]
 fn updates_deletes_inserts_and_moved_keys_are_seen() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     assert_eq!((setup.get(1), setup.get(2), setup.get(3)), (user(1, "user 1"), user(2, "user 2"), user(3, "user 3")));
     assert!(setup.get(77).is_null() && setup.get(78).is_null(), "there are no such rows, which is remembered");
     setup.database.run("UPDATE users SET name = 'ann' WHERE id = 1");
@@ -144,7 +86,7 @@ fn updates_deletes_inserts_and_moved_keys_are_seen() {
 
 #[test]
 fn a_transaction_that_rolls_back_tells_nothing() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     assert_eq!((setup.get(1), setup.get(2)), (user(1, "user 1"), user(2, "user 2")));
     setup.database.run("BEGIN; UPDATE users SET name = 'no' WHERE id = 1; ROLLBACK");
     setup.database.run(
@@ -157,7 +99,7 @@ fn a_transaction_that_rolls_back_tells_nothing() {
 
 #[test]
 fn a_transaction_that_commits_after_a_later_one_is_seen_and_holds_nobody_back() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     assert_eq!((setup.get(1), setup.get(2)), (user(1, "user 1"), user(2, "user 2")));
     let mut slow = Database::connect(&setup.url);
     slow.run("BEGIN; UPDATE users SET name = 'late' WHERE id = 1");
@@ -176,7 +118,7 @@ fn a_transaction_that_commits_after_a_later_one_is_seen_and_holds_nobody_back() 
 
 #[test]
 fn a_truncate_makes_all_stale() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     for id in 1..=20 {
         assert_eq!(setup.get(id), user(id, &format!("user {id}")));
     }
@@ -192,7 +134,7 @@ fn a_truncate_makes_all_stale() {
 
 #[test]
 fn a_lost_connection_loses_nothing_that_the_outbox_still_has() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     for round in 0..3 {
         assert_ne!(setup.get(1), Value::Null);
         setup.shut_out();
@@ -208,7 +150,7 @@ fn a_lost_connection_loses_nothing_that_the_outbox_still_has() {
 fn rows_that_were_purged_unread_make_all_stale_and_rows_that_were_read_do_not() {
     // A server of its own: a transaction that is open in any of its databases would make the feed more careful than it is here.
     let Some(postgres) = Postgres::start(GROUP) else { return };
-    let mut setup = Setup::on(&postgres.new_database(), OUTBOX);
+    let mut setup = on(&postgres.new_database(), OUTBOX);
     setup.keeper = Some(Database::connect(&postgres.url()));
     assert_eq!((setup.get(1), setup.get(2)), (user(1, "user 1"), user(2, "user 2")));
     setup.database.run("UPDATE users SET name = 'ann' WHERE id = 1");
@@ -236,7 +178,7 @@ fn rows_that_were_purged_unread_make_all_stale_and_rows_that_were_read_do_not() 
 
 #[test]
 fn a_trigger_that_was_off_is_a_gap() {
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
+    let Some(mut setup) = new(OUTBOX) else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
     setup.database.run("ALTER TABLE users DISABLE TRIGGER leasehold_outbox");
     setup.database.run("UPDATE users SET name = 'unseen' WHERE id = 1");
@@ -252,7 +194,7 @@ fn a_trigger_that_was_off_is_a_gap() {
 
 #[test]
 fn a_feed_that_cannot_be_read_makes_all_stale() {
-    let Some(mut setup) = Setup::new("table = \"users\"\nkey = \"id\"\nstale_after = \"1500ms\"") else { return };
+    let Some(mut setup) = new("table = \"users\"\nkey = \"id\"\nstale_after = \"1500ms\"") else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
     setup.shut_out();
     setup.database.run("UPDATE users SET name = 'unseen' WHERE id = 1");
@@ -267,7 +209,7 @@ fn a_feed_that_cannot_be_read_makes_all_stale() {
 #[test]
 fn a_restart_of_the_database_makes_all_stale() {
     let Some(mut postgres) = Postgres::start(GROUP) else { return };
-    let mut setup = Setup::on(&postgres.url(), OUTBOX);
+    let mut setup = on(&postgres.url(), OUTBOX);
     assert_eq!(setup.get(1), user(1, "user 1"));
     postgres.stop();
     until("the feed has noticed", || setup.client.feed_field("state") == "trouble");
@@ -286,7 +228,7 @@ fn a_restart_of_the_database_makes_all_stale() {
 #[test]
 fn a_polled_time_of_change_and_a_table_of_versions_work_too() {
     let by_time = "via = \"updated_at\"\ntable = \"users\"\nkey = \"id\"\npoll = \"20ms\"\nstale_after = \"1h\"";
-    let Some(mut setup) = Setup::new(by_time) else { return };
+    let Some(mut setup) = new(by_time) else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
     assert!(setup.get(77).is_null());
     let mut slow = Database::connect(&setup.url);
@@ -349,21 +291,9 @@ fn what_a_feed_lacks_stops_the_start_with_its_place() {
 #[test]
 fn the_lag_is_told() {
     const ROUNDS: usize = 300;
-    let Some(mut setup) = Setup::new(OUTBOX) else { return };
-    let mut lags = Vec::new();
-    for _ in 0..ROUNDS {
-        assert!(!setup.get(1).is_null());
-        setup.database.run("UPDATE users SET name = name WHERE id = 1");
-        let committed = Instant::now();
-        while setup.client.command(&["EXISTS", "user:1"]).integer() == 1 {
-            assert!(committed.elapsed() < Duration::from_secs(20), "the update is not seen");
-        }
-        lags.push(committed.elapsed());
-        // Apart by more than the window, as changes on an idle machine are.
-        std::thread::sleep(Duration::from_millis(15));
-    }
-    lags.sort_unstable();
-    let [p50, p99] = [ROUNDS / 2, ROUNDS * 99 / 100].map(|place| lags[place]);
+    let Some(mut setup) = new(OUTBOX) else { return };
+    let Fed { client, database, .. } = &mut setup;
+    let [p50, p99] = lags(client, "user:1", ROUNDS, || database.run("UPDATE users SET name = name WHERE id = 1"));
     let own = ["lag_p50_us", "lag_p99_us"].map(|counter| setup.stat(counter));
     groups::say(&format!(
         "feeds: outbox with NOTIFY, from the acknowledged commit to the first read that is not stale: p50 {p50:?}, p99 {p99:?} of {ROUNDS}; by the \

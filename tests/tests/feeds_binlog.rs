@@ -1,18 +1,14 @@
 //! The feed from the binary log, of a real MariaDB: what it tells of which statement, when, and what it does with what it cannot read.
 
-use leasehold_loader_api::feed::{Batch, Change, Gap, Notice};
-use leasehold_loader_sql::{FeedColumn, FeedSettings, Source, SourceSettings, Via, check_feed, run_feed};
+use leasehold_loader_api::feed::{Change, Gap, Notice};
+use leasehold_loader_sql::{FeedSettings, Via, check_feed};
+use leasehold_tests::client::PATIENCE;
+use leasehold_tests::notices::{Notices, WrittenDatabase, key, row, run, source};
 use leasehold_tests::{Certificates, MariaDb, groups};
-use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Connection, Executor, Row};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use sqlx::{AssertSqlSafe, Executor, Row};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 const GROUP: &str = "MariaDB binlog";
-
-/// Nothing here takes so long on a machine that works.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// As long as a commit waits for a replica that there is not.
 const HELD: Duration = Duration::from_millis(1_500);
@@ -22,169 +18,28 @@ const WITH_LOG: &[&str] = &["--log-bin=bin", "--binlog-format=ROW", "--server-id
 const SCHEMA: &str = "CREATE TABLE users (id BIGINT PRIMARY KEY, name VARCHAR(100));
     INSERT INTO users (id, name) VALUES (1, 'ann'), (2, 'bob');";
 
-/// The server that tests share whose statements concern their own database only.
-fn shared() -> Option<Arc<MariaDb>> {
-    static SHARED: Mutex<Weak<MariaDb>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(running) = shared.upgrade() {
-        return Some(running);
-    }
-    let started = Arc::new(MariaDb::start(GROUP, WITH_LOG, |_| {})?);
-    *shared = Arc::downgrade(&started);
-    Some(started)
+/// On the server that tests share whose statements concern their own database only.
+async fn new() -> Option<WrittenDatabase> {
+    Some(WrittenDatabase::new(MariaDb::shared_with(GROUP, WITH_LOG)?, SCHEMA).await)
 }
 
-struct Database {
-    _server: Option<Arc<MariaDb>>,
-    url: String,
-    writer: MySqlConnection,
-}
-
-impl Database {
-    async fn new() -> Option<Self> {
-        let server = shared()?;
-        let database = Self::on(&server, SCHEMA).await;
-        Some(Self { _server: Some(server), ..database })
-    }
-
-    async fn on(server: &MariaDb, schema: &str) -> Self {
-        let name = MariaDb::new_name();
-        let mut admin = MySqlConnection::connect(&server.url("")).await.expect("the server runs");
-        run(&mut admin, &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await;
-        let url = server.url(&name);
-        let mut writer = MySqlConnection::connect(&url).await.expect("the server runs");
-        run(&mut writer, schema).await;
-        Self { _server: None, url, writer }
-    }
-
-    async fn run(&mut self, sql: &str) {
-        run(&mut self.writer, sql).await;
-    }
-
-    async fn another(&self) -> MySqlConnection {
-        MySqlConnection::connect(&self.url).await.expect("the server runs")
-    }
-
-    async fn feed(&self, settings: &FeedSettings) -> Feed {
-        Feed::start(&self.url, settings).await
-    }
-
-    /// Kills the connections on which logs are followed, as long as it takes to find one.
-    async fn kill_followers(&mut self) {
-        const SQL: &str = "SELECT CAST(ID AS CHAR) FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'
-                           AND DB = database()";
-        let begun = Instant::now();
-        loop {
-            let found = sqlx::query(SQL).fetch_all(&mut self.writer).await.expect("good SQL");
-            for row in &found {
-                // It may have ended meanwhile.
-                let kill = format!("KILL {}", row.get::<String, _>(0));
-                let _ = self.writer.execute(sqlx::raw_sql(AssertSqlSafe(kill))).await;
-            }
-            if !found.is_empty() {
-                return;
-            }
-            assert!(begun.elapsed() < PATIENCE, "nobody follows the log");
+/// Kills the connections on which logs are followed, as long as it takes to find one.
+async fn kill_followers(database: &mut WrittenDatabase) {
+    const SQL: &str = "SELECT CAST(ID AS CHAR) FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'
+                       AND DB = database()";
+    let begun = Instant::now();
+    loop {
+        let found = sqlx::query(SQL).fetch_all(&mut database.writer).await.expect("good SQL");
+        for row in &found {
+            // It may have ended meanwhile.
+            let kill = format!("KILL {}", row.get::<String, _>(0));
+            let _ = database.writer.execute(sqlx::raw_sql(AssertSqlSafe(kill))).await;
         }
-    }
-}
-
-async fn run(connection: &mut MySqlConnection, sql: &str) {
-    let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
-    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
-}
-
-async fn source(url: &str) -> Source {
-    let seconds = Duration::from_secs(20);
-    let limits =
-        SourceSettings { acquire_timeout: seconds, statement_timeout: seconds, ..SourceSettings::new("main", url) };
-    Source::open(limits).await.expect("a good URL")
-}
-
-struct Feed(mpsc::Receiver<Notice>);
-
-impl Feed {
-    /// One that has begun.
-    async fn start(url: &str, settings: &FeedSettings) -> Self {
-        let source = source(url).await;
-        assert_eq!(check_feed(&source, settings).await, Ok(()));
-        let (notices, received) = mpsc::channel(64);
-        tokio::spawn(run_feed(source, settings.clone(), notices));
-        let mut feed = Self(received);
-        assert_eq!(feed.gap().await, Gap::Started);
-        feed
-    }
-
-    async fn notice(&mut self) -> Notice {
-        let notice = tokio::time::timeout(PATIENCE, self.0.recv()).await;
-        notice.expect("the feed tells something").expect("the feed runs")
-    }
-
-    async fn gap(&mut self) -> Gap {
-        loop {
-            match self.notice().await {
-                Notice::Gap(gap) => return gap,
-                Notice::Changes(batch) => panic!("{batch:?}"),
-                Notice::UpToDate(_) | Notice::Trouble(_) => {}
-            }
+        if !found.is_empty() {
+            return;
         }
+        assert!(begun.elapsed() < PATIENCE, "nobody follows the log");
     }
-
-    async fn batch(&mut self) -> Batch {
-        let asked = Instant::now();
-        loop {
-            assert!(asked.elapsed() < PATIENCE, "the feed tells nothing");
-            match self.notice().await {
-                Notice::Changes(batch) => return batch,
-                Notice::UpToDate(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// As many changes.
-    async fn changes(&mut self, count: usize) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while changes.len() < count {
-            changes.extend(self.batch().await.events.into_iter().map(|event| event.change));
-        }
-        assert_eq!(changes.len(), count, "{changes:?}");
-        changes
-    }
-
-    /// All of what was committed before this call that it has not told yet.
-    async fn all(&mut self) -> Vec<Change> {
-        let asked = Instant::now();
-        let mut changes = Vec::new();
-        loop {
-            match self.notice().await {
-                Notice::UpToDate(at) if at > asked => return changes,
-                Notice::UpToDate(_) => {}
-                Notice::Changes(batch) => changes.extend(batch.events.into_iter().map(|event| event.change)),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// It tells nothing of what was committed before this call.
-    async fn nothing(&mut self) {
-        assert_eq!(self.all().await, []);
-    }
-
-    /// Waits for trouble; its text.
-    async fn trouble(&mut self) -> String {
-        loop {
-            match self.notice().await {
-                Notice::Trouble(text) => return text,
-                Notice::UpToDate(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-fn key(columns: &[&str]) -> Vec<FeedColumn> {
-    columns.iter().map(|column| FeedColumn::parse(column).expect("a column")).collect()
 }
 
 /// An hour of overlap: no test is still there when all is stale once more.
@@ -200,14 +55,9 @@ fn settings() -> FeedSettings {
     }
 }
 
-fn row(old: Option<&str>, new: Option<&str>) -> Change {
-    let values = |text: &str| vec![Some(text.to_owned())];
-    Change::Row { old: old.map(values), new: new.map(values) }
-}
-
 #[tokio::test]
 async fn each_committed_change_is_told_with_both_keys_and_none_that_was_rolled_back() {
-    let Some(mut database) = Database::new().await else { return };
+    let Some(mut database) = new().await else { return };
     let mut feed = database.feed(&settings()).await;
     database.run("INSERT INTO users (id, name) VALUES (3, 'cid')").await;
     assert_eq!(feed.changes(1).await, [row(None, Some("3"))]);
@@ -228,7 +78,7 @@ async fn each_committed_change_is_told_with_both_keys_and_none_that_was_rolled_b
 
 #[tokio::test]
 async fn a_transaction_is_told_at_its_end_and_whole() {
-    let Some(mut database) = Database::new().await else { return };
+    let Some(mut database) = new().await else { return };
     let mut feed = database.feed(&settings()).await;
     let mut slow = database.another().await;
     run(&mut slow, "BEGIN; INSERT INTO users (id) SELECT seq FROM seq_1000_to_20999").await;
@@ -251,7 +101,7 @@ async fn a_transaction_is_told_at_its_end_and_whole() {
 async fn a_change_is_told_when_it_can_be_read_and_not_before() {
     let Some(server) = MariaDb::start(GROUP, WITH_LOG, |_| {}) else { return };
     let schema = "CREATE TABLE users (id BIGINT PRIMARY KEY, name LONGTEXT); INSERT INTO users VALUES (1, ''), (2, '')";
-    let mut database = Database::on(&server, schema).await;
+    let mut database = WrittenDatabase::on(&server, schema).await;
     let mut feed = database.feed(&settings()).await;
     let held_ms = HELD.as_millis();
     database
@@ -287,7 +137,7 @@ async fn a_change_is_told_when_it_can_be_read_and_not_before() {
     database.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF").await;
     // A feed that begins between the two moments.
     let schema = "CREATE TABLE users (id BIGINT PRIMARY KEY, name LONGTEXT); INSERT INTO users VALUES (1, '')";
-    let mut database = Database::on(&server, schema).await;
+    let mut database = WrittenDatabase::on(&server, schema).await;
     database.run("SET GLOBAL max_binlog_size = 1073741824; SET GLOBAL rpl_semi_sync_master_enabled = ON").await;
     let mut writer = database.another().await;
     let written = tokio::spawn(async move { run(&mut writer, "UPDATE users SET name = 'new' WHERE id = 1").await });
@@ -334,7 +184,7 @@ async fn keys_of_every_type_are_the_texts_of_the_column() {
     let values: Vec<&str> = columns.iter().map(|(_, value, _)| *value).collect();
     let schema =
         format!("CREATE TABLE users (pad JSON, {}, bits BIT(9), at TIMESTAMP(3) NULL)", definitions.join(", "));
-    let mut database = Database::on(&server, &schema).await;
+    let mut database = WrittenDatabase::on(&server, &schema).await;
     let by_all = FeedSettings { key: key(&names.iter().map(String::as_str).collect::<Vec<_>>()), ..settings() };
     let expected: Vec<Option<String>> = columns.iter().map(|(.., text)| Some((*text).to_owned())).collect();
     for metadata in ["NO_LOG", "MINIMAL", "FULL"] {
@@ -353,7 +203,7 @@ async fn keys_of_every_type_are_the_texts_of_the_column() {
 
 #[tokio::test]
 async fn row_images_that_leave_out_columns_still_have_the_key() {
-    let Some(mut database) = Database::new().await else { return };
+    let Some(mut database) = new().await else { return };
     let mut feed = database.feed(&settings()).await;
     for image in ["NOBLOB", "MINIMAL"] {
         database.run(&format!("SET binlog_row_image = {image}")).await;
@@ -374,7 +224,7 @@ async fn row_images_that_leave_out_columns_still_have_the_key() {
 
 #[tokio::test]
 async fn definitions_make_all_stale_and_keys_stay_right_behind_them() {
-    let Some(mut database) = Database::new().await else { return };
+    let Some(mut database) = new().await else { return };
     let mut feed = database.feed(&settings()).await;
     for definition in [
         "TRUNCATE users",
@@ -400,7 +250,7 @@ async fn definitions_make_all_stale_and_keys_stay_right_behind_them() {
 
 #[tokio::test]
 async fn what_foreign_keys_change_makes_all_stale() {
-    let Some(mut database) = Database::new().await else { return };
+    let Some(mut database) = new().await else { return };
     database
         .run(
             "CREATE TABLE firms (id BIGINT PRIMARY KEY);
@@ -423,7 +273,7 @@ async fn what_foreign_keys_change_makes_all_stale() {
 async fn changes_as_text_or_in_two_phases_are_gaps() {
     // Of its own: nobody can tell of which database a change as text is.
     let Some(server) = MariaDb::start(GROUP, WITH_LOG, |_| {}) else { return };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     let mut feed = database.feed(&settings()).await;
     database.run("SET SESSION binlog_format = STATEMENT; UPDATE users SET name = 'x' WHERE id = 1").await;
     assert_eq!(feed.gap().await, Gap::Unreadable);
@@ -449,7 +299,7 @@ async fn changes_as_text_or_in_two_phases_are_gaps() {
 #[tokio::test]
 async fn compressed_events_are_a_gap_and_refused_at_start() {
     let Some(server) = MariaDb::start(GROUP, WITH_LOG, |_| {}) else { return };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     let mut feed = database.feed(&settings()).await;
     database.run("SET GLOBAL log_bin_compress = ON, GLOBAL log_bin_compress_min_len = 10").await;
     let mut writer = database.another().await;
@@ -463,10 +313,10 @@ async fn compressed_events_are_a_gap_and_refused_at_start() {
 async fn a_killed_follower_and_purged_logs_are_gaps() {
     // Of its own: PURGE takes the log from all feeds.
     let Some(server) = MariaDb::start(GROUP, WITH_LOG, |_| {}) else { return };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     let mut feed = database.feed(&FeedSettings { server_id: Some(4_711), ..settings() }).await;
     for _ in 0..3 {
-        database.kill_followers().await;
+        kill_followers(&mut database).await;
         assert_eq!(feed.gap().await, Gap::PositionLost);
         database.run("UPDATE users SET name = 'x' WHERE id = 1; UPDATE users SET name = 'y' WHERE id = 1").await;
         assert_eq!(feed.changes(2).await, [row(Some("1"), Some("1")), row(Some("1"), Some("1"))]);
@@ -476,9 +326,9 @@ async fn a_killed_follower_and_purged_logs_are_gaps() {
     // While nobody may connect, the log that has the change goes away.
     database.run("CREATE USER feed@'%' IDENTIFIED BY 'p@ss'; GRANT ALL ON *.* TO feed@'%'").await;
     let url = database.url.replace("root@", "feed:p%40ss@");
-    let mut feed = Feed::start(&url, &settings()).await;
+    let mut feed = Notices::start(&url, &settings()).await;
     database.run("ALTER USER feed@'%' ACCOUNT LOCK").await;
-    database.kill_followers().await;
+    kill_followers(&mut database).await;
     feed.trouble().await;
     database.run("DELETE FROM users WHERE id = 5; FLUSH BINARY LOGS; FLUSH BINARY LOGS").await;
     let last = sqlx::query("SHOW MASTER STATUS").fetch_one(&mut database.writer).await.expect("good SQL");
@@ -502,7 +352,7 @@ async fn connections_are_as_safe_as_the_url_says() {
     let tls = ["--ssl-ca={dir}/ca.pem", "--ssl-cert={dir}/server.pem", "--ssl-key={dir}/server.key"];
     let options = [WITH_LOG, &tls].concat();
     let Some(server) = MariaDb::start(GROUP, &options, |directory| certificates.install(directory)) else { return };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     database.run("CREATE USER app@'%' IDENTIFIED BY 'hush!' REQUIRE SSL; GRANT ALL ON *.* TO app@'%'").await;
     let name = database.url.rsplit('/').next().and_then(|path| path.split('?').next()).expect("a database").to_owned();
     let ca = certificates.path("ca.pem").display().to_string();
@@ -514,7 +364,7 @@ async fn connections_are_as_safe_as_the_url_says() {
         format!("ssl-mode=verify_ca&ssl-ca={ca}"),
         format!("sslmode=verify_identity&sslca={ca}"),
     ] {
-        let mut feed = Feed::start(&url("127.0.0.1", &more), &settings()).await;
+        let mut feed = Notices::start(&url("127.0.0.1", &more), &settings()).await;
         feed.nothing().await;
     }
     for (host, more, says) in [
@@ -523,9 +373,7 @@ async fn connections_are_as_safe_as_the_url_says() {
         ("localhost", format!("ssl-mode=verify_identity&ssl-ca={ca}"), "certificate"),
         ("127.0.0.1", "ssl-mode=disabled".to_owned(), "Access denied"),
     ] {
-        let (notices, received) = mpsc::channel(64);
-        tokio::spawn(run_feed(source(&url(host, &more)).await, settings(), notices));
-        let reason = Feed(received).trouble().await;
+        let reason = Notices::of(source(&url(host, &more)).await, &settings()).trouble().await;
         assert!(reason.contains(says) && !reason.contains("hush"), "{more}: {reason}");
     }
 }
@@ -533,7 +381,7 @@ async fn connections_are_as_safe_as_the_url_says() {
 #[tokio::test]
 async fn a_crash_of_the_server_is_a_gap_and_a_hang_is_not_up_to_date() {
     let Some(mut server) = MariaDb::start(GROUP, WITH_LOG, |_| {}) else { return };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     let mut feed = database.feed(&settings()).await;
     server.kill();
     feed.trouble().await;
@@ -561,7 +409,7 @@ async fn a_crash_of_the_server_is_a_gap_and_a_hang_is_not_up_to_date() {
 #[tokio::test]
 async fn what_the_log_lacks_is_told_at_the_start_with_what_to_do() {
     let Some(server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
-    let database = Database::on(&server, SCHEMA).await;
+    let database = WrittenDatabase::on(&server, SCHEMA).await;
     let refused = async |url: &str, settings: FeedSettings| {
         let problem = check_feed(&source(url).await, &settings).await.expect_err("something is missing");
         (problem.option, problem.reason)
@@ -573,7 +421,7 @@ async fn what_the_log_lacks_is_told_at_the_start_with_what_to_do() {
     let Some(server) = MariaDb::start(GROUP, &[WITH_LOG, &["--binlog-ignore-db=ignored"]].concat(), |_| {}) else {
         return;
     };
-    let mut database = Database::on(&server, SCHEMA).await;
+    let mut database = WrittenDatabase::on(&server, SCHEMA).await;
     for format in ["STATEMENT", "MIXED"] {
         database.run(&format!("SET GLOBAL binlog_format = {format}")).await;
         let (option, reason) = refused(&database.url, settings()).await;

@@ -2,12 +2,13 @@
 //! an hour.
 
 use leasehold_tests::certificates::Certificates;
+use leasehold_tests::fed::{Fed, lags, user};
 use leasehold_tests::proxy::{Proxy, Trouble};
 use leasehold_tests::server::binary;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Database, Postgres, Server, Value, groups};
+use leasehold_tests::{Database, Postgres, Server, Value, groups};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const GROUP: &str = "feeds by logical replication";
@@ -55,84 +56,22 @@ fn start() -> Option<Postgres> {
 
 /// The one that tests share which leave no transaction open: a slot waits for those of all databases.
 fn shared() -> Option<Arc<Postgres>> {
-    static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(running) = shared.upgrade() {
-        return Some(running);
-    }
-    let settings = ["wal_level=logical", "max_wal_senders=50", "max_replication_slots=50"];
-    let started = Arc::new(Postgres::start_with(GROUP, &settings, |_| {})?);
-    *shared = Arc::downgrade(&started);
-    Some(started)
+    Postgres::shared_with(GROUP, &["wal_level=logical", "max_wal_senders=50", "max_replication_slots=50"])
 }
 
-struct Setup {
-    client: Client,
-    server: Server,
-    database: Database,
-    url: String,
-    /// A connection to another database, from which ours can be closed and opened.
-    keeper: Option<Database>,
-    _postgres: Option<Arc<Postgres>>,
+/// A server whose feed has begun, on a database of its own.
+fn new(feed: &str) -> Option<Fed> {
+    Some(Fed::on_a_new_database(shared()?, SCHEMA, |url| conf(url, feed)))
 }
 
-impl Setup {
-    /// A server whose feed has begun.
-    fn new(feed: &str) -> Option<Self> {
-        let postgres = shared()?;
-        let url = postgres.new_database();
-        let keeper = Some(Database::connect(&postgres.url()));
-        Database::connect(&url).run(SCHEMA);
-        Some(Self { keeper, _postgres: Some(postgres), ..Self::on(&url, feed) })
-    }
-
-    /// On a database that has the schema.
-    fn on(url: &str, feed: &str) -> Self {
-        Self::with(url, &conf(url, feed))
-    }
-
-    fn with(url: &str, conf: &str) -> Self {
-        let database = Database::connect(url);
-        let server = Server::options().conf(conf).start();
-        let mut client = server.client();
-        until("the feed has begun", || client.feed_field("state") == "ok");
-        Self { client, server, database, url: url.to_owned(), keeper: None, _postgres: None }
-    }
-
-    fn get(&mut self, id: i64) -> Value {
-        self.client.command(&["GET", &format!("user:{id}")])
-    }
-
-    fn until_seen(&mut self, id: i64, value: &Value) {
-        until("the change is seen", || self.get(id) == *value);
-    }
-
-    fn stat(&mut self, counter: &str) -> i64 {
-        self.client.feed_counter("users", counter)
-    }
-
-    fn allow_connections(&mut self, allowed: bool) {
-        let path = self.url.rsplit('/').next().expect("a URL has a path");
-        let name = path.split('?').next().expect("a split has a first part");
-        let keeper = self.keeper.as_mut().expect("a database beside ours");
-        keeper.run(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}"));
-    }
-
-    fn throw_out(&mut self) {
-        self.database.number(
-            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
-             WHERE application_name = 'leasehold' AND datname = current_database()",
-        );
-    }
-}
-
-fn user(id: i64, name: &str) -> Value {
-    Value::bulk(format!(r#"{{"id":{id},"name":"{name}"}}"#))
+/// A server whose feed has begun, on a database that has the schema.
+fn on(url: &str, feed: &str) -> Fed {
+    Fed::start(url, &conf(url, feed))
 }
 
 #[test]
 fn updates_deletes_inserts_and_moved_keys_are_seen() {
-    let Some(mut setup) = Setup::new(FEED) else { return };
+    let Some(mut setup) = new(FEED) else { return };
     assert_eq!((setup.get(1), setup.get(2), setup.get(3)), (user(1, "user 1"), user(2, "user 2"), user(3, "user 3")));
     assert!(setup.get(77).is_null() && setup.get(78).is_null(), "there are no such rows, which is remembered");
     setup.database.run("UPDATE users SET name = 'ann' WHERE id = 1");
@@ -161,7 +100,7 @@ fn a_transaction_that_rolls_back_tells_nothing_and_none_waits_for_another() {
     let Some(postgres) = start() else { return };
     let url = postgres.new_database();
     Database::connect(&url).run(SCHEMA);
-    let mut setup = Setup::on(&url, FEED);
+    let mut setup = on(&url, FEED);
     assert_eq!((setup.get(1), setup.get(2)), (user(1, "user 1"), user(2, "user 2")));
     setup.database.run("BEGIN; UPDATE users SET name = 'no' WHERE id = 1; ROLLBACK");
     setup.database.run(
@@ -184,7 +123,7 @@ fn a_transaction_that_rolls_back_tells_nothing_and_none_waits_for_another() {
 
 #[test]
 fn large_transactions_are_told_and_those_beyond_the_limit_make_all_stale() {
-    let Some(mut setup) = Setup::new(FEED) else { return };
+    let Some(mut setup) = new(FEED) else { return };
     assert_eq!(setup.get(7), user(7, "user 7"));
     setup.database.run("INSERT INTO users SELECT n, 'new' FROM generate_series(21, 30000) n");
     setup.database.run("UPDATE users SET name = 'all'");
@@ -199,7 +138,7 @@ fn large_transactions_are_told_and_those_beyond_the_limit_make_all_stale() {
 
 #[test]
 fn a_truncate_makes_all_stale() {
-    let Some(mut setup) = Setup::new(FEED) else { return };
+    let Some(mut setup) = new(FEED) else { return };
     for id in 1..=20 {
         assert_eq!(setup.get(id), user(id, &format!("user {id}")));
     }
@@ -216,7 +155,7 @@ fn a_truncate_makes_all_stale() {
 
 #[test]
 fn what_the_log_does_not_tell_of_makes_all_stale_at_the_next_look() {
-    let Some(mut setup) = Setup::new("stale_after = \"1h\"\npoll = \"100ms\"") else { return };
+    let Some(mut setup) = new("stale_after = \"1h\"\npoll = \"100ms\"") else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
     // Written anew without a change of a row.
     setup.database.run("ALTER TABLE users ALTER COLUMN name TYPE varchar(50) USING upper(name)");
@@ -229,14 +168,13 @@ fn what_the_log_does_not_tell_of_makes_all_stale_at_the_next_look() {
 
 #[test]
 fn a_lost_connection_is_a_gap_and_never_a_wrong_value() {
-    let Some(mut setup) = Setup::new(FEED) else { return };
+    let Some(mut setup) = new(FEED) else { return };
     for round in 0..3 {
         assert_ne!(setup.get(1), Value::Null);
-        setup.allow_connections(false);
-        setup.throw_out();
+        setup.shut_out();
         setup.database.run(&format!("UPDATE users SET name = 'round {round}' WHERE id = 1"));
         until("the feed has noticed", || setup.client.feed_field("state") == "trouble");
-        setup.allow_connections(true);
+        setup.let_in();
         setup.until_seen(1, &user(1, &format!("round {round}")));
         assert_eq!(setup.stat("gaps"), round + 1);
     }
@@ -262,14 +200,13 @@ fn a_lost_connection_is_a_gap_and_never_a_wrong_value() {
 
 #[test]
 fn a_feed_that_cannot_be_read_makes_all_stale() {
-    let Some(mut setup) = Setup::new("stale_after = \"1500ms\"") else { return };
+    let Some(mut setup) = new("stale_after = \"1500ms\"") else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
-    setup.allow_connections(false);
-    setup.throw_out();
+    setup.shut_out();
     setup.database.run("UPDATE users SET name = 'unseen' WHERE id = 1");
     until("the feed is blind", || setup.client.feed_field("state") == "blind");
     until("nothing is fresh", || setup.client.command(&["EXISTS", "user:1"]).integer() == 0);
-    setup.allow_connections(true);
+    setup.let_in();
     setup.until_seen(1, &user(1, "unseen"));
     until("the feed sees again", || setup.client.feed_field("state") == "ok");
 }
@@ -278,7 +215,7 @@ fn a_feed_that_cannot_be_read_makes_all_stale() {
 fn a_restart_of_the_database_makes_all_stale() {
     let Some(mut postgres) = start() else { return };
     Database::connect(&postgres.url()).run(SCHEMA);
-    let mut setup = Setup::on(&postgres.url(), FEED);
+    let mut setup = on(&postgres.url(), FEED);
     assert_eq!(setup.get(1), user(1, "user 1"));
     postgres.stop();
     until("the feed has noticed", || setup.client.feed_field("state") == "trouble");
@@ -299,7 +236,7 @@ fn a_silent_network_makes_all_stale_and_does_no_more() {
     let conf =
         conf(&through, "stale_after = \"1500ms\"").replace("acquire_timeout = \"10s\"", "acquire_timeout = \"1s\"");
     let mut setup =
-        Setup::with(&postgres.url(), &conf.replace("statement_timeout = \"10s\"", "statement_timeout = \"1s\""));
+        Fed::start(&postgres.url(), &conf.replace("statement_timeout = \"10s\"", "statement_timeout = \"1s\""));
     assert_eq!(setup.get(1), user(1, "user 1"));
     proxy.set(Trouble::BlackHole);
     setup.database.run("UPDATE users SET name = 'unseen' WHERE id = 1");
@@ -318,7 +255,7 @@ fn a_commit_that_readers_do_not_see_yet_is_told_when_they_do() {
     let url = postgres.url();
     let mut database = Database::connect(&url);
     database.run(SCHEMA);
-    let mut setup = Setup::on(&url, "stale_after = \"1h\"\npoll = \"100ms\"");
+    let mut setup = on(&url, "stale_after = \"1h\"\npoll = \"100ms\"");
     assert_eq!(setup.get(1), user(1, "user 1"));
     // Commits wait for a standby that never comes.
     database.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'; ");
@@ -338,7 +275,7 @@ fn a_commit_that_readers_do_not_see_yet_is_told_when_they_do() {
     }
     assert_eq!((setup.stat("events"), setup.client.feed_field("state").as_str()), (0, "ok"));
     // A slot that is made now waits for it.
-    setup.throw_out_sender();
+    throw_out_sender(&mut setup);
     until("it is told what the feed waits for", || setup.client.feed_field("problem").contains("open in the database"));
     database.run("ALTER SYSTEM RESET synchronous_standby_names; ");
     database.run("SELECT pg_reload_conf()");
@@ -368,13 +305,11 @@ fn a_commit_that_readers_do_not_see_yet_is_told_when_they_do() {
     assert_eq!((setup.stat("events"), setup.stat("gaps")), (2, 1));
 }
 
-impl Setup {
-    /// The sender of the log alone: who waits for a standby would be told that it is over.
-    fn throw_out_sender(&mut self) {
-        self.database.number(
-            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_replication WHERE application_name = 'leasehold'",
-        );
-    }
+/// The sender of the log alone: who waits for a standby would be told that it is over.
+fn throw_out_sender(setup: &mut Fed) {
+    setup.database.number(
+        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_replication WHERE application_name = 'leasehold'",
+    );
 }
 
 #[test]
@@ -397,7 +332,7 @@ fn a_slot_waits_for_open_transactions_and_the_feed_says_so() {
 
 #[test]
 fn a_publication_that_changes_is_a_gap_and_one_that_is_gone_is_told() {
-    let Some(mut setup) = Setup::new("stale_after = \"1h\"\npoll = \"100ms\"") else { return };
+    let Some(mut setup) = new("stale_after = \"1h\"\npoll = \"100ms\"") else { return };
     assert_eq!(setup.get(1), user(1, "user 1"));
     setup.database.run("ALTER PUBLICATION leasehold DROP TABLE users");
     setup.database.run("UPDATE users SET name = 'unseen' WHERE id = 1");
@@ -450,7 +385,7 @@ fn keys_of_other_columns_come_with_a_full_identity() {
         stale_after = "1h"
         "#
     );
-    let mut setup = Setup::with(&url, &conf);
+    let mut setup = Fed::start(&url, &conf);
     let long_key = format!("m:{long}:2");
     let mut value = |key: &str| setup.client.command(&["GET", key]);
     assert_eq!((value("m:a:1"), value(&long_key)), (Value::bulk("ann"), Value::bulk("bob")));
@@ -480,7 +415,7 @@ fn partitions_are_seen_as_themselves_or_as_their_table() {
              CREATE TABLE more (LIKE users INCLUDING ALL); INSERT INTO more VALUES (200, 'attached');
              CREATE PUBLICATION leasehold FOR TABLE users WITH (publish_via_partition_root = {via_root})"
         ));
-        let mut setup = Setup::on(&url, "stale_after = \"1h\"\npoll = \"100ms\"");
+        let mut setup = on(&url, "stale_after = \"1h\"\npoll = \"100ms\"");
         assert_eq!((setup.get(1), setup.get(20)), (user(1, "user 1"), user(20, "user 20")));
         database.run("UPDATE users SET name = 'ann' WHERE id = 1");
         setup.until_seen(1, &user(1, "ann"));
@@ -536,7 +471,7 @@ fn a_user_that_may_only_replicate_will_do_over_tls_with_a_password() {
         let conf = conf(&postgres.url(), FEED)
             .replace("[feeds.users]\n        source = \"main\"", "[feeds.users]\n        source = \"log\"");
         let conf = format!("{conf}\n[sources.log]\nurl = \"{url}\"\n");
-        let mut setup = Setup::with(&postgres.url(), &conf);
+        let mut setup = Fed::start(&postgres.url(), &conf);
         let name = format!("by {}", url.len());
         assert!(!setup.get(1).is_null());
         database.run(&format!("UPDATE users SET name = '{name}' WHERE id = 1"));
@@ -647,7 +582,7 @@ fn the_sql_that_is_printed_makes_all_that_a_feed_needs() {
     let sql = sql.expect("the binary runs");
     assert!(sql.status.success(), "{sql:?}");
     database.run(&String::from_utf8(sql.stdout).expect("SQL is text"));
-    let mut setup = Setup::with(&url, &conf(&url.replace("test@", "printed@"), FEED));
+    let mut setup = Fed::start(&url, &conf(&url.replace("test@", "printed@"), FEED));
     assert_eq!(setup.get(1), user(1, "user 1"));
     database.run("UPDATE users SET name = 'ann' WHERE id = 1");
     setup.until_seen(1, &user(1, "ann"));
@@ -661,21 +596,9 @@ fn the_sql_that_is_printed_makes_all_that_a_feed_needs() {
 #[test]
 fn the_lag_is_told() {
     const ROUNDS: usize = 300;
-    let Some(mut setup) = Setup::new(FEED) else { return };
-    let mut lags = Vec::new();
-    for _ in 0..ROUNDS {
-        assert!(!setup.get(1).is_null());
-        setup.database.run("UPDATE users SET name = name WHERE id = 1");
-        let committed = Instant::now();
-        while setup.client.command(&["EXISTS", "user:1"]).integer() == 1 {
-            assert!(committed.elapsed() < Duration::from_secs(20), "the update is not seen");
-        }
-        lags.push(committed.elapsed());
-        // Apart by more than the window, as changes on an idle machine are.
-        std::thread::sleep(Duration::from_millis(15));
-    }
-    lags.sort_unstable();
-    let [p50, p99] = [ROUNDS / 2, ROUNDS * 99 / 100].map(|place| lags[place]);
+    let Some(mut setup) = new(FEED) else { return };
+    let Fed { client, database, .. } = &mut setup;
+    let [p50, p99] = lags(client, "user:1", ROUNDS, || database.run("UPDATE users SET name = name WHERE id = 1"));
     let own = ["lag_p50_us", "lag_p99_us"].map(|counter| setup.stat(counter));
     groups::say(&format!(
         "feeds: logical replication, from the acknowledged commit to the first read that is not stale: p50 {p50:?}, p99 {p99:?} of {ROUNDS}; by \

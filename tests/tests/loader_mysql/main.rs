@@ -7,6 +7,7 @@ use leasehold_loader_sql::{
     BigNumbers, LoaderSettings, RowsPerKey, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
 use leasehold_tests::MariaDb;
+use leasehold_tests::loading::{batched, load, load_one, refused, single, user, value, versioned};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, Row as _};
 use std::sync::Arc;
@@ -100,23 +101,6 @@ impl Database {
     }
 }
 
-fn single(pattern: &str, sql: &str) -> LoaderSettings {
-    LoaderSettings::new("test", pattern, sql)
-}
-
-fn batched(pattern: &str, sql: &str, batch_sql: &str) -> LoaderSettings {
-    LoaderSettings { batch_sql: Some(batch_sql.into()), ..single(pattern, sql) }
-}
-
-async fn load(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
-    let keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-    loader.load(LoadRequest { keys }).await
-}
-
-async fn load_one(loader: &SqlLoader, key: &str) -> Loaded {
-    load(loader, &[key]).await.pop().expect("one answer per key")
-}
-
 /// Each key alone, then all of them in one batch: the answers must be the same.
 async fn load_both_ways(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
     let mut alone = Vec::new();
@@ -127,21 +111,6 @@ async fn load_both_ways(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
     alone
 }
 
-fn value(text: &str) -> Loaded {
-    versioned(text, None)
-}
-
-fn versioned(text: &str, version: Option<u64>) -> Loaded {
-    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version, tags: Vec::new() })
-}
-
-fn refused(answer: &Loaded) -> &str {
-    match answer {
-        Err(LoadError::Rejected(reason)) => reason,
-        other => panic!("not refused: {other:?}"),
-    }
-}
-
 const USERS: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name varchar(50));
     INSERT INTO users SELECT seq, CONCAT('user ', seq) FROM seq_1_to_1000;";
 const USER_SQL: &str = "SELECT id, name FROM users WHERE id = $1";
@@ -149,10 +118,6 @@ const USER_BATCH_SQL: &str = "SELECT id, name FROM users WHERE id IN ($1)";
 
 fn users() -> LoaderSettings {
     batched("user:{id:int}", USER_SQL, USER_BATCH_SQL)
-}
-
-fn user(id: u64) -> Loaded {
-    value(&format!(r#"{{"id":{id},"name":"user {id}"}}"#))
 }
 
 /// Every type with a JSON form: the column, what is stored, and what it becomes.

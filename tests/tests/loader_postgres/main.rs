@@ -6,6 +6,7 @@ use leasehold_loader_sql::{
     BigNumbers, LoaderSettings, RowsPerKey, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
 use leasehold_tests::Postgres;
+use leasehold_tests::loading::{batched, load, load_one, refused, single, user, value, versioned};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row as _};
 use std::sync::Arc;
@@ -85,38 +86,6 @@ impl Database {
     }
 }
 
-fn single(pattern: &str, sql: &str) -> LoaderSettings {
-    LoaderSettings::new("test", pattern, sql)
-}
-
-fn batched(pattern: &str, sql: &str, batch_sql: &str) -> LoaderSettings {
-    LoaderSettings { batch_sql: Some(batch_sql.into()), ..single(pattern, sql) }
-}
-
-async fn load(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
-    let keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-    loader.load(LoadRequest { keys }).await
-}
-
-async fn load_one(loader: &SqlLoader, key: &str) -> Loaded {
-    load(loader, &[key]).await.pop().expect("one answer per key")
-}
-
-fn value(text: &str) -> Loaded {
-    versioned(text, None)
-}
-
-fn versioned(text: &str, version: Option<u64>) -> Loaded {
-    Ok(Row::Value { value: Bytes::copy_from_slice(text.as_bytes()), version, tags: Vec::new() })
-}
-
-fn refused(answer: &Loaded) -> &str {
-    match answer {
-        Err(LoadError::Rejected(reason)) => reason,
-        other => panic!("not refused: {other:?}"),
-    }
-}
-
 const USERS: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
     INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, 1000) n;";
 const USER_SQL: &str = "SELECT id, name FROM users WHERE id = $1";
@@ -124,10 +93,6 @@ const USER_BATCH_SQL: &str = "SELECT id, name FROM users WHERE id = ANY($1)";
 
 fn users() -> LoaderSettings {
     batched("user:{id:int}", USER_SQL, USER_BATCH_SQL)
-}
-
-fn user(id: u64) -> Loaded {
-    value(&format!(r#"{{"id":{id},"name":"user {id}"}}"#))
 }
 
 /// Every type with a JSON form: the expression, and what it becomes.

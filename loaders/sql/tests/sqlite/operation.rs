@@ -2,20 +2,22 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_slow_statement_ends_in_time_and_the_connection_lives_on() {
-    let database = Database::new();
-    let settings = SourceSettings {
-        create_with: Some(USERS.into()),
-        max_connections: 1,
-        statement_timeout: Duration::from_millis(150),
-        ..database.settings()
-    };
+/// A source with one connection, a loader whose query never ends, and one of users.
+async fn endless_and_users(limits: SourceSettings) -> (Source, SqlLoader, SqlLoader) {
+    let settings = SourceSettings { create_with: Some(USERS.into()), max_connections: 1, ..limits };
     let source = Source::open(settings).await.unwrap();
     let endless = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT $1 AS id, max(i) AS n FROM s";
     let endless = build_loader(&source, loader("endless:{id:int}", endless)).await.unwrap();
     let users =
         build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    (source, endless, users)
+}
+
+#[tokio::test]
+async fn a_slow_statement_ends_in_time_and_the_connection_lives_on() {
+    let database = Database::new();
+    let limits = SourceSettings { statement_timeout: Duration::from_millis(150), ..database.settings() };
+    let (_source, endless, users) = endless_and_users(limits).await;
     let begun = Instant::now();
     assert_eq!(load_one(&endless, "endless:1").await, Err(LoadError::Timeout(Duration::from_millis(150))));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -221,18 +223,12 @@ async fn explain_shows_what_would_be_asked() {
 #[tokio::test]
 async fn busy_connections_make_a_load_unavailable_but_not_the_source() {
     let database = Database::new();
-    let settings = SourceSettings {
-        create_with: Some(USERS.into()),
-        max_connections: 1,
+    let limits = SourceSettings {
         acquire_timeout: Duration::from_millis(100),
         statement_timeout: Duration::from_millis(1_500),
         ..database.settings()
     };
-    let source = Source::open(settings).await.unwrap();
-    let endless = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT $1 AS id, max(i) AS n FROM s";
-    let endless = build_loader(&source, loader("endless:{id:int}", endless)).await.unwrap();
-    let users =
-        build_loader(&source, loader("user:{id:int}", "SELECT id, name FROM users WHERE id = $1")).await.unwrap();
+    let (source, endless, users) = endless_and_users(limits).await;
     let slow = endless.load(LoadRequest { keys: vec![Bytes::from_static(b"endless:1")] });
     let answer = loop {
         // Until the slow load has the connection.
