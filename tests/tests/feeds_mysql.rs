@@ -54,6 +54,30 @@ async fn a_transaction_that_commits_after_a_later_one_is_seen() {
     assert_eq!(feed.changes(1).await, [row(Some("1"), Some("1"))]);
 }
 
+/// It has a smaller number than one that was there when the feed began, or began anew.
+#[tokio::test]
+async fn a_transaction_that_is_open_when_the_feed_begins_is_seen_when_it_commits() {
+    let Some(mut database) = new().await else { return };
+    let mut slow = database.another().await;
+    run(&mut slow, "BEGIN; UPDATE users SET name = 'late' WHERE id = 1").await;
+    database.run("UPDATE users SET name = 'soon' WHERE id = 2").await;
+    let mut feed = database.feed(&settings(Via::Outbox)).await;
+    feed.nothing().await;
+    run(&mut slow, "COMMIT").await;
+    assert_eq!(feed.changes(1).await, [row(Some("1"), Some("1"))]);
+    run(&mut slow, "BEGIN; UPDATE users SET name = 'later' WHERE id = 1").await;
+    // Not the row that is not committed: it is locked.
+    database
+        .run("BEGIN; UPDATE users SET name = 'x' WHERE id = 2; DELETE FROM leasehold_outbox ORDER BY id DESC LIMIT 1; COMMIT")
+        .await;
+    assert_eq!(feed.gap().await, Gap::Purged);
+    database.run("UPDATE users SET name = 'sooner' WHERE id = 2").await;
+    assert_eq!(feed.changes(1).await, [row(Some("2"), Some("2"))]);
+    run(&mut slow, "COMMIT").await;
+    assert_eq!(feed.changes(1).await, [row(Some("1"), Some("1"))]);
+    feed.nothing().await;
+}
+
 #[tokio::test]
 async fn purged_rows_a_truncate_and_a_lost_connection_are_gaps() {
     let Some(mut database) = new().await else { return };

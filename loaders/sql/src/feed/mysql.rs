@@ -2,12 +2,13 @@
 //!
 //! Numbers of rows are no order of commits, and nothing tells which transactions are open to a user without privileges. So each look goes
 //! back to the number that was the largest one overlap ago ([`Overlap`]): a transaction that commits at most so long after it wrote its row
-//! is seen. As nobody knows what happened while a connection was lost, a new one is a gap.
+//! is seen. As nobody knows what happened while a connection was lost, a new one is a gap; transactions that are open then are seen all the
+//! same, as the first look goes back further.
 //!
 //! A trigger on the outbox keeps the largest number that was deleted; TRUNCATE, which runs no trigger, shows as numbers that go back.
 
 use super::overlap::Overlap;
-use super::polled::Asker;
+use super::polled::{Asker, Texts};
 use super::{FeedSettings, Read, Tail, Teller, Trouble, outbox_change, outbox_sql};
 use crate::source::Source;
 use leasehold_loader_api::feed::{Event, Gap};
@@ -18,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// More rows than this in one look: there are too many to be told one by one.
 const ROWS_MAX: usize = 100_000;
+
+/// The first look goes back two overlaps, and when it is time to go on there are three: that must not be too many.
+const ROWS_MAX_AT_FIRST: usize = ROWS_MAX / 4;
 
 pub(crate) struct Outbox {
     asker: Asker,
@@ -58,27 +62,15 @@ impl Tail for Outbox {
     async fn read(&mut self, position: &mut Option<Position>, teller: &mut Teller) -> Result<Read, Trouble> {
         let before = self.head().await?;
         let now = Instant::now();
-        let overlap = self.settings.overlap;
-        let began = |head: Head| {
-            let looks = Overlap::new(overlap, now, Some(head.last.to_string()));
-            Position { looks, head, began: now, is_settled: false }
-        };
         if std::mem::take(&mut self.is_new) {
             *position = None;
         }
         let Some(at) = position else {
-            *position = Some(began(before));
+            *position = Some(self.begin(now, before).await?);
             return Ok(Read::Began);
         };
         let from: u64 = at.looks.from().as_deref().and_then(|from| from.parse().ok()).unwrap_or(0);
-        let outbox_sql::Names { outbox, .. } = &self.names;
-        let sql = format!(
-            "SELECT CAST(o.id AS CHAR), CAST(o.old_key AS CHAR), CAST(o.new_key AS CHAR), \
-             CAST(TIMESTAMPDIFF(MICROSECOND, o.written_at, UTC_TIMESTAMP(6)) AS CHAR) FROM {outbox} o \
-             WHERE o.id >= {from} AND o.table_name = $1 LIMIT {}",
-            ROWS_MAX + 1
-        );
-        let rows = self.asker.ask("outbox", &sql, &[Some(&self.settings.table)]).await?;
+        let rows = self.rows_from(from).await?;
         let has_too_many = rows.len() > ROWS_MAX;
         for row in rows {
             let [id, old, new, age_us] = row.try_into().unwrap_or_default();
@@ -101,12 +93,12 @@ impl Tail for Outbox {
             None
         };
         if let Some(gap) = gap {
-            *position = Some(began(after));
+            *position = Some(self.begin(now, after).await?);
             return Ok(Read::Gap(gap));
         }
         at.looks.end_look(now, Some(before.last.max(at.head.last).to_string()));
         at.head = Head { last: before.last.max(at.head.last), ..after };
-        if !at.is_settled && at.began.elapsed() >= overlap {
+        if !at.is_settled && at.began.elapsed() >= self.settings.overlap {
             at.is_settled = true;
             return Ok(Read::Gap(Gap::Settled));
         }
@@ -142,6 +134,47 @@ impl Tail for Outbox {
 }
 
 impl Outbox {
+    /// Where looks go on from after a gap: it covers what is there now, and what is not there yet is seen when it commits.
+    ///
+    /// A row carries the time at which its statement began, and gets its number before that ends: the numbers of a transaction that is open
+    /// now are larger than those of all rows of two overlaps ago. Where that is too much to read, or rows are deleted so soon, looks go on
+    /// from the largest number, and one overlap later all is stale once more ([`Gap::Settled`]).
+    async fn begin(&mut self, now: Instant, head: Head) -> Result<Position, Trouble> {
+        let FeedSettings { overlap, retention, .. } = self.settings;
+        if retention.is_zero() || retention >= overlap * 3 {
+            let sql = format!(
+                "SELECT CAST(id AS CHAR) FROM {} WHERE written_at < UTC_TIMESTAMP(6) - INTERVAL {} MICROSECOND \
+                 ORDER BY written_at DESC, id DESC LIMIT 1",
+                self.names.outbox,
+                (overlap * 2).as_micros()
+            );
+            let found = self.asker.ask("outbox", &sql, &[]).await?.into_iter().flatten().flatten().next();
+            let from = found.and_then(|id| id.parse().ok()).unwrap_or(0);
+            let rows = self.rows_from(from).await?;
+            if rows.len() <= ROWS_MAX_AT_FIRST {
+                let mut looks = Overlap::new(overlap, now, Some(from.to_string()));
+                for row in rows {
+                    looks.is_news(row.into_iter().take(1).collect(), String::new());
+                }
+                return Ok(Position { looks, head, began: now, is_settled: true });
+            }
+        }
+        let looks = Overlap::new(overlap, now, Some(head.last.to_string()));
+        Ok(Position { looks, head, began: now, is_settled: false })
+    }
+
+    /// The rows of the table from a number on: number, keys before and after, and age in microseconds.
+    async fn rows_from(&mut self, from: u64) -> Result<Vec<Texts>, Trouble> {
+        let sql = format!(
+            "SELECT CAST(o.id AS CHAR), CAST(o.old_key AS CHAR), CAST(o.new_key AS CHAR), \
+             CAST(TIMESTAMPDIFF(MICROSECOND, o.written_at, UTC_TIMESTAMP(6)) AS CHAR) FROM {} o \
+             WHERE o.id >= {from} AND o.table_name = $1 LIMIT {}",
+            self.names.outbox,
+            ROWS_MAX + 1
+        );
+        self.asker.ask("outbox", &sql, &[Some(&self.settings.table)]).await
+    }
+
     async fn head(&mut self) -> Result<Head, Trouble> {
         let outbox_sql::Names { outbox, state, .. } = &self.names;
         let sql = format!(
