@@ -25,7 +25,7 @@ use crate::turn::Turn;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Prefixes told apart.
 pub const PREFIXES_MAX: usize = 256;
@@ -96,7 +96,7 @@ pub(crate) struct Attribution {
     /// 256 = none: no key has a prefix.
     delimiter: AtomicU16,
     /// Beside the table: who matches many keys must not keep those waiting who note one, under the lock of a shard.
-    loader_of: RwLock<Option<LoaderOf>>,
+    loader_of: RwLock<Option<Arc<LoaderOf>>>,
     table: Mutex<Table>,
 }
 
@@ -161,7 +161,8 @@ impl Attribution {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn loader_of(&self) -> RwLockReadGuard<'_, Option<LoaderOf>> {
+    /// For a moment: nobody may wait for another lock with it, as who exchanges it keeps new readers waiting for those there are.
+    fn loader_of(&self) -> RwLockReadGuard<'_, Option<Arc<LoaderOf>>> {
         self.loader_of.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -205,7 +206,12 @@ impl Keyspace {
 
     /// From now on hits and memory are told by loader too.
     pub fn attribute_to_loaders(&self, loader_of: LoaderOf) {
-        *self.observers().attribution.loader_of.write().unwrap_or_else(PoisonError::into_inner) = Some(loader_of);
+        let next = Some(Arc::new(loader_of));
+        let mut current = self.observers().attribution.loader_of.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, next);
+        // Who knows what it takes to drop it.
+        drop(current);
+        drop(before);
     }
 
     /// Hits and misses by prefix and loader, without entries and bytes.
@@ -231,7 +237,8 @@ impl Keyspace {
         let mut named: HashMap<Vec<u8>, Share> = shares.prefixes.drain(..).collect();
         let attribution = &self.observers().attribution;
         let per_shard = (SAMPLED_ENTRIES / self.shards()).max(SAMPLED_PER_SHARD_MIN);
-        let loader_of = attribution.loader_of();
+        // Not the lock: those who note a request wait for it under the lock of their shard.
+        let loader_of = attribution.loader_of().clone();
         let (mut all, mut looked_at) = (0, 0);
         let mut sample = Sample::default();
         for index in 0..self.shards() {
