@@ -2,17 +2,17 @@
 
 use crate::audit::Auditor;
 use crate::behind::{self, Behind};
-use crate::config::live::Changed;
 use crate::info;
-use crate::load;
+use crate::load::{self, Table};
 use crate::node::Node;
+use crate::reload;
 use bytes::Bytes;
 use leasehold_command::{
     AuditView, Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule,
     ReplyError, View, ViolationView,
 };
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
-use std::cell::Cell;
+use std::cell::{Cell, Ref, RefCell};
 use std::sync::Arc;
 
 /// The node behind the trait that `command` defines. Each thread has its own.
@@ -20,11 +20,32 @@ pub(crate) struct NodeHost {
     node: Arc<Node>,
     /// The connection whose commands run now.
     serving: Cell<u64>,
+    /// The loaders, with their generation, as they were when somebody last asked here; `None`: nobody has.
+    loaders: RefCell<Option<(u64, Arc<Table>)>>,
 }
 
 impl NodeHost {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, serving: Cell::new(0) }
+        Self { node, serving: Cell::new(0), loaders: RefCell::new(None) }
+    }
+
+    /// The loaders of now. Without a lock, but for the first look after they have changed.
+    #[inline]
+    fn table(&self) -> Ref<'_, Table> {
+        let generation = self.node.loaders.generation();
+        if self.loaders.borrow().as_ref().is_none_or(|(known, _)| *known != generation) {
+            // The number first: a table that is newer than it is taken once more.
+            self.loaders.replace(Some((generation, self.node.loaders.table())));
+        }
+        Ref::map(self.loaders.borrow(), |loaders| {
+            loaders.as_ref().map(|(_, table)| &**table).expect("it was just put there")
+        })
+    }
+
+    /// Lets go of loaders that have changed, for a thread that has nothing to ask of them.
+    pub(crate) fn forget_old_loaders(&self) {
+        let generation = self.node.loaders.generation();
+        self.loaders.borrow_mut().take_if(|(known, _)| *known != generation);
     }
 
     /// From now on the commands of this connection run.
@@ -39,15 +60,16 @@ const DEFAULT_USER: &[u8] = b"default";
 
 impl Host for NodeHost {
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
-        self.node.loaders.policy_for(db, key)
+        self.table().policy_for(db, key)
     }
 
     fn refresh_rule(&self, db: Db, key: &[u8], left_ms: u64) -> Option<RefreshRule> {
-        self.node.loaders.refresh_rule(db, key, left_ms)
+        self.table().refresh_rule(db, key, left_ms)
     }
 
     fn start_loads(&self, loads: Vec<Load>) -> Vec<(Load, String)> {
-        self.node.loaders.start(behind::answer(&self.node, loads))
+        let loads = behind::answer(&self.node, loads);
+        self.node.loaders.start(&self.table(), loads)
     }
 
     fn loaders(&self) -> Vec<View> {
@@ -63,15 +85,15 @@ impl Host for NodeHost {
     }
 
     fn loader_name(&self, loader: u32) -> String {
-        self.node.loaders.name(loader).unwrap_or("?").to_owned()
+        self.table().name(loader).unwrap_or("?").to_owned()
     }
 
     fn refuse_load(&self, loader: u32) -> String {
-        self.node.loaders.refuse(loader)
+        self.table().refuse(loader)
     }
 
     fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
-        self.node.loaders.explain(db, key)
+        self.table().explain(db, key)
     }
 
     fn test_load(&self, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String> {
@@ -79,11 +101,11 @@ impl Host for NodeHost {
     }
 
     fn writes_to_sources(&self) -> bool {
-        self.node.loaders.any_writes()
+        self.table().any_writes()
     }
 
     fn writer_for(&self, db: Db, key: &[u8]) -> Option<u32> {
-        self.node.loaders.writer_for(db, key)
+        self.table().writer_for(db, key)
     }
 
     fn start_write(&self, loader: u32, db: Db, changes: Vec<Change>, waiter: Waiter) -> Result<u64, String> {
@@ -91,11 +113,13 @@ impl Host for NodeHost {
     }
 
     fn restore_pending(&self, turn: &mut Turn, db: Db, key: &[u8]) -> Option<Option<Bytes>> {
-        behind::restore(&self.node, turn, db, key)
+        let loader = self.table().writer_for(db, key)?;
+        behind::restore(&self.node, turn, loader, key)
     }
 
     fn is_pending(&self, db: Db, key: &[u8]) -> bool {
-        behind::is_pending(&self.node, db, key)
+        let loader = self.table().writer_for(db, key);
+        loader.is_some_and(|loader| behind::is_pending(&self.node, loader, key))
     }
 
     fn last_change(&self) -> u64 {
@@ -149,20 +173,16 @@ impl Host for NodeHost {
     }
 
     fn config_set(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), ReplyError> {
-        self.node.live.set(pairs, |Changed { live, names }| {
-            let keyspace = &self.node.keyspace;
-            keyspace.set_memory_bytes_max(live.memory_bytes_max);
-            keyspace.set_policy(live.policy);
-            keyspace.set_objective(live.objective);
-            keyspace.set_absence_bytes_max(live.absence_bytes_max());
-            keyspace.set_prefix_delimiter(live.prefix_delimiter);
-            keyspace.set_whatif(live.whatif);
-            keyspace.set_lease_settings(live.lease);
-            self.node.log.set_level(live.log_level);
-            if !names.is_empty() {
-                tracing::info!(options = ?names, "CONFIG SET");
+        self.node.live.set(pairs, |changed| {
+            self.node.heed(changed);
+            if !changed.names.is_empty() {
+                tracing::info!(options = ?changed.names, "CONFIG SET");
             }
         })
+    }
+
+    fn reload(&self, waiter: Waiter) -> Result<(), String> {
+        reload::ask(&self.node, waiter)
     }
 
     fn reset_stats(&self) {

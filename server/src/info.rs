@@ -456,7 +456,12 @@ fn leases(text: &mut String, node: &Node) {
 }
 
 fn loaders(text: &mut String, node: &Node) {
-    for view in node.loaders.views() {
+    if let Some(reloader) = node.reload.get() {
+        for (name, value) in reloader.report().fields() {
+            line(text, format_args!("{name}:{value}"));
+        }
+    }
+    for (_, view) in node.loaders.table().views() {
         let state = view.settings.iter().find(|(name, _)| *name == "state").map_or("", |(_, state)| state.as_str());
         let mut counters = String::new();
         for (name, value) in &view.counters {

@@ -14,15 +14,19 @@
 pub(crate) mod audit;
 mod breaker;
 mod counters;
+pub(crate) mod exchange;
 mod gate;
 mod pause;
 mod refresh;
+mod table;
 mod warm;
 pub(crate) mod write;
 
 use self::counters::LoadCounters;
-use self::gate::{Ending, Gate, Guard};
+use self::exchange::{Fate, Retirement};
+use self::gate::{Ending, Gate};
 use self::refresh::Pace;
+pub(crate) use self::table::{LOADER_NAMES_MAX, Loaders, Table};
 use self::warm::Warm;
 use crate::config::{LoaderConfig, RefreshMode};
 use crate::host::NodeHost;
@@ -30,13 +34,11 @@ use crate::node::Node;
 use crate::vital::Vital;
 use bytes::Bytes;
 use leasehold_command::{LoaderOrder, LoaderPolicy, NO_LOADER_NAMED, ServeStale, View, finish_effects};
-use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{
     Access, Db, Entry, Expiry, Failure, Fill, Filled, Load, LoadCause, LostReason, TAGS_MAX, Tag, Turn, Waiter, Wake,
     WakeEvent,
 };
-use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row, Writes};
-use leasehold_loader_sql::SourceSettings;
+use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,13 +60,8 @@ const BACKGROUND_SHARE: usize = 2;
 /// `LOADER TEST`s of one loader under way at one time.
 const TESTS_MAX: u64 = 16;
 
-/// All loaders, in the order of the configuration; `LoaderPolicy::loader` is the index.
-pub(crate) struct Loaders {
-    list: Vec<LoaderDesk>,
-    any_writes: bool,
-    /// The most that any of them refreshes early by, in ms; relaxed, a bound for itself.
-    early_ms_max: AtomicU64,
-}
+/// A loader as it is configured, and what loads.
+pub(crate) type Opened = (LoaderConfig, Arc<dyn Loader>);
 
 /// One loader with what the scheduler of its loads needs.
 pub(crate) struct LoaderDesk {
@@ -77,15 +74,19 @@ pub(crate) struct LoaderDesk {
     queue: mpsc::UnboundedSender<Vec<Job>>,
     /// Loads given to the queue and not taken into a query yet; at most `queue_max`.
     queued: AtomicUsize,
-    gate: Gate,
-    /// One for each query under way.
+    /// Queries under way at one time.
     permits: Arc<Semaphore>,
-    counters: LoadCounters,
-    pace: Pace,
+    gate: Gate,
     writes: write::Writes,
-    is_paused: AtomicBool,
+    // A loader that takes the place of this one goes on with these.
+    counters: Arc<LoadCounters>,
+    pace: Arc<Pace>,
+    is_paused: Arc<AtomicBool>,
     warm: Arc<Warm>,
-    last_error: Mutex<Option<String>>,
+    last_error: Arc<Mutex<Option<String>>>,
+    retirement: Retirement,
+    /// Whether its number was given to loads of keys that it may not match.
+    is_rematched: bool,
 }
 
 /// The receiving end of a loader's queue.
@@ -98,141 +99,23 @@ pub(crate) struct Job {
     asked: Instant,
 }
 
-impl Loaders {
-    /// The name of a loader, by its place in the configuration.
-    pub(crate) fn name(&self, loader: u32) -> Option<&str> {
-        self.list.get(loader as usize).map(LoaderDesk::name)
-    }
-
-    /// The text for a key that its command did not even ask to be loaded, as the queue cannot hold all the command wants.
-    pub(crate) fn refuse(&self, loader: u32) -> String {
-        let Some(desk) = self.list.get(loader as usize) else { return no_loader(loader) };
-        desk.counters.asked.fetch_add(1, Ordering::Relaxed);
-        desk.counters.busy.fetch_add(1, Ordering::Relaxed);
-        desk.busy_text()
-    }
-
-    /// Loaders and the queues their schedulers read.
-    pub(crate) fn new(sources: &[SourceSettings], loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>) -> (Self, Vec<Queue>) {
-        let guard_of = |source: &SourceSettings| {
-            (source.name.clone(), Arc::new(Guard::new("source", &source.name, source.breaker)))
-        };
-        let guards: HashMap<String, Arc<Guard>> = sources.iter().map(guard_of).collect();
-        let mut queues = Vec::new();
-        let any_writes = loaders.iter().any(|(_, loader)| loader.writes() != Writes::default());
-        let list = loaders
-            .into_iter()
-            .enumerate()
-            .map(|(index, (config, loader))| {
-                let (queue, receiver) = mpsc::unbounded_channel();
-                queues.push(receiver);
-                let guard = Guard::new("loader", &config.settings.name, config.breaker);
-                let source = guards.get(&config.source).cloned();
-                // Loaders that are not built from a configuration need not have a source.
-                let source = source.unwrap_or_else(|| Arc::new(Guard::new("source", &config.source, config.breaker)));
-                LoaderDesk {
-                    gate: Gate::new(guard, source),
-                    permits: Arc::new(Semaphore::new(config.concurrency_max.max(1))),
-                    prefix: config.key_prefix(),
-                    policy: LoaderPolicy {
-                        loader: index as u32,
-                        transparent: config.transparent,
-                        serve_stale: config.serve_stale,
-                        soft_timeout_ms: config.soft_timeout.as_millis() as u64,
-                        hard_timeout_ms: config.hard_timeout.as_millis() as u64,
-                        loads_max: config.queue_max,
-                    },
-                    writes: write::Writes::new(config.concurrency_max),
-                    config,
-                    loader,
-                    queue,
-                    queued: AtomicUsize::new(0),
-                    counters: LoadCounters::default(),
-                    pace: Pace::default(),
-                    is_paused: AtomicBool::new(false),
-                    warm: Arc::default(),
-                    last_error: Mutex::default(),
-                }
-            })
-            .collect();
-        let loaders = Self { list, any_writes, early_ms_max: AtomicU64::new(0) };
-        loaders.set_early_ms_max();
-        (loaders, queues)
-    }
-
-    /// The loader of a key.
-    pub(crate) fn policy_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
-        self.desk_for(db, key).map(|desk| desk.policy)
-    }
-
-    fn desk_for(&self, db: Db, key: &[u8]) -> Option<&LoaderDesk> {
-        // The literal prefix tells nearly all loaders apart; the pattern is looked at once or twice.
-        self.list.iter().find(|desk| desk.fits(db, key))
-    }
-
-    /// Queues loads, those of a loader as one group; see `Host::start_loads`.
-    pub(crate) fn start(&self, mut loads: Vec<Load>) -> Vec<(Load, String)> {
-        let mut refused = Vec::new();
-        // Nearly always they are all of one loader.
-        while let Some(loader) = loads.first().map(|load| load.loader) {
-            let (group, others): (Vec<_>, Vec<_>) = loads.into_iter().partition(|load| load.loader == loader);
-            match self.list.get(loader as usize) {
-                Some(desk) => desk.start(group, &mut refused),
-                None => refused.extend(group.into_iter().map(|load| (load, no_loader(loader)))),
-            }
-            loads = others;
-        }
-        refused
-    }
-
-    /// Says which loader a key belongs to; `None` without loaders.
-    pub(crate) fn loader_of(&self) -> Option<LoaderOf> {
-        let matchers: Vec<(Db, Vec<u8>, Arc<dyn Loader>)> =
-            self.list.iter().map(|desk| (desk.config.db, desk.prefix.clone(), Arc::clone(&desk.loader))).collect();
-        let loader_of = move |db: Db, key: &[u8]| {
-            let is_its = |(of, prefix, loader): &(Db, Vec<u8>, Arc<dyn Loader>)| {
-                *of == db && key.starts_with(prefix) && loader.matches(key)
-            };
-            matchers.iter().position(is_its).map(|index| index as u32)
-        };
-        if self.list.is_empty() { None } else { Some(Box::new(loader_of)) }
-    }
-
-    /// For `LOADER LIST` and `LOADER STATS`.
-    pub(crate) fn views(&self) -> Vec<View> {
-        self.list.iter().map(LoaderDesk::view).collect()
-    }
-
-    /// For `LOADER EXPLAIN`.
-    pub(crate) fn explain(&self, db: Db, key: &[u8]) -> Option<Vec<(&'static str, String)>> {
-        let desk = self.desk_for(db, key)?;
-        let mut fields = vec![
-            ("loader", desk.name().to_owned()),
-            ("match", desk.config.settings.pattern.clone()),
-            ("source", desk.config.source.clone()),
-        ];
-        fields.extend(desk.loader.explain(key));
-        fields.push(("ttl_ms", desk.config.ttl.as_millis().to_string()));
-        fields.push(("negative_ttl_ms", desk.config.negative_ttl.as_millis().to_string()));
-        Some(fields)
-    }
-}
-
 impl LoaderDesk {
     fn fits(&self, db: Db, key: &[u8]) -> bool {
         self.config.db == db && key.starts_with(&self.prefix) && self.loader.matches(key)
     }
 
-    /// Queues as many of a group as there is room for: what readers wait for first.
-    fn start(&self, group: Vec<Load>, refused: &mut Vec<(Load, String)>) {
+    /// Queues as many of a group as there is room for: what readers wait for first. They come back if the queue is closed.
+    fn start(&self, group: Vec<Load>, refused: &mut Vec<(Load, String)>) -> Vec<Load> {
         self.counters.asked.fetch_add(group.len() as u64, Ordering::Relaxed);
         if self.is_paused() {
-            return self.refuse_paused(group, refused);
+            self.refuse_paused(group, refused);
+            return Vec::new();
         }
         if let Some(why) = self.gate.refusal(Instant::now()) {
             self.count_refused(&group, &self.counters.cut_off);
             let text = reason(self, &why);
-            return refused.extend(group.into_iter().map(|load| (load, text.to_string())));
+            refused.extend(group.into_iter().map(|load| (load, text.to_string())));
+            return Vec::new();
         }
         let (refreshes, mut admitted): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|load| load.cause == LoadCause::Refresh);
@@ -241,13 +124,16 @@ impl LoaderDesk {
         refused.extend(without_room.into_iter().map(|load| (load, self.busy_text())));
         admitted.extend(self.admit_refreshes(refreshes, refused));
         if admitted.is_empty() {
-            return;
+            return Vec::new();
         }
-        let (asked, name) = (Instant::now(), self.name());
-        let jobs = admitted.into_iter().map(|load| Job { load, asked }).collect();
-        if let Err(mpsc::error::SendError(jobs)) = self.queue.send(jobs) {
-            let closed = |job: Job| (job.load, format!("LOADBUSY {name} the server is shutting down"));
-            refused.extend(jobs.into_iter().map(closed));
+        let (asked, count) = (Instant::now(), admitted.len());
+        match self.queue.send(admitted.into_iter().map(|load| Job { load, asked }).collect()) {
+            Ok(()) => Vec::new(),
+            Err(mpsc::error::SendError(jobs)) => {
+                self.queued.fetch_sub(count, Ordering::Relaxed);
+                self.counters.asked.fetch_sub(count as u64, Ordering::Relaxed);
+                jobs.into_iter().map(|job| job.load).collect()
+            }
         }
     }
 
@@ -274,6 +160,11 @@ impl LoaderDesk {
 
     fn name(&self) -> &str {
         &self.config.settings.name
+    }
+
+    /// What loads.
+    pub(crate) fn loader(&self) -> Arc<dyn Loader> {
+        Arc::clone(&self.loader)
     }
 
     fn view(&self) -> View {
@@ -392,8 +283,8 @@ fn jittered(ttl_ms: u64, jitter: f64, random: u64) -> u64 {
 
 /// Starts the schedulers on the current runtime.
 pub(crate) fn start_schedulers(node: &Arc<Node>, queues: Vec<Queue>) {
-    for (index, queue) in queues.into_iter().enumerate() {
-        tokio::spawn(schedule(Arc::clone(node), index, queue));
+    for (desk, queue) in node.loaders.table().list.iter().zip(queues) {
+        tokio::spawn(schedule(Arc::clone(node), Arc::clone(desk), queue));
     }
 }
 
@@ -402,12 +293,12 @@ pub(crate) fn start_schedulers(node: &Arc<Node>, queues: Vec<Queue>) {
 /// # Errors
 /// The text of the error reply.
 pub(crate) fn order(node: &Arc<Node>, name: &[u8], order: LoaderOrder) -> Result<(), String> {
-    let desk = node.loaders.list.iter().find(|desk| desk.name().as_bytes() == name);
-    let desk = desk.ok_or_else(|| NO_LOADER_NAMED.to_owned())?;
+    let table = node.loaders.table();
+    let desk = table.desk_named(name).ok_or_else(|| NO_LOADER_NAMED.to_owned())?;
     match order {
         LoaderOrder::Pause => desk.pause(),
         LoaderOrder::Resume => desk.resume(),
-        LoaderOrder::Warm { keys, rate } => return warm::start(node, desk.policy.loader, keys, rate),
+        LoaderOrder::Warm { keys, rate } => return warm::start(node, desk, keys, rate),
         LoaderOrder::StopWarm => desk.warm.stop(),
     }
     Ok(())
@@ -417,13 +308,22 @@ fn no_loader(loader: u32) -> String {
     format!("NOLOADER no loader {loader}")
 }
 
-/// Takes loads from the queue, as many together as one query takes, no more queries at one time than the loader may have.
-async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
+/// Takes loads from the queue until the loader is retired.
+async fn schedule(node: Arc<Node>, desk: Arc<LoaderDesk>, mut queue: Queue) {
     let _vital = Vital("scheduler of loads");
-    let desk = &node.loaders.list[index];
-    let batch_max = desk.loader.batch_max().max(1);
     // Taken from the queue; the rest of a group longer than a query begins the next.
     let mut waiting = VecDeque::new();
+    tokio::select! {
+        () = desk.retired() => {}
+        () = serve(&node, &desk, &mut queue, &mut waiting) => {}
+    }
+    exchange::close(&node, &desk, queue, waiting.into()).await;
+}
+
+/// Takes loads from the queue, as many together as one query takes, no more queries at one time than the loader may have. May be
+/// given up at any moment: what is not begun is in the queue or in `waiting` then.
+async fn serve(node: &Arc<Node>, desk: &Arc<LoaderDesk>, queue: &mut Queue, waiting: &mut VecDeque<Job>) {
+    let batch_max = desk.loader.batch_max().max(1);
     loop {
         if waiting.is_empty() {
             let Some(group) = queue.recv().await else { return };
@@ -447,16 +347,16 @@ async fn schedule(node: Arc<Node>, index: usize, mut queue: Queue) {
         let batch: Vec<Job> = waiting.drain(..waiting.len().min(batch_max)).collect();
         desk.queued.fetch_sub(batch.len(), Ordering::Relaxed);
         if desk.is_paused() {
-            pause::give_up(&node, desk, &batch);
+            pause::give_up(node, desk, &batch);
             continue;
         }
-        tokio::spawn(load_batch(Arc::clone(&node), index, batch, permit));
+        tokio::spawn(load_batch(Arc::clone(node), Arc::clone(desk), batch, permit));
     }
 }
 
 /// Loads the keys of a batch with one request and ends their leases.
-async fn load_batch(node: Arc<Node>, index: usize, batch: Vec<Job>, permit: OwnedSemaphorePermit) {
-    let desk = &node.loaders.list[index];
+async fn load_batch(node: Arc<Node>, desk: Arc<LoaderDesk>, batch: Vec<Job>, permit: OwnedSemaphorePermit) {
+    let desk = &desk;
     let hard_timeout = desk.config.hard_timeout;
     // Whoever began these has left: the source has enough to do. They are asked for again if somebody has come since.
     let (late, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.asked.elapsed() >= hard_timeout);
@@ -565,6 +465,11 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     turn.actor = audit::actor(job.load.cause);
     let counters = &desk.counters;
     let named: Vec<Tag>;
+    let fate = desk.fate();
+    if fate == Fate::Outdated {
+        // Another loader makes this value by now: whoever waits has it from there.
+        node.keyspace.outdate(turn, *db, key);
+    }
     let (answer, is_behind) = match answer {
         Ok(Row::Behind(row)) => (Ok(&**row), true),
         answer => (answer.as_ref(), false),
@@ -595,6 +500,11 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
         }
         Err(error) => {
             counters.errors.fetch_add(1, Ordering::Relaxed);
+            if error.is_transient() && matches!(fate, Fate::Replaced | Fate::Outdated) {
+                // Of a source as it was before; as it is now it may answer.
+                desk.note_failed(&job.load);
+                return exchange::lead_anew(node, desk, turn, &job.load);
+            }
             let reason = reason(desk, &error.to_string());
             desk.note_error(&reason);
             let error_ttl = match error {
@@ -649,18 +559,17 @@ pub(crate) fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
 
 /// Runs a load whose answer goes to `waiter` and nowhere else; see `Host::test_load`.
 pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Result<(), String> {
-    let (Some(runtime), Some(policy)) = (&node.loader_runtime, node.loaders.policy_for(db, key)) else {
+    let desk = node.loaders.table().desk_for(db, key).cloned();
+    let (Some(runtime), Some(desk)) = (node.loader_runtime.get(), desk) else {
         return Err("NOLOADER no loader matches this key".to_owned());
     };
-    let index = policy.loader as usize;
-    let desk = &node.loaders.list[index];
     if desk.counters.tests.fetch_add(1, Ordering::Relaxed) >= TESTS_MAX {
         desk.counters.tests.fetch_sub(1, Ordering::Relaxed);
         return Err(format!("LOADBUSY {} {TESTS_MAX} tests are under way", desk.name()));
     }
     let (node, key) = (Arc::clone(node), Bytes::copy_from_slice(key));
     runtime.spawn(async move {
-        let desk = &node.loaders.list[index];
+        let desk = &desk;
         let loader = Arc::clone(&desk.loader);
         let answer = tokio::spawn(async move { loader.load(LoadRequest { keys: vec![key] }).await }).await;
         desk.counters.tests.fetch_sub(1, Ordering::Relaxed);

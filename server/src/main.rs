@@ -25,6 +25,7 @@ mod node;
 mod pages;
 mod ping;
 mod reactor;
+mod reload;
 mod simulate;
 mod sql;
 mod stage;
@@ -35,7 +36,7 @@ mod vital;
 
 use anyhow::Context;
 use clap::Parser;
-use config::parse::Reading;
+use config::parse::{Given, Reading};
 use config::problem::{Level, Problem};
 use config::{check, parse, render};
 use leasehold_loader_sql::ConfigProblem;
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
             Err(reason) => fail(&anyhow::anyhow!(reason), NO_ANSWER),
         };
     }
-    match serve(reading) {
+    match serve(reading, arguments.given()) {
         Ok(code) => code,
         Err(error) => fail(&error, FAILED),
     }
@@ -109,7 +110,7 @@ fn check_config(reading: Reading) -> ExitCode {
     }
 }
 
-fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
+fn serve(reading: Reading, given: Given) -> anyhow::Result<ExitCode> {
     let Reading { config, problems, places } = reading;
     let log = log::start(&config).context("the log cannot be started")?;
     for problem in &problems {
@@ -117,7 +118,7 @@ fn serve(reading: Reading) -> anyhow::Result<ExitCode> {
     }
     pages::keep_small();
     give_pages_back_soon();
-    match reactor::run(config, log) {
+    match reactor::run(config, given, log) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => match error.downcast_ref::<ConfigProblem>() {
             Some(problem) => {

@@ -5,12 +5,13 @@ use crate::behind::Behind;
 use crate::clients::Cards;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::live::LiveConfig;
+use crate::config::live::{Changed, LiveConfig};
 use crate::feed::Feeds;
 use crate::freeing::Freeing;
 use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
+use crate::reload::Reloader;
 use crate::stats::{Rate, ThreadStats, Totals};
 use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
@@ -38,8 +39,10 @@ pub(crate) struct Node {
     pub(crate) run_id: String,
     /// Port that clients connect to.
     pub(crate) port: u16,
-    /// Where loaders run; `None` without loaders.
-    pub(crate) loader_runtime: Option<tokio::runtime::Handle>,
+    /// Where loaders run; set with the first loader.
+    pub(crate) loader_runtime: OnceLock<tokio::runtime::Handle>,
+    /// Set once at start: what reads the configuration again.
+    pub(crate) reload: OnceLock<Reloader>,
     pub(crate) log: LogControl,
     pub(crate) freeing: Freeing,
     /// Rung when the first command parks, so that ticks come often from now on.
@@ -88,8 +91,9 @@ impl Node {
         keyspace.set_tag_bytes_max(config.tag_memory_bytes);
         keyspace.set_prefix_delimiter(config.live.prefix_delimiter);
         keyspace.set_whatif(config.live.whatif);
-        if let Some(loader_of) = loaders.loader_of() {
-            keyspace.attribute_to_loaders(loader_of);
+        let table = loaders.table();
+        if !table.is_empty() {
+            keyspace.attribute_to_loaders(table.loader_of());
         }
         let run = crate::config::random_hash_seed().0;
         let threads = (0..config.threads).map(|_| ThreadDesk {
@@ -109,7 +113,8 @@ impl Node {
             config,
             live,
             loaders,
-            loader_runtime,
+            loader_runtime: loader_runtime.map(OnceLock::from).unwrap_or_default(),
+            reload: OnceLock::new(),
             log,
             freeing: Freeing::start(),
             port,
@@ -171,24 +176,36 @@ impl Node {
 
     /// The loaders with what is theirs of hits and memory: estimates.
     pub(crate) fn loader_views(&self) -> Vec<View> {
-        let mut views = self.loaders.views();
+        let mut views = self.loaders.table().views();
         if views.is_empty() {
-            return views;
+            return Vec::new();
         }
         let shares = self.keyspace.shares(&mut self.turn()).loaders;
-        for (index, view) in views.iter_mut().enumerate() {
-            let share = shares.get(index).copied().unwrap_or_default();
+        for (number, view) in &mut views {
+            let share = shares.get(*number as usize).copied().unwrap_or_default();
             let fields =
                 [("hits", share.hits), ("misses", share.misses), ("entries", share.entries), ("bytes", share.bytes)];
             view.counters.extend(fields.map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX))));
             if let Some(behind) = self.behind.get() {
-                view.counters.extend(behind.counters(index as u32));
-                if let Some(trouble) = behind.trouble(index as u32) {
+                view.counters.extend(behind.counters(*number));
+                if let Some(trouble) = behind.trouble(*number) {
                     view.settings.push(("behind_trouble", trouble));
                 }
             }
         }
-        views
+        views.into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// Does what changed settings ask for beyond the threads' own copies of them.
+    pub(crate) fn heed(&self, Changed { live, .. }: &Changed) {
+        self.keyspace.set_memory_bytes_max(live.memory_bytes_max);
+        self.keyspace.set_policy(live.policy);
+        self.keyspace.set_objective(live.objective);
+        self.keyspace.set_absence_bytes_max(live.absence_bytes_max());
+        self.keyspace.set_prefix_delimiter(live.prefix_delimiter);
+        self.keyspace.set_whatif(live.whatif);
+        self.keyspace.set_lease_settings(live.lease);
+        self.log.set_level(live.log_level);
     }
 
     /// Hands a wake to the thread of its connection.

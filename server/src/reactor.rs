@@ -8,19 +8,20 @@
 
 use crate::audit;
 use crate::behind;
+use crate::config::Config;
 use crate::config::live::LiveConfig;
-use crate::config::{Config, LoaderConfig};
+use crate::config::parse::Given;
 use crate::feed;
 use crate::listener;
-use crate::load::{self, Loaders};
+use crate::load::{self, Loaders, Opened};
 use crate::log::LogControl;
 use crate::mailbox::Message;
 use crate::node::Node;
 use crate::pages;
+use crate::reload::{self, Reloader, Running};
 use crate::thread;
 use crate::vital::Vital;
 use anyhow::Context as _;
-use leasehold_loader_api::Loader;
 use leasehold_loader_sql::{Source, build_loader, check_feed};
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -50,16 +51,19 @@ const DESCRIPTORS_SPARE: u64 = 256;
 /// # Errors
 /// It cannot start: an address is taken, the system refuses threads, or (a [`leasehold_loader_sql::ConfigProblem`]) a loader does
 /// not fit its database.
-pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
+pub(crate) fn run(mut config: Config, given: Given, log: LogControl) -> anyhow::Result<()> {
+    let as_read = config.clone();
     allow_descriptors(&mut config);
     let listeners = listener::listen(&config)?;
     let port = listeners[0].local_addr()?.port();
     let loader_runtime = loader_runtime(&config)?;
-    let Opened { sources, loaders } = match &loader_runtime {
+    let (sources, loaders) = match &loader_runtime {
         Some(runtime) => runtime.block_on(open_loaders(&config))?,
-        None => Opened::default(),
+        None => Default::default(),
     };
-    let behind = behind::open(&config, &loaders)?;
+    let mut writing = loaders.clone();
+    let writers = reload::writers_of(&mut writing);
+    let behind = behind::open(&config, &writing)?;
     let (loaders, queues) = Loaders::new(&config.sources, loaders);
     let live = LiveConfig::new(config.clone());
     let welcome = config.welcome.clone();
@@ -68,7 +72,10 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     if let Some(runtime) = &loader_runtime {
         let _inside = runtime.enter();
         load::start_schedulers(&node, queues);
-        feed::start(&node, &sources);
+        for desk in node.feeds.desks() {
+            let source = sources.get(&desk.config().source);
+            feed::start(&node, &desk, source.expect("opened above"));
+        }
         if let Some((behind, journal, orders)) = behind {
             behind::start(&node, behind, journal, orders)?;
         }
@@ -77,6 +84,8 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     if node.config.huge_pages {
         pages::start(Arc::downgrade(&node));
     }
+    let running = Running { config: as_read, sources, writers };
+    let reloader = node.reload.get_or_init(|| Reloader::new(given, running, loader_runtime));
     let threads = start_threads(&node)?;
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = main.block_on(serve(&node, listeners, &welcome));
@@ -90,7 +99,7 @@ pub(crate) fn run(mut config: Config, log: LogControl) -> anyhow::Result<()> {
     if let Some(behind) = node.behind.get() {
         main.block_on(behind.end(node.config.shutdown_timeout));
     }
-    if let Some(runtime) = loader_runtime {
+    if let Some(runtime) = reloader.take_runtime() {
         runtime.shutdown_timeout(LOADERS_END);
     }
     tracing::info!("the server has ended");
@@ -129,30 +138,16 @@ fn loader_runtime(config: &Config) -> anyhow::Result<Option<tokio::runtime::Runt
     if config.loaders.is_empty() {
         return Ok(None);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.loader_threads.max(1))
-        .thread_name("loader")
-        .enable_all()
-        .build()
-        .context("cannot start the loader threads")?;
-    Ok(Some(runtime))
-}
-
-/// What lives on the loader runtime.
-#[derive(Default)]
-struct Opened {
-    /// By name.
-    sources: HashMap<String, Source>,
-    loaders: Vec<(LoaderConfig, Arc<dyn Loader>)>,
+    reload::loader_runtime(config.loader_threads).map(Some)
 }
 
 /// Opens the sources, builds the loaders and checks the feeds, on the loader runtime: their sockets belong to it.
-async fn open_loaders(config: &Config) -> anyhow::Result<Opened> {
+async fn open_loaders(config: &Config) -> anyhow::Result<(HashMap<String, Source>, Vec<Opened>)> {
     let mut sources = HashMap::new();
     for settings in &config.sources {
         sources.insert(settings.name.clone(), Source::open(settings.clone()).await?);
     }
-    let mut loaders: Vec<(LoaderConfig, Arc<dyn Loader>)> = Vec::new();
+    let mut loaders: Vec<Opened> = Vec::new();
     for loader in &config.loaders {
         let source = sources
             .get(&loader.source)
@@ -164,7 +159,7 @@ async fn open_loaders(config: &Config) -> anyhow::Result<Opened> {
         let source = sources.get(&feed.source).with_context(|| format!("feed {name}: no source {}", feed.source))?;
         check_feed(source, &feed.settings()).await?;
     }
-    Ok(Opened { sources, loaders })
+    Ok((sources, loaders))
 }
 
 fn start_threads(node: &Arc<Node>) -> anyhow::Result<Vec<JoinHandle<()>>> {
@@ -196,10 +191,11 @@ async fn serve(node: &Arc<Node>, listeners: Vec<TcpListener>, welcome: &[String]
         acceptors.spawn(listener::accept_all(Arc::clone(node), listener));
     }
     let mut hangups = signal(SignalKind::hangup())?;
-    // The terminal that started us may close; the server goes on.
+    let reloaded = Arc::clone(node);
     tokio::spawn(async move {
+        // Those that come meanwhile are one more.
         while hangups.recv().await.is_some() {
-            tracing::info!("SIGHUP ignored: settings change by CONFIG SET");
+            reload::hang_up(&reloaded).await;
         }
     });
     let ticks = tokio::spawn(tick(Arc::clone(node)));
@@ -258,8 +254,9 @@ async fn tick(node: Arc<Node>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoaderConfig;
     use crate::config::options::loader_named;
-    use leasehold_loader_api::{LoadRequest, Loaded, Row};
+    use leasehold_loader_api::{LoadRequest, Loaded, Loader, Row};
     use std::fmt::Write as _;
     use std::io::Read as _;
     use std::net::TcpStream;

@@ -375,6 +375,7 @@ impl Thread {
         }
         self.settle(&mut desk.work.turn);
         desk.work.take_live(&self.node.live);
+        self.host.forget_old_loaders();
         if desk.work.swept_at_ms + SWEEP_CONNECTIONS_EVERY_MS <= now_ms {
             desk.work.swept_at_ms = now_ms;
             self.sweep_connections(now_ms, &desk.work.live);

@@ -56,11 +56,17 @@ fn every_block_of_the_guide_does_what_it_says() {
                 "sql" => run(text),
                 "console" => text.lines().for_each(|line| run(&printed_sql(line))),
                 "toml" => {
-                    let server = Server::options()
-                        .conf(text.replace(URL_IN_GUIDE, &url).replace(MYSQL_URL_IN_GUIDE, &url))
-                        .start();
-                    let client = server.client();
-                    served = Some((server, client));
+                    let conf = text.replace(URL_IN_GUIDE, &url).replace(MYSQL_URL_IN_GUIDE, &url);
+                    match &served {
+                        // Another one in a section is the file as somebody has edited it.
+                        Some((server, _)) => std::fs::write(server.directory().join("leasehold.toml"), conf)
+                            .expect("the directory is ours"),
+                        None => {
+                            let server = Server::options().conf(conf).start();
+                            let client = server.client();
+                            served = Some((server, client));
+                        }
+                    }
                 }
                 "text" => {
                     let (_, client) = served.as_mut().unwrap_or_else(|| panic!("{heading}: there is no server yet"));

@@ -292,6 +292,29 @@ fn postgres_options(settings: &SourceSettings) -> Result<(PgConnectOptions, Vec<
     Ok((options, secrets(&settings.url)))
 }
 
+impl SourceSettings {
+    /// Whether both are the same database, as the same user: only the password of the URL may be another, and what does not say
+    /// which database it is.
+    #[must_use]
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        without_password(&self.url) == without_password(&other.url)
+    }
+}
+
+/// A URL without its password.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    let authority = match authority.rsplit_once('@') {
+        Some((login, host)) => format!("{}@{host}", login.split(':').next().unwrap_or_default()),
+        None => authority.to_owned(),
+    };
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("password=")).collect();
+    format!("{scheme}://{authority}{path}?{}", query.join("&"))
+}
+
 /// The password, as it stands in the URL and as it is meant.
 fn secrets(url: &str) -> Vec<String> {
     let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
@@ -356,6 +379,27 @@ mod tests {
         assert_eq!(secrets("postgres://me:s%40cret@host:1/db?x=1"), ["s%40cret", "s@cret"]);
         assert_eq!(secrets("postgres://host/db?user=me&password=hush"), ["hush", "hush"]);
         assert!(secrets("postgres://me@host/db").is_empty());
+    }
+
+    #[test]
+    fn a_database_is_the_same_under_another_password() {
+        let is_same = |one: &str, other: &str| {
+            SourceSettings::new("main", one).is_same_database(&SourceSettings::new("other", other))
+        };
+        assert!(is_same("postgres://me:one@host:1/db?x=1", "postgres://me:t%20wo@host:1/db?x=1"));
+        assert!(is_same("postgres://me@host/db", "postgres://me:new@host/db"));
+        assert!(is_same("postgres://host/db?user=me&password=a", "postgres://host/db?user=me&password=b"));
+        assert!(is_same("sqlite:a.db", "sqlite:a.db"));
+        for (one, other) in [
+            ("postgres://me:one@host/db", "postgres://you:one@host/db"),
+            ("postgres://me:one@host/db", "postgres://me:one@host2/db"),
+            ("postgres://me:one@host/db", "postgres://me:one@host/db2"),
+            ("postgres://me:one@host/db", "postgres://me:one@host/db?options=-csearch_path%3Dx"),
+            ("postgres://me:one@host/db", "mysql://me:one@host/db"),
+            ("sqlite:a.db", "sqlite:b.db"),
+        ] {
+            assert!(!is_same(one, other), "{one} {other}");
+        }
     }
 
     #[tokio::test]

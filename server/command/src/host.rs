@@ -41,6 +41,16 @@ pub trait Host {
         Err(NO_LOADER_NAMED.to_owned())
     }
 
+    /// `LOADER RELOAD`: reads the configuration again; `waiter` is woken when loaders, sources and feeds are as it says (`Written`), or when
+    /// it was refused and all is as it was (`Failed`).
+    ///
+    /// # Errors
+    /// The text of the error reply: nothing was begun.
+    fn reload(&self, waiter: Waiter) -> Result<(), String> {
+        let _ = waiter;
+        Err(NO_CONFIGURATION.to_owned())
+    }
+
     /// Feeds in the order of the configuration.
     fn feeds(&self) -> Vec<View> {
         Vec::new()
@@ -273,6 +283,10 @@ pub struct ViolationView {
 
 /// The error where nothing is written behind.
 pub const NO_JOURNAL: &str = "ERR there is no [journal], so no loader writes behind";
+
+/// The error where there is no configuration file.
+pub const NO_CONFIGURATION: &str =
+    "ERR there is no configuration file to read again: the server was started without --conf";
 
 /// The error for a name that no loader has.
 pub const NO_LOADER_NAMED: &str = "NOLOADER no loader has this name";

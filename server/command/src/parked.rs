@@ -1,4 +1,4 @@
-//! Commands that wait: for a fill, a lease, a commit, or the end of their patience.
+//! Commands that wait: for a fill, a lease, a commit, a reload, or the end of their patience.
 //!
 //! A parked command is a list of keys, each of which will have an answer, and a way to write the reply once all have. Keys
 //! are woken one by one, in any order; each has its own deadlines.
@@ -65,6 +65,8 @@ pub(crate) enum Patience {
     Flush { loader: Option<u32>, up_to: u64, deadline_ms: u64 },
     /// LOADER TEST: not in any queue of the keyspace.
     Test { deadline_ms: u64, asked_ms: u64 },
+    /// LOADER RELOAD: not in any queue of the keyspace.
+    Reload { deadline_ms: u64 },
 }
 
 /// What became of a key.
@@ -89,7 +91,8 @@ impl Patience {
             Self::Lease { deadline_ms, .. }
             | Self::Write { deadline_ms, .. }
             | Self::Flush { deadline_ms, .. }
-            | Self::Test { deadline_ms, .. } => *deadline_ms,
+            | Self::Test { deadline_ms, .. }
+            | Self::Reload { deadline_ms } => *deadline_ms,
         }
     }
 }
@@ -122,6 +125,14 @@ impl Parked {
             Patience::Lease { claim, .. } => Answer::Getl(claim.woken(event, context.turn.now_ms)),
             Patience::Write { effect, .. } => match event {
                 WakeEvent::Written { rows } => written(context, awaited.db, effect, rows),
+                WakeEvent::Failed { reason, .. } => Answer::Error(reason.to_string()),
+                other => {
+                    give_back(context.keyspace, context.turn, other);
+                    return None;
+                }
+            },
+            Patience::Reload { .. } => match event {
+                WakeEvent::Written { .. } => Answer::Ok,
                 WakeEvent::Failed { reason, .. } => Answer::Error(reason.to_string()),
                 other => {
                     give_back(context.keyspace, context.turn, other);
@@ -246,6 +257,10 @@ impl Awaited {
             }
             Patience::Test { asked_ms, deadline_ms } => {
                 Some(Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms)))
+            }
+            Patience::Reload { .. } => {
+                let text = "ERR the reload is under way still; INFO loaders and the log will say how it has ended";
+                Some(Answer::Error(text.to_owned()))
             }
             Patience::Lease { deadline_ms, claim } => {
                 let claim = claim.clone();

@@ -63,7 +63,8 @@ pub(super) fn compare(node: &Arc<Node>, db: Db, key: &Bytes, row: &Row, digests:
 }
 
 fn look<R>(node: &Arc<Node>, turn: &mut Turn, db: Db, key: &[u8], read: impl FnOnce(Seen<'_>) -> R) -> Option<R> {
-    if behind::is_pending(node, db, key) {
+    let policy = node.loaders.table().policy_for(db, key);
+    if policy.is_some_and(|policy| behind::is_pending(node, policy.loader, key)) {
         return None;
     }
     let now_ms = turn.now_ms;

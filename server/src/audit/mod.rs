@@ -28,6 +28,7 @@ use self::pace::{Budget, Window};
 use self::trails::{Event, Noted, Trails};
 use crate::config::text::show_duration;
 use crate::config::{AuditorConfig, Config};
+use crate::feed::FeedDesk;
 use crate::load;
 use crate::load::audit::Asked;
 use crate::node::Node;
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use leasehold_command::{AuditView, ViolationView};
 use leasehold_keyspace::{CHANGED_KEY_BYTES_MAX, Db, HashWindow, KeyChange};
 use leasehold_loader_api::{Loaded, Row};
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -128,7 +129,7 @@ impl Auditor {
 
     /// For `AUDIT LIST`, newest first.
     pub(crate) fn violations(&self, node: &Node) -> Vec<ViolationView> {
-        self.state().ledger.violations(|place| feed_name(node, place))
+        self.state().ledger.violations(|feed| node.feeds.name(feed))
     }
 
     /// For `AUDIT RESET`.
@@ -158,14 +159,11 @@ impl Auditor {
 
     /// The loader of a key: its place, and its name.
     fn loader_of(&self, node: &Node, db: Db, key: &[u8]) -> Option<(u32, Arc<str>)> {
-        let place = node.loaders.policy_for(db, key)?.loader;
-        let name = node.loaders.name(place).filter(|name| !self.excluded.contains(*name))?;
+        let table = node.loaders.table();
+        let place = table.policy_for(db, key)?.loader;
+        let name = table.name(place).filter(|name| !self.excluded.contains(*name))?;
         Some((place, name.into()))
     }
-}
-
-fn feed_name(node: &Node, place: u32) -> String {
-    node.config.feeds.get(place as usize).map_or(String::new(), |feed| feed.settings.name.clone())
 }
 
 /// Starts the auditor on the current runtime, if there is one.
@@ -239,9 +237,10 @@ fn choose(node: &Arc<Node>, auditor: &Auditor) -> Vec<Batch> {
         let mut state = auditor.state();
         let keys = state.budget.keys(now_ms);
         let busy = state.busy.clone();
+        let table = node.loaders.table();
         let is_free = |case: &Case| {
             let Subject { db, key, .. } = &case.subject;
-            node.loaders.policy_for(*db, key).is_none_or(|policy| !busy.contains(&policy.loader))
+            table.policy_for(*db, key).is_none_or(|policy| !busy.contains(&policy.loader))
         };
         let due = state.cases.take_due(now_ms, keys, is_free);
         (keys, busy, due)
@@ -311,8 +310,7 @@ impl Chosen<'_> {
 
     /// Of all keys, those that are known and those that are there by turns; how many.
     fn by_chance(&mut self, most: usize, busy: &HashSet<u32>) -> usize {
-        let databases: BTreeSet<u8> = self.node.config.loaders.iter().map(|loader| loader.db.0).collect();
-        let databases: Vec<Db> = databases.into_iter().map(Db).collect();
+        let databases = self.node.loaders.table().databases();
         if databases.is_empty() {
             return 0;
         }
@@ -363,7 +361,7 @@ impl Chosen<'_> {
 async fn check(node: Arc<Node>, batch: Batch) {
     let Some(auditor) = &node.auditor else { return };
     let Batch { loader, mut cases } = batch;
-    let together = node.loaders.batch_max(loader).min(BATCH_MAX);
+    let together = node.loaders.table().batch_max(loader).min(BATCH_MAX);
     while !cases.is_empty() {
         let later = cases.split_off(cases.len().min(together));
         let part = std::mem::replace(&mut cases, later);
@@ -468,8 +466,8 @@ impl State {
         if evidence.is_some_and(|evidence| !evidence.is_filled) || is_by_client == Some(true) {
             return Class::Written;
         }
-        let covers = |feed: &crate::config::FeedConfig| feed.loaders.iter().any(|name| **name == *subject.loader);
-        if node.config.feeds.iter().any(covers) { Class::FeedLate } else { Class::Untold }
+        let covers = |feed: &Arc<FeedDesk>| feed.config().loaders.iter().any(|name| **name == *subject.loader);
+        if node.feeds.desks().iter().any(covers) { Class::FeedLate } else { Class::Untold }
     }
 
     /// Keeps a violation, with what led to it, and tells the log of it, if there was not one just now.
@@ -497,7 +495,7 @@ impl State {
         };
         self.unlogged += 1;
         if now_ms.saturating_sub(self.logged_at_ms) >= LOG_EVERY_MS {
-            let view = violation.view(|place| feed_name(node, place));
+            let view = violation.view(|feed| node.feeds.name(feed));
             tracing::warn!(
                 loader = &*subject.loader,
                 key = %String::from_utf8_lossy(&subject.key),

@@ -364,20 +364,19 @@ fn tell(node: &Node, waiter: Option<Waiter>, event: WakeEvent) {
     }
 }
 
-/// Brings the pending change of a key back into the keyspace, for a reader who does not find it there: its value, or `None` inside
+/// Brings the pending change of a loader's key back into the keyspace, for a reader who does not find it there: its value, or `None` inside
 /// for a deletion.
-pub(crate) fn restore(node: &Node, turn: &mut Turn, db: Db, key: &[u8]) -> Option<Option<Bytes>> {
-    let behind = node.behind.get()?;
-    let desk = behind.desk(node.loaders.writer_for(db, key)?)?;
+pub(crate) fn restore(node: &Node, turn: &mut Turn, loader: u32, key: &[u8]) -> Option<Option<Bytes>> {
+    let desk = node.behind.get()?.desk(loader)?;
     let pending = lock(&desk.pending);
     let value = pending.get(key)?.clone();
     desk.show(node, turn, key, value.as_ref());
     Some(value)
 }
 
-/// Whether a key has a pending change.
-pub(crate) fn is_pending(node: &Node, db: Db, key: &[u8]) -> bool {
-    let desk = node.behind.get().and_then(|behind| behind.desk(node.loaders.writer_for(db, key)?));
+/// Whether a loader's key has a pending change.
+pub(crate) fn is_pending(node: &Node, loader: u32, key: &[u8]) -> bool {
+    let desk = node.behind.get().and_then(|behind| behind.desk(loader));
     desk.is_some_and(|desk| lock(&desk.pending).get(key).is_some())
 }
 

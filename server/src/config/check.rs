@@ -5,6 +5,7 @@ use super::problem::{Level, Problem};
 use super::text::{parse_duration, show_bytes, show_duration};
 use super::{Config, FeedConfig, LoaderConfig, WriteMode};
 use crate::feed::mapping_of;
+use crate::load::LOADER_NAMES_MAX;
 use leasehold_command::ServeStale;
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
@@ -66,6 +67,10 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
     }
     for loader in &config.loaders {
         loader_rules(config, loader, &mut found);
+    }
+    if let Some(loader) = config.loaders.get(LOADER_NAMES_MAX) {
+        let text = format!("is one loader too many; allowed: {LOADER_NAMES_MAX}");
+        found.error(&Section::Loader(loader.settings.name.clone()), "", text);
     }
     patterns(config, &mut found);
     for feed in &config.feeds {

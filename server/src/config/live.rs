@@ -93,10 +93,43 @@ impl LiveConfig {
         Ok(())
     }
 
+    /// What [`LiveConfig::adopt`] would be refused for: an option and what is wrong with it.
+    pub(crate) fn adoptable(&self, before: &Config, now: &Config) -> Option<(&'static str, String)> {
+        let mut next = self.lock().clone();
+        adopted(&mut next, before, now);
+        super::check::between_options(&next)
+    }
+
+    /// Takes from a configuration that was read again what is other than in the one before it, and has `apply` do what is to be done of
+    /// it. What was set since and is no other there stays.
+    pub(crate) fn adopt(&self, before: &Config, now: &Config, apply: impl FnOnce(&Changed)) {
+        let mut config = self.lock();
+        let names = adopted(&mut config, before, now);
+        if !names.is_empty() {
+            self.generation.fetch_add(1, Ordering::Release);
+            apply(&Changed { live: config.live.clone(), names });
+        }
+    }
+
+    /// The options that are other than in this configuration.
+    pub(crate) fn differences(&self, to: &Config) -> Vec<&'static str> {
+        let config = self.lock();
+        let differs = |option: &&Spec<Config>| (option.read)(&config) != (option.read)(to);
+        server_options().filter(differs).map(|option| option.name).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Config> {
         // A panic between the two writes of `set` cannot happen, so the settings are whole even then.
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sets the live options that differ between two configurations; which.
+fn adopted(config: &mut Config, before: &Config, now: &Config) -> Vec<&'static str> {
+    let differs = |option: &&Spec<Config>| option.change == Change::Live && (option.read)(before) != (option.read)(now);
+    let differing: Vec<_> = server_options().filter(differs).collect();
+    differing.iter().for_each(|option| (option.write)(config, (option.read)(now)));
+    differing.iter().map(|option| option.name).collect()
 }
 
 /// Reads a value of `CONFIG SET`.

@@ -20,7 +20,8 @@ pub(crate) fn conf() -> String {
     explain(
         &mut out,
         "To set an option, remove the # before its name. On the command line: --set name=value, --set sources.main.url=…, \
-         --set loaders.user.ttl=10m. Options marked \"live\" can be changed by CONFIG SET while the server runs.",
+         --set loaders.user.ttl=10m. Options marked \"live\" can be changed by CONFIG SET while the server runs. LOADER RELOAD and SIGHUP \
+         read this file again: sources, loaders, feeds and live options become what it says, all of it or nothing.",
     );
     explain(
         &mut out,

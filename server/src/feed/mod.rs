@@ -16,17 +16,17 @@ use crate::config::{Config, FeedConfig, LoaderConfig};
 use crate::load;
 use crate::node::Node;
 use crate::vital::Vital;
-use cover::{Cover, cover_is_stale};
+pub(crate) use cover::{Cover, cover_is_stale};
 use leasehold_command::View;
 use leasehold_keyspace::{Actor, Invalidation};
 use leasehold_loader_api::feed::{Batch, Gap, Notice};
 use leasehold_loader_sql::{NOTICES_MAX, Source, Template, run_feed};
 pub(crate) use mapping::Mapping;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 /// Keys that are invalidated before others have their turn.
@@ -35,19 +35,24 @@ const KEYS_PER_TURN: usize = 256;
 /// Lags that quantiles are made of: the last of so many events.
 const LAGS: usize = 1_024;
 
-/// All feeds, in the order of the configuration.
+/// All feeds of now, in the order of the configuration.
 pub(crate) struct Feeds {
-    list: Vec<FeedDesk>,
+    list: Mutex<Vec<Arc<FeedDesk>>>,
+    /// By number: those that feeds have or had.
+    names: Mutex<Vec<String>>,
 }
 
-struct FeedDesk {
-    /// In the configuration.
-    place: u32,
+/// One feed.
+pub(crate) struct FeedDesk {
+    /// Its name's among all that feeds have had.
+    number: u32,
     config: FeedConfig,
     mapping: Mapping,
     covers: Vec<Cover>,
     counters: Counters,
     state: Mutex<State>,
+    /// Its reader and its follower, once they run.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// All relaxed, as each is a number of its own, but for the first.
@@ -96,24 +101,42 @@ enum Phase {
 impl Feeds {
     /// The feeds of a configuration that was checked.
     pub(crate) fn new(config: &Config) -> Self {
-        let desk = |(place, feed): (usize, &FeedConfig)| {
-            let is_covered = |loader: &&LoaderConfig| feed.loaders.contains(&loader.settings.name);
-            let covered = config.loaders.iter().filter(is_covered);
-            FeedDesk {
-                place: place as u32,
-                mapping: mapping_of(config, feed).unwrap_or_else(|_| Mapping::whole()),
-                covers: covered.map(Cover::new).collect(),
-                config: feed.clone(),
-                counters: Counters::default(),
-                state: Mutex::default(),
-            }
-        };
-        Self { list: config.feeds.iter().enumerate().map(desk).collect() }
+        let feeds = Self { list: Mutex::default(), names: Mutex::default() };
+        feeds.install(config.feeds.iter().map(|feed| feeds.desk(config, feed)).collect());
+        feeds
+    }
+
+    /// A feed of a configuration that was checked, which does nothing yet.
+    pub(crate) fn desk(&self, config: &Config, feed: &FeedConfig) -> Arc<FeedDesk> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = &feed.settings.name;
+        let known = names.iter().position(|known| known == name);
+        let number = known.unwrap_or_else(|| {
+            names.push(name.clone());
+            names.len() - 1
+        });
+        Arc::new(FeedDesk::new(config, feed, number as u32))
+    }
+
+    /// The name of a feed, also of one that is gone.
+    pub(crate) fn name(&self, number: u32) -> String {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(number as usize).cloned().unwrap_or_default()
+    }
+
+    /// The feeds as they are now.
+    pub(crate) fn desks(&self) -> Vec<Arc<FeedDesk>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on these are the feeds.
+    pub(crate) fn install(&self, desks: Vec<Arc<FeedDesk>>) {
+        *self.list.lock().unwrap_or_else(PoisonError::into_inner) = desks;
     }
 
     /// For `FEED LIST`, `FEED STATS` and INFO.
     pub(crate) fn views(&self) -> Vec<View> {
-        self.list.iter().map(FeedDesk::view).collect()
+        self.desks().iter().map(|desk| desk.view()).collect()
     }
 }
 
@@ -135,24 +158,33 @@ pub(crate) fn mapping_of(config: &Config, feed: &FeedConfig) -> Result<Mapping, 
     Mapping::new(&settings.key, feed.loaders.iter().filter_map(|name| loader_of(config, name)))
 }
 
-/// Starts reading the feeds, on the current runtime.
-pub(crate) fn start(node: &Arc<Node>, sources: &HashMap<String, Source>) {
-    for (index, desk) in node.feeds.list.iter().enumerate() {
-        let Some(source) = sources.get(&desk.config.source) else { continue };
-        let (notices, received) = mpsc::channel(NOTICES_MAX);
-        let reader = run_feed(source.clone(), desk.config.settings(), notices);
-        tokio::spawn(async {
-            let _vital = Vital("reader of a feed");
-            reader.await;
-        });
-        tokio::spawn(follow(Arc::clone(node), index, received));
-    }
+/// Starts reading a feed, on the current runtime.
+pub(crate) fn start(node: &Arc<Node>, desk: &Arc<FeedDesk>, source: &Source) {
+    let (notices, received) = mpsc::channel(NOTICES_MAX);
+    let reader = run_feed(source.clone(), desk.config.settings(), notices);
+    let reader = tokio::spawn(async {
+        let _vital = Vital("reader of a feed");
+        reader.await;
+    });
+    let follower = tokio::spawn(follow(Arc::clone(node), Arc::clone(desk), received));
+    desk.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([reader, follower]);
 }
 
-/// Takes what a feed tells, until the server ends.
-async fn follow(node: Arc<Node>, index: usize, mut notices: mpsc::Receiver<Notice>) {
+/// Stops reading a feed. What it was about to tell is lost, so all that it covers is stale.
+pub(crate) async fn stop(node: &Arc<Node>, desk: &FeedDesk) {
+    let tasks = std::mem::take(&mut *desk.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+    tasks.iter().for_each(JoinHandle::abort);
+    for task in tasks {
+        // It says that it was aborted; a panic has ended the process.
+        let _ = task.await;
+    }
+    tracing::info!(feed = desk.name(), "the feed is read no more as it was: all that it covered is stale");
+    desk.all_is_stale(node);
+}
+
+/// Takes what a feed tells, until the server ends or the feed is stopped.
+async fn follow(node: Arc<Node>, desk: Arc<FeedDesk>, mut notices: mpsc::Receiver<Notice>) {
     let _vital = Vital("follower of a feed");
-    let desk = &node.feeds.list[index];
     let stale_after = desk.config.stale_after;
     let mut blind_at = Instant::now() + stale_after;
     loop {
@@ -178,6 +210,24 @@ async fn follow(node: Arc<Node>, index: usize, mut notices: mpsc::Receiver<Notic
 }
 
 impl FeedDesk {
+    fn new(config: &Config, feed: &FeedConfig, number: u32) -> Self {
+        let is_covered = |loader: &&LoaderConfig| feed.loaders.contains(&loader.settings.name);
+        Self {
+            number,
+            mapping: mapping_of(config, feed).unwrap_or_else(|_| Mapping::whole()),
+            covers: config.loaders.iter().filter(is_covered).map(Cover::new).collect(),
+            config: feed.clone(),
+            counters: Counters::default(),
+            state: Mutex::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// What it is told.
+    pub(crate) fn config(&self) -> &FeedConfig {
+        &self.config
+    }
+
     /// Invalidates the keys of a batch.
     async fn apply(&self, node: &Arc<Node>, batch: &Batch) {
         let mapped = self.mapping.map(&batch.events);
@@ -193,7 +243,7 @@ impl FeedDesk {
             while keys.len() > 0 {
                 let mut hits = 0;
                 load::end(node, |turn| {
-                    turn.actor = Actor::Feed(self.place);
+                    turn.actor = Actor::Feed(self.number);
                     for (db, key) in keys.by_ref().take(KEYS_PER_TURN) {
                         let soft = Invalidation::Soft { stale_ms: None };
                         hits += u64::from(node.keyspace.invalidate(turn, *db, key, soft, None));

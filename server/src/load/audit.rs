@@ -4,11 +4,12 @@
 //! `max_concurrency`. While the loader is paused, or a breaker is not closed, it does not ask; it is no probe, and what
 //! becomes of its queries moves no breaker.
 
-use super::Loaders;
+use super::table::Table;
 use crate::node::Node;
 use bytes::Bytes;
-use leasehold_keyspace::{Actor, LoadCause};
+use leasehold_keyspace::{Actor, Db, LoadCause};
 use leasehold_loader_api::{LoadRequest, Loaded};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -23,10 +24,16 @@ pub(crate) enum Asked {
     Refused,
 }
 
-impl Loaders {
+impl Table {
     /// The most keys that one query of a loader takes.
     pub(crate) fn batch_max(&self, loader: u32) -> usize {
-        self.list.get(loader as usize).map_or(1, |desk| desk.loader.batch_max().max(1))
+        self.desk(loader).map_or(1, |desk| desk.loader.batch_max().max(1))
+    }
+
+    /// In which the loaders have keys, each once.
+    pub(crate) fn databases(&self) -> Vec<Db> {
+        let numbers: BTreeSet<u8> = self.list.iter().map(|desk| desk.config.db.0).collect();
+        numbers.into_iter().map(Db).collect()
     }
 }
 
@@ -41,7 +48,12 @@ pub(super) fn actor(cause: LoadCause) -> Actor {
 
 /// Loads keys of one loader, at most as many as a query takes, and stores nothing.
 pub(crate) async fn ask(node: &Arc<Node>, loader: u32, keys: Vec<Bytes>) -> Asked {
-    let Some(desk) = node.loaders.list.get(loader as usize) else { return Asked::Refused };
+    let table = node.loaders.table();
+    let Some(desk) = table.desk(loader) else { return Asked::Refused };
+    // A reload may have given the keys to another loader.
+    if !keys.iter().all(|key| desk.loader.matches(key)) {
+        return Asked::Refused;
+    }
     if desk.is_paused() || desk.gate.trouble(Instant::now()).is_some() {
         return Asked::Refused;
     }

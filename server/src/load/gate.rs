@@ -5,12 +5,13 @@
 
 use super::breaker::{Breaker, Outcome, Pass, Phase, Refusal};
 use leasehold_loader_api::{BreakerSettings, LoadError, Loaded, Row};
+use leasehold_loader_sql::SourceSettings;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The way of one loader to its source.
 pub(crate) struct Gate {
-    loader: Guard,
+    loader: Arc<Guard>,
     source: Arc<Guard>,
 }
 
@@ -46,8 +47,13 @@ pub(crate) enum Ending {
 }
 
 impl Gate {
-    pub(crate) fn new(loader: Guard, source: Arc<Guard>) -> Self {
-        Self { loader, source }
+    pub(crate) fn new(loader: impl Into<Arc<Guard>>, source: Arc<Guard>) -> Self {
+        Self { loader: loader.into(), source }
+    }
+
+    /// The breaker of the loader itself.
+    pub(crate) fn loader_guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.loader)
     }
 
     /// Why nothing may be asked now.
@@ -117,6 +123,11 @@ impl Guard {
     pub(crate) fn new(kind: &str, name: &str, settings: BreakerSettings) -> Self {
         let breaker = Breaker::new(settings, Instant::now());
         Self { name: format!("{kind} {name}"), state: Mutex::new(Guarded { breaker, error: String::new() }) }
+    }
+
+    /// The breaker that all loaders of a source share.
+    pub(crate) fn of_source(source: &SourceSettings) -> Self {
+        Self::new("source", &source.name, source.breaker)
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {

@@ -4,10 +4,10 @@
 //! it takes no more than [`super::BACKGROUND_SHARE`] of the queue, and what finds no place there is left out and counted. Who decides whether a
 //! value is due is the reader ([`leasehold_command::RefreshRule`]) together with the keyspace, which knows how long its load took.
 
-use super::{BACKGROUND_SHARE, LoadCounters, LoaderDesk, Loaders};
+use super::{BACKGROUND_SHARE, LoadCounters, LoaderDesk};
 use crate::config::RefreshMode;
 use leasehold_command::{RefreshRule, RefreshWhen};
-use leasehold_keyspace::{Db, Load, LoadCause};
+use leasehold_keyspace::{Load, LoadCause};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -50,31 +50,8 @@ impl Pace {
     }
 }
 
-impl Loaders {
-    /// See `Host::refresh_rule`.
-    pub(crate) fn refresh_rule(&self, db: Db, key: &[u8], left_ms: u64) -> Option<RefreshRule> {
-        // The end first: nearly all values are far from the end that their own loader looks at.
-        let is_near = |desk: &&LoaderDesk| left_ms <= desk.early_ms_max() && desk.fits(db, key);
-        self.list.iter().find(is_near).and_then(LoaderDesk::refresh_rule)
-    }
-
-    /// How long before their end values may be due, of all loaders, in ms; 0: never.
-    pub(crate) fn early_ms_max(&self) -> u64 {
-        self.early_ms_max.load(Ordering::Relaxed)
-    }
-
-    /// To be called when the pace of a loader has changed.
-    pub(super) fn set_early_ms_max(&self) {
-        let most = self.list.iter().map(LoaderDesk::early_ms_max).max().unwrap_or(0);
-        // Every thread reads it each turn: written only if it changes, so that it stays in their caches.
-        if self.early_ms_max() != most {
-            self.early_ms_max.store(most, Ordering::Relaxed);
-        }
-    }
-}
-
 impl LoaderDesk {
-    fn refresh_rule(&self) -> Option<RefreshRule> {
+    pub(super) fn refresh_rule(&self) -> Option<RefreshRule> {
         let when = match self.config.refresh {
             RefreshMode::Off => return None,
             RefreshMode::Ahead => RefreshWhen::Ahead { early_ms: self.ahead_ms() },
@@ -91,7 +68,7 @@ impl LoaderDesk {
     }
 
     /// Values further from their end are not due.
-    fn early_ms_max(&self) -> u64 {
+    pub(super) fn early_ms_max(&self) -> u64 {
         match self.config.refresh {
             RefreshMode::Off => 0,
             RefreshMode::Ahead => self.ahead_ms(),
@@ -171,9 +148,10 @@ mod tests {
     use super::*;
     use crate::config::LoaderConfig;
     use crate::config::options::loader_named;
-    use crate::load::Queue;
     use crate::load::tests::Unasked;
+    use crate::load::{Loaders, Queue};
     use bytes::Bytes;
+    use leasehold_keyspace::Db;
     use leasehold_loader_api::Loader;
     use std::sync::Arc;
 
@@ -192,18 +170,18 @@ mod tests {
     fn refreshes_leave_half_of_the_queue_to_readers_who_miss() {
         let (loaders, mut queues) = loaders(vec![config("user", |config| config.queue_max = 4)]);
         let load = |token, cause| Load { db: Db(0), key: Bytes::from_static(b"user:1"), token, loader: 0, cause };
-        let refused = loaders.start((1..=3).map(|token| load(token, LoadCause::Refresh)).collect());
+        let refused = loaders.start(&loaders.table(), (1..=3).map(|token| load(token, LoadCause::Refresh)).collect());
         assert_eq!(refused.iter().map(|(load, _)| load.token).collect::<Vec<_>>(), [3]);
         let mixed = vec![load(4, LoadCause::Refresh), load(5, LoadCause::Missed), load(6, LoadCause::Missed)];
-        let refused = loaders.start(mixed);
+        let refused = loaders.start(&loaders.table(), mixed);
         assert_eq!(refused.iter().map(|(load, _)| load.token).collect::<Vec<_>>(), [4]);
-        let refused = loaders.start(vec![load(7, LoadCause::Missed)]);
+        let refused = loaders.start(&loaders.table(), vec![load(7, LoadCause::Missed)]);
         assert!(refused[0].1.starts_with("LOADBUSY user "));
         let queued: Vec<Vec<u64>> = std::iter::from_fn(|| queues[0].try_recv().ok())
             .map(|group| group.iter().map(|job| job.load.token).collect())
             .collect();
         assert_eq!(queued, [vec![1, 2], vec![5, 6]]);
-        let desk = &loaders.list[0];
+        let desk = &loaders.table().list[0];
         let fields = desk.counters.refresh_fields();
         assert_eq!(&fields[..1], [("refreshes", 2)]);
         assert_eq!((fields[3], desk.counters.busy.load(Ordering::Relaxed)), (("refresh_skipped", 2), 1));
@@ -223,10 +201,10 @@ mod tests {
         let (all, _) = loaders(vec![off(), ahead("a")]);
         // A fifth of the shortest life that the jitter makes.
         assert!((9_999..=10_000).contains(&all.early_ms_max()), "{}", all.early_ms_max());
-        assert_eq!(all.refresh_rule(Db(0), b"a:1", 10_001), None);
-        assert_eq!(all.refresh_rule(Db(0), b"off:1", 1), None);
-        assert_eq!(all.refresh_rule(Db(1), b"a:1", 1), None);
-        let rule = all.refresh_rule(Db(0), b"a:1", 1).expect("near its end");
+        assert_eq!(all.table().refresh_rule(Db(0), b"a:1", 10_001), None);
+        assert_eq!(all.table().refresh_rule(Db(0), b"off:1", 1), None);
+        assert_eq!(all.table().refresh_rule(Db(1), b"a:1", 1), None);
+        let rule = all.table().refresh_rule(Db(0), b"a:1", 1).expect("near its end");
         assert!(rule.loader == 1 && rule.transparent && matches!(rule.when, RefreshWhen::Ahead { .. }));
     }
 
@@ -237,7 +215,7 @@ mod tests {
             config.refresh_beta = 2.0;
         })]);
         assert_eq!(loaders.early_ms_max(), 40, "before the first load, as for loads of 1 ms");
-        let desk = &loaders.list[0];
+        let desk = &loaders.table().list[0];
         desk.note_pace(Duration::from_millis(100));
         loaders.set_early_ms_max();
         assert_eq!(loaders.early_ms_max(), 4_000);
@@ -254,7 +232,7 @@ mod tests {
             config.refresh = RefreshMode::Ahead;
             config.ttl = Duration::from_millis(100);
         })]);
-        let desk = &loaders.list[0];
+        let desk = &loaders.table().list[0];
         desk.note_pace(Duration::from_millis(39));
         assert!(!desk.pace.is_warned.load(Ordering::Relaxed));
         (0..40).for_each(|_| desk.note_pace(Duration::from_millis(50)));

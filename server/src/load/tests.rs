@@ -63,15 +63,15 @@ fn misses_on_a_full_loader_are_refused_and_nothing_is_queued_for_them() {
     let (loaders, mut queues) = Loaders::new(&[], vec![(config, Arc::new(Unasked))]);
     let queue = &mut queues[0];
     let miss = |token| job("user:1", token).load;
-    let refused = loaders.start((1..=5).map(miss).collect());
+    let refused = loaders.start(&loaders.table(), (1..=5).map(miss).collect());
     assert_eq!(refused.iter().map(|(load, _)| load.token).collect::<Vec<_>>(), [4, 5]);
     assert_eq!(queue.try_recv().map(|group| group.len()), Ok(3));
     for token in 0..10_000 {
-        let refused = loaders.start(vec![miss(token)]);
+        let refused = loaders.start(&loaders.table(), vec![miss(token)]);
         assert!(matches!(&refused[..], [(load, text)] if load.token == token && text.starts_with("LOADBUSY users ")));
     }
     assert!(queue.try_recv().is_err(), "the channel is empty");
-    assert_eq!(loaders.list[0].counters.busy.load(Ordering::Relaxed), 10_002);
+    assert_eq!(loaders.table().list[0].counters.busy.load(Ordering::Relaxed), 10_002);
 }
 
 #[test]
@@ -181,17 +181,17 @@ impl Bench {
             };
             Load { db: Db(0), key, token, loader: 0, cause: LoadCause::Missed }
         });
-        let refused = self.node.loaders.start(loads.collect());
+        let refused = self.node.loaders.start(&self.node.loaders.table(), loads.collect());
         refused.into_iter().map(|(_, text)| text).collect()
     }
 
     fn counter(&self, name: &str) -> i64 {
-        let view = &self.node.loaders.views()[0];
+        let (_, view) = &self.node.loaders.table().views()[0];
         view.counters.iter().find(|(field, _)| *field == name).unwrap_or_else(|| panic!("no counter {name}")).1
     }
 
     fn state(&self) -> String {
-        let view = &self.node.loaders.views()[0];
+        let (_, view) = &self.node.loaders.table().views()[0];
         view.settings.iter().find(|(field, _)| *field == "state").expect("there is a state").1.clone()
     }
 

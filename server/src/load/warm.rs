@@ -9,6 +9,7 @@
 //! One task per loader. What it may have under way at one time is a part of the queue and a quarter of the queries, so that misses pass.
 //! Keys that are fresh, known to be absent, or being loaded by somebody are skipped.
 
+use super::exchange::pass_on;
 use super::{BACKGROUND_SHARE, Job, LoaderDesk, end};
 use crate::behind;
 use crate::node::Node;
@@ -18,6 +19,7 @@ use leasehold_loader_api::KeyList;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::SendError;
 
 /// How long a warm load may fill, in ms: as any load of the server.
 const LEASE_MS: u64 = 10 * 60 * 1000;
@@ -153,35 +155,30 @@ impl Warm {
 ///
 /// # Errors
 /// The text of the error reply: one is under way.
-pub(super) fn start(node: &Arc<Node>, loader: u32, keys: WarmKeys, rate: Option<u32>) -> Result<(), String> {
-    let desk = &node.loaders.list[loader as usize];
-    let runtime = node.loader_runtime.as_ref().expect("there is a loader, so there is its runtime");
+pub(super) fn start(node: &Arc<Node>, desk: &Arc<LoaderDesk>, keys: WarmKeys, rate: Option<u32>) -> Result<(), String> {
+    let runtime = node.loader_runtime.get().expect("there is a loader, so there is its runtime");
     if !desk.warm.begin() {
         let name = desk.name();
         return Err(format!("LOADBUSY {name} is being warmed; LOADER WARM {name} STOP ends it"));
     }
-    let node = Arc::clone(node);
+    let (node, desk) = (Arc::clone(node), Arc::clone(desk));
     runtime.spawn(async move {
-        let desk = &node.loaders.list[loader as usize];
-        let problem = match list(desk, keys).await {
+        // The desk itself may be replaced meanwhile, and is not to be held.
+        let (name, warm) = (desk.name().to_owned(), Arc::clone(&desk.warm));
+        let problem = match list(&desk, keys).await {
             Ok(keys) => {
-                desk.warm.total.store(keys.len() as u64, Ordering::Relaxed);
-                desk.warm.bad.fetch_add(keys.bad_rows, Ordering::Relaxed);
-                load(&node, desk, &keys, rate.unwrap_or(desk.config.warm_rate)).await;
-                None
+                warm.total.store(keys.len() as u64, Ordering::Relaxed);
+                warm.bad.fetch_add(keys.bad_rows, Ordering::Relaxed);
+                load(&node, desk, &keys, rate).await.err()
             }
             Err(reason) => {
-                tracing::warn!(loader = desk.name(), reason, "cannot list the keys to warm");
+                tracing::warn!(loader = name, reason, "cannot list the keys to warm");
                 Some(reason)
             }
         };
-        desk.warm.end(problem);
-        tracing::info!(
-            loader = desk.name(),
-            state = desk.warm.state(),
-            keys = desk.warm.done.load(Ordering::Relaxed),
-            "warmed"
-        );
+        warm.end(problem);
+        let keys = warm.done.load(Ordering::Relaxed);
+        tracing::info!(loader = name, state = warm.state(), keys, "warmed");
     });
     Ok(())
 }
@@ -206,20 +203,29 @@ async fn list(desk: &LoaderDesk, keys: WarmKeys) -> Result<KeyList, String> {
     }
 }
 
-/// Loads the keys, and waits until the last of them is done.
-async fn load(node: &Arc<Node>, desk: &LoaderDesk, keys: &KeyList, rate: u32) {
-    let warm = &desk.warm;
+/// Loads the keys, and waits until the last of them is done. Goes on with the loader that takes the place of this one.
+///
+/// # Errors
+/// There is none any more.
+async fn load(node: &Arc<Node>, desk: Arc<LoaderDesk>, keys: &KeyList, rate: Option<u32>) -> Result<(), String> {
+    let (number, warm) = (desk.policy.loader, Arc::clone(&desk.warm));
     if !warm.go_on() {
-        return;
+        return Ok(());
     }
-    let mut budget = Budget::new(rate, Instant::now());
+    let mut budget = Budget::new(rate.unwrap_or(desk.config.warm_rate), Instant::now());
+    drop(desk);
     let mut next = 0;
     while next < keys.len() && !warm.is_stopping() {
+        let desk = node.loaders.table().desk(number).cloned();
+        let Some(desk) = desk.filter(|desk| Arc::ptr_eq(&desk.warm, &warm)) else {
+            return Err("the loader was removed".to_owned());
+        };
         let allowed = budget.take(Instant::now()).min(keys.len() - next).min(KEYS_PER_TURN);
         let must_wait = desk.is_paused() || desk.gate.refusal(Instant::now()).is_some();
         let places = if must_wait { 0 } else { desk.reserve_warm(allowed) };
         budget.give_back(allowed - places);
         if places == 0 {
+            drop(desk);
             tokio::time::sleep(PAUSE).await;
             continue;
         }
@@ -227,7 +233,7 @@ async fn load(node: &Arc<Node>, desk: &LoaderDesk, keys: &KeyList, rate: u32) {
         end(node, |turn| {
             for place in next..next + places {
                 let key = keys.get(place).expect("the places are below the length");
-                loads.extend(claim(&node.keyspace, turn, desk, key));
+                loads.extend(claim(&node.keyspace, turn, &desk, key));
             }
         });
         // What the source does not have yet is not loaded from there.
@@ -240,19 +246,28 @@ async fn load(node: &Arc<Node>, desk: &LoaderDesk, keys: &KeyList, rate: u32) {
         warm.under_way.fetch_sub(skipped, Ordering::Relaxed);
         desk.queued.fetch_sub(skipped, Ordering::Relaxed);
         desk.counters.asked.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-        if !jobs.is_empty() && desk.queue.send(jobs).is_err() {
-            // The server is shutting down.
-            return;
+        let count = jobs.len();
+        if count > 0
+            && let Err(SendError(jobs)) = desk.queue.send(jobs)
+        {
+            // Another loader is in its place, or the server is shutting down.
+            desk.queued.fetch_sub(count, Ordering::Relaxed);
+            pass_on(node, &desk, jobs);
         }
     }
     while warm.under_way.load(Ordering::Relaxed) > 0 {
         tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
 }
 
 /// The lease of a key that is not there and that nobody loads.
 fn claim(keyspace: &Keyspace, turn: &mut Turn, desk: &LoaderDesk, key: &[u8]) -> Option<Load> {
     let (db, loader): (Db, u32) = (desk.config.db, desk.policy.loader);
+    if !desk.fits(db, key) {
+        // It did when the list was made.
+        return None;
+    }
     match keyspace.lookup(turn, db, key, Access::Quiet, |_| ()) {
         Lookup::Fresh(()) | Lookup::Negative { .. } => return None,
         Lookup::Stale(()) | Lookup::Absent => {}

@@ -3,7 +3,7 @@
 //! Once the source has committed, or may have, the keys are invalidated: leases on them end, and what was read before is never
 //! stored. The next reader loads what the source has, which may be more than the client wrote.
 
-use super::{LoaderDesk, Loaders, end};
+use super::{LoaderDesk, end};
 use crate::node::Node;
 use leasehold_command::Change;
 use leasehold_keyspace::{Db, Waiter, Wake, WakeEvent};
@@ -13,10 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 
-/// The writes of one loader. All relaxed: each is a number of its own.
+/// The writes of one loader.
 pub(super) struct Writes {
     /// Transactions under way at one time.
     permits: Arc<Semaphore>,
+    counts: Arc<WriteCounts>,
+}
+
+/// All relaxed: each is a number of its own.
+#[derive(Default)]
+struct WriteCounts {
     /// Commands that wait for their transaction or its end.
     under_way: AtomicU64,
     /// Changes that are committed.
@@ -29,12 +35,15 @@ pub(super) struct Writes {
 
 impl Writes {
     pub(super) fn new(concurrency_max: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(concurrency_max.max(1))),
-            under_way: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            unknown: AtomicU64::new(0),
+        Self { permits: Arc::new(Semaphore::new(concurrency_max.max(1))), counts: Arc::default() }
+    }
+
+    /// The writes of a loader in the place of this one.
+    pub(super) fn going_on(&self, concurrency_max: usize, are_permits_kept: bool) -> Self {
+        let counts = Arc::clone(&self.counts);
+        match are_permits_kept {
+            true => Self { permits: Arc::clone(&self.permits), counts },
+            false => Self { counts, ..Self::new(concurrency_max) },
         }
     }
 
@@ -42,24 +51,11 @@ impl Writes {
     pub(super) fn counters(&self) -> [(&'static str, i64); 4] {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         [
-            ("writes", value(&self.written)),
-            ("writes_failed", value(&self.failed)),
-            ("writes_unknown", value(&self.unknown)),
-            ("writes_under_way", value(&self.under_way)),
+            ("writes", value(&self.counts.written)),
+            ("writes_failed", value(&self.counts.failed)),
+            ("writes_unknown", value(&self.counts.unknown)),
+            ("writes_under_way", value(&self.counts.under_way)),
         ]
-    }
-}
-
-impl Loaders {
-    /// Whether any loader writes.
-    pub(crate) fn any_writes(&self) -> bool {
-        self.any_writes
-    }
-
-    /// The loader that writes a key.
-    pub(crate) fn writer_for(&self, db: Db, key: &[u8]) -> Option<u32> {
-        let desk = self.desk_for(db, key)?;
-        (desk.loader.writes() != api::Writes::default()).then_some(desk.policy.loader)
     }
 }
 
@@ -71,7 +67,8 @@ pub(crate) fn start(
     changes: Vec<Change>,
     waiter: Waiter,
 ) -> Result<u64, String> {
-    let (Some(runtime), Some(desk)) = (&node.loader_runtime, node.loaders.list.get(loader as usize)) else {
+    let desk = node.loaders.table().desk(loader).cloned();
+    let (Some(runtime), Some(desk)) = (node.loader_runtime.get(), desk) else {
         return Err(super::no_loader(loader));
     };
     let takes = desk.loader.writes();
@@ -91,20 +88,20 @@ pub(crate) fn start(
         return Err(format!("WRITEFAIL {} {why}", desk.name()));
     }
     let queue_max = desk.config.queue_max as u64;
-    if desk.writes.under_way.fetch_add(1, Ordering::Relaxed) >= queue_max {
-        desk.writes.under_way.fetch_sub(1, Ordering::Relaxed);
+    if desk.writes.counts.under_way.fetch_add(1, Ordering::Relaxed) >= queue_max {
+        desk.writes.counts.under_way.fetch_sub(1, Ordering::Relaxed);
         return Err(format!("LOADBUSY {} queue full: {queue_max} writes wait for the source", desk.name()));
     }
+    let hard_timeout_ms = desk.policy.hard_timeout_ms;
     let task = {
         let node = Arc::clone(node);
-        async move { write(&node, loader as usize, db, changes, waiter).await }
+        async move { write(&node, &desk, db, changes, waiter).await }
     };
     runtime.spawn(task);
-    Ok(desk.policy.hard_timeout_ms)
+    Ok(hard_timeout_ms)
 }
 
-async fn write(node: &Arc<Node>, index: usize, db: Db, changes: Vec<Change>, waiter: Waiter) {
-    let desk = &node.loaders.list[index];
+async fn write(node: &Arc<Node>, desk: &LoaderDesk, db: Db, changes: Vec<Change>, waiter: Waiter) {
     // Closed by nobody.
     let _permit = Arc::clone(&desk.writes.permits).acquire_owned().await;
     let changes: Vec<api::Change> =
@@ -121,19 +118,19 @@ async fn write(node: &Arc<Node>, index: usize, db: Db, changes: Vec<Change>, wai
     }
     let event = match written {
         Ok(rows) => {
-            desk.writes.written.fetch_add(keys.len() as u64, Ordering::Relaxed);
+            desk.writes.counts.written.fetch_add(keys.len() as u64, Ordering::Relaxed);
             WakeEvent::Written { rows: rows.iter().filter(|&&rows| rows > 0).count() as u64 }
         }
         Err(error) => failed(desk, &error),
     };
-    desk.writes.under_way.fetch_sub(1, Ordering::Relaxed);
+    desk.writes.counts.under_way.fetch_sub(1, Ordering::Relaxed);
     node.post_wake(Wake { waiter, event });
 }
 
 fn failed(desk: &LoaderDesk, error: &api::WriteError) -> WakeEvent {
     let (counter, word) = match error {
-        api::WriteError::Unknown(_) => (&desk.writes.unknown, "UNKNOWNSTATE"),
-        api::WriteError::Refused(_) | api::WriteError::Unavailable(_) => (&desk.writes.failed, "WRITEFAIL"),
+        api::WriteError::Unknown(_) => (&desk.writes.counts.unknown, "UNKNOWNSTATE"),
+        api::WriteError::Refused(_) | api::WriteError::Unavailable(_) => (&desk.writes.counts.failed, "WRITEFAIL"),
     };
     counter.fetch_add(1, Ordering::Relaxed);
     let reason = format!("{word} {} {error}", desk.name());

@@ -129,6 +129,7 @@ const LOADER: Spec = Spec {
         order::PAUSE,
         order::RESUME,
         order::WARM,
+        order::RELOAD,
         help::subcommand(Group::Loader, "leasehold 0.1.0"),
     ],
     run: help::run,

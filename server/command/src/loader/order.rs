@@ -1,9 +1,11 @@
-//! What an operator tells a loader to do: LOADER PAUSE, RESUME and WARM.
+//! What an operator tells a loader to do: LOADER PAUSE, RESUME and WARM; and all of them: LOADER RELOAD.
 
+use super::through::{next_ticket, waiter};
 use crate::argument::{self, is_word};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::host::{LoaderOrder, WarmKeys};
+use crate::parked::{Awaited, Kind, Parked, Patience};
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use bytes::Bytes;
 use leasehold_protocol::Request;
@@ -67,6 +69,34 @@ pub(super) const WARM: Spec = Spec {
         Err(error) => context.conclude(Err(error)),
     },
 };
+
+/// How long a client waits for the end of a reload, in ms: databases are asked whether statements fit.
+const RELOAD_MS_MAX: u64 = 10 * 60 * 1000;
+
+pub(super) const RELOAD: Spec = Spec {
+    name: "reload",
+    summary: "Reads the configuration file again and changes sources, loaders and feeds by it, all or nothing",
+    group: Group::Loader,
+    since: "leasehold 0.1.0",
+    complexity: "O(N) for N loaders, and a question to the database for each that is not as it was",
+    arity: 2,
+    flags: Flags::ADMIN.with(Flags::BLOCKING).with(Flags::NOSCRIPT),
+    keys: Keys::None,
+    arguments: &[],
+    subcommands: &[],
+    run: reload,
+};
+
+fn reload(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
+    next_ticket(context);
+    let waiter = waiter(context, 0);
+    if let Err(text) = context.host.reload(waiter) {
+        return context.conclude(Err(ReplyError::Text(text)));
+    }
+    let deadline_ms = context.turn.now_ms.saturating_add(RELOAD_MS_MAX);
+    let (db, patience) = (context.client.db, Patience::Reload { deadline_ms });
+    Parked::park_or_reply(context, Kind::One, vec![Awaited { db, key: Bytes::new(), waiter, patience, answer: None }])
+}
 
 fn parse_warm(request: Request<'_>) -> Result<LoaderOrder, ReplyError> {
     let mut index = 3;
