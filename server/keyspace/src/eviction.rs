@@ -42,7 +42,7 @@ const LOCK_COST_MAX: usize = STEP_COST_MAX / 2;
 const MOVING_LOCKS_MAX: usize = 8;
 
 /// As [`MOVING_LOCKS_MAX`] where what comes first must not go: entries with a TTL lie behind half a million without, as just
-/// after a change to a volatile policy. Then memory counts as out; the next command goes on from there.
+/// after a change to a volatile policy, or others behind pinned ones. Then memory counts as out; the next command goes on from there.
 const MOVING_LOCKS_VOLATILE_MAX: usize = 256;
 
 /// Victims of one step: a large candidate that wins takes the places of many small ones, some with each step.
@@ -91,6 +91,8 @@ struct Evicted {
     has_freed: bool,
     /// Whether entries went on in their lists: each does so once per use, so this ends.
     has_moved: bool,
+    /// Whether some entries there must stay.
+    has_pins: bool,
 }
 
 /// What a policy with a window evicts towards: parts of what all lists may weigh when enough is evicted, so that what stands
@@ -236,8 +238,8 @@ impl Keyspace {
                 }
                 if evicted.has_moved {
                     (barren, moving) = (0, moving + 1);
-                    let is_volatile = self.policy().is_volatile();
-                    if moving == if is_volatile { MOVING_LOCKS_VOLATILE_MAX } else { MOVING_LOCKS_MAX } {
+                    let some_stay = self.policy().is_volatile() || evicted.has_pins;
+                    if moving == if some_stay { MOVING_LOCKS_VOLATILE_MAX } else { MOVING_LOCKS_MAX } {
                         return Err(OutOfMemory);
                     }
                     continue;
@@ -332,6 +334,7 @@ impl Keyspace {
             entries: removed,
             has_freed: shard.bytes() < held_before,
             has_moved,
+            has_pins: shard.queues.has_pins(),
         }
     }
 
@@ -549,7 +552,8 @@ impl Shard {
                 self.expire(location, hash);
                 return Oldest::Expired;
             }
-            if !self.queues.is_kept(entry.expire_at_ms()) {
+            let is_pinned = self.queues.has_pins() && self.queues.is_pinned(self.hash_of(location));
+            if !is_pinned && !self.queues.is_kept(entry.expire_at_ms()) {
                 return Oldest::Entry(location);
             }
             let control = Control(entry.control());

@@ -5,7 +5,7 @@
 //!     lru:           a list for each generation of use
 //!     ttl:           a list for each order of magnitude of the time to live
 //!     random:        one list, of which any segment may be drawn
-//!     all:           one list of what must not be evicted
+//!     all:           one list of what must not be evicted, pinned entries too once they were met
 //! ```
 //!
 //! A change of policy puts the lists together in order and goes on with what they hold. That takes as long however many
@@ -21,6 +21,7 @@ use crate::policy::sketch::{Sketch, blocks_for};
 use crate::policy::window::WindowControl;
 use crate::settings::{Engine, EvictionPolicy};
 use crate::shard::INDEX_BYTES_EACH;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// New entries, in order of arrival.
@@ -108,6 +109,8 @@ pub(crate) struct Queues {
     window: Arc<WindowControl>,
     /// When each epoch or generation began.
     epoch_starts_ms: [u64; 8],
+    /// Hashes of keys whose entries stay, whatever the policy says. Looked at only where one would go.
+    pins: BTreeSet<u64>,
 }
 
 /// What decides where a new entry goes.
@@ -134,6 +137,7 @@ impl Queues {
             settled_bytes: 0,
             window,
             epoch_starts_ms: [now_ms; 8],
+            pins: BTreeSet::new(),
         }
     }
 
@@ -172,6 +176,7 @@ impl Queues {
         // What it says of keys that are gone holds whatever the policy is, and to give it back takes a while.
         self.sketch = before.sketch;
         self.has_prefix_bumps = before.has_prefix_bumps;
+        self.pins = before.pins;
         self.objective = policy.objective_of(wished);
         for list in BEST_FIRST {
             log.merge(list, target);
@@ -331,6 +336,24 @@ impl Queues {
     /// Whether the policy never evicts an entry with this time of expiry.
     pub(crate) fn is_kept(&self, expire_at_ms: Option<u64>) -> bool {
         self.policy.engine() == Engine::None || self.policy.is_volatile() && expire_at_ms.is_none()
+    }
+
+    /// Keeps the entry of a key from being evicted, or lets it go again.
+    pub(crate) fn pin(&mut self, hash: u64) {
+        self.pins.insert(hash);
+    }
+
+    /// See [`Queues::pin`].
+    pub(crate) fn unpin(&mut self, hash: u64) {
+        self.pins.remove(&hash);
+    }
+
+    pub(crate) fn has_pins(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    pub(crate) fn is_pinned(&self, hash: u64) -> bool {
+        self.pins.contains(&hash)
     }
 
     fn list_of_new(&self, newcomer: &Newcomer, log: &Log) -> ListNumber {

@@ -163,6 +163,19 @@ impl<'s> Slot<'s> {
         was_fresh
     }
 
+    /// As [`Slot::set`], of an entry that is not evicted until [`Slot::remove_pinned`]. It may expire or be deleted all the same, and
+    /// one that is stored for the key then is not evicted either.
+    pub fn set_pinned(&mut self, value: &[u8], attributes: Attributes) {
+        self.shard.queues.pin(self.key.hash);
+        self.set(value, attributes);
+    }
+
+    /// As [`Slot::remove`]; what is stored next may be evicted again.
+    pub fn remove_pinned(&mut self) -> bool {
+        self.shard.queues.unpin(self.key.hash);
+        self.remove()
+    }
+
     fn revoke_leases(&mut self, kind: ChangeKind) {
         self.shard.note_change(&self.key, kind, self.actor, self.now_ms);
         if !self.shard.leases.is_empty() {

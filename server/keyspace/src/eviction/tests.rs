@@ -87,6 +87,63 @@ fn what_must_stay_is_put_aside_in_bounded_parts_after_a_change_of_policy() {
 }
 
 #[test]
+fn pinned_entries_stay_under_every_policy_until_they_are_removed() {
+    const PINNED: u32 = 3_000;
+    const OTHERS: u32 = 20_000;
+
+    let expiry = Expiry::At(BOOT_MS + 1_000_000);
+    for policy in EvictionPolicy::ALL {
+        let keyspace = keyspace(EvictionPolicy::AllKeysLru, 2);
+        let mut turn = Turn::new(BOOT_MS, 1);
+        let pin = |turn: &mut Turn, number: u32| {
+            let attributes = Attributes { expiry, ..Attributes::PLAIN };
+            keyspace.update(turn, Db(0), &number.to_le_bytes(), |slot| slot.set_pinned(&[7; 100], attributes));
+        };
+        (0..PINNED).for_each(|number| pin(&mut turn, number));
+        for number in PINNED..OTHERS {
+            try_set(&keyspace, &mut turn, number, expiry).expect("there is no limit");
+        }
+        // What is pinned stays so over a change of policy.
+        keyspace.set_policy(policy);
+        keyspace.set_memory_bytes_max(keyspace.used_bytes());
+        let mut refused = 0;
+        for number in OTHERS..3 * OTHERS {
+            refused += u32::from(try_set(&keyspace, &mut turn, number, expiry).is_err());
+            if number % 7 == 0 {
+                pin(&mut turn, number % PINNED);
+            }
+        }
+        let evicted = keyspace.stats().evicted;
+        let is_there = |turn: &mut Turn, number: u32| {
+            keyspace.read(turn, Db(0), &number.to_le_bytes(), Access::Quiet, |_| ()).is_some()
+        };
+        assert!((0..PINNED).all(|number| is_there(&mut turn, number)), "{policy:?}");
+        match policy {
+            EvictionPolicy::NoEviction => assert_eq!((refused, evicted), (2 * OTHERS, 0)),
+            _ => {
+                assert!(evicted > u64::from(OTHERS), "{policy:?}: {evicted}");
+                assert!(refused < 100, "{policy:?}: others go, {refused} were refused");
+            }
+        }
+        keyspace.check();
+        // Nothing but pinned entries: that is the end of memory, and nobody looks for long.
+        for number in PINNED..3 * OTHERS {
+            keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.remove());
+        }
+        keyspace.set_memory_bytes_max(1);
+        assert!(try_set(&keyspace, &mut turn, OTHERS, expiry).is_err(), "{policy:?}");
+        assert!((0..PINNED).all(|number| is_there(&mut turn, number)), "{policy:?}");
+        for number in 0..PINNED {
+            assert!(keyspace.update(&mut turn, Db(0), &number.to_le_bytes(), |slot| slot.remove_pinned()));
+        }
+        keyspace.check();
+        keyspace.set_memory_bytes_max(0);
+        fill(&keyspace, &mut turn, PINNED);
+        (0..2).for_each(|index| assert!(!keyspace.lock(index).queues.has_pins()));
+    }
+}
+
+#[test]
 fn dead_bytes_that_are_not_worth_it_are_not_searched_for_with_every_write() {
     // Dead bytes are 8 and 6 % of each segment: enough in all, too few in each.
     for (policy, dead_one_in) in [(EvictionPolicy::NoEviction, 12), (EvictionPolicy::AllKeysLru, 18)] {
