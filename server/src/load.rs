@@ -15,7 +15,7 @@ pub(crate) mod audit;
 mod breaker;
 mod counters;
 pub(crate) mod exchange;
-mod gate;
+pub(crate) mod gate;
 mod pause;
 mod refresh;
 mod table;
@@ -76,7 +76,7 @@ pub(crate) struct LoaderDesk {
     queued: AtomicUsize,
     /// Queries under way at one time.
     permits: Arc<Semaphore>,
-    gate: Gate,
+    gate: Arc<Gate>,
     writes: write::Writes,
     // A loader that takes the place of this one goes on with these.
     counters: Arc<LoadCounters>,

@@ -23,6 +23,14 @@ impl Database {
         Self { connection, runtime }
     }
 
+    /// Connects, if the database answers.
+    #[must_use]
+    pub fn try_connect(url: &str) -> Option<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a small runtime");
+        let connection = runtime.block_on(PgConnection::connect(url)).ok()?;
+        Some(Self { connection, runtime })
+    }
+
     /// Runs statements that answer nothing.
     ///
     /// # Panics
@@ -58,5 +66,14 @@ impl Database {
             Ok(row) => row.get(0),
             Err(error) => panic!("{sql}: {error}"),
         }
+    }
+
+    /// The rows of a query with two columns of text; NULL is an empty one. `None`: the database does not answer.
+    #[must_use]
+    pub fn pairs(&mut self, sql: &str) -> Option<Vec<(String, String)>> {
+        let Self { connection, runtime } = self;
+        let rows = runtime.block_on(sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_all(connection)).ok()?;
+        let text = |row: &sqlx::postgres::PgRow, at| row.get::<Option<String>, usize>(at).unwrap_or_default();
+        Some(rows.iter().map(|row| (text(row, 0), text(row, 1))).collect())
     }
 }

@@ -125,9 +125,15 @@ pub struct Change {
 /// Why changes were not written, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteError {
-    /// The source refused them: nothing is written, and the same would be refused again.
+    /// The source refuses one of the changes for what is in it (a constraint, a value that fits no column): nothing is written, and
+    /// the same would be refused again. The others may be taken.
     Refused(String),
-    /// The source cannot be reached, was too slow, or had a conflict: nothing is written. Worth another try later.
+    /// The source answers and takes no such change now, whatever is in it: a table or a right that is missing, a server that only
+    /// reads, a full disk, a lock, a conflict. Nothing is written. Worth another try later.
+    Blocked(String),
+    /// The source was too slow: nothing is written. Worth another try later.
+    TimedOut(Duration),
+    /// The source cannot be reached: nothing is written. Worth another try later.
     Unavailable(String),
     /// The source was lost while it committed: all is written, or nothing.
     Unknown(String),
@@ -137,6 +143,8 @@ impl std::fmt::Display for WriteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(reason) => write!(f, "refused: {reason}"),
+            Self::Blocked(reason) => write!(f, "blocked: {reason}"),
+            Self::TimedOut(after) => write!(f, "no answer within {} ms", after.as_millis()),
             Self::Unavailable(reason) => write!(f, "source unavailable: {reason}"),
             Self::Unknown(reason) => write!(f, "lost while it committed: {reason}"),
         }

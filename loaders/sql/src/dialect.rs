@@ -72,7 +72,7 @@ impl Query<'_> {
 }
 
 /// Why a query brought nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The connection is gone or unusable. Another one may work.
     Broken(String),
@@ -82,6 +82,8 @@ pub(crate) enum Fault {
     Timeout,
     /// The database cannot serve this now.
     Unavailable(String),
+    /// The database serves others, and not this now: a lock, a conflict; for writes a full disk, or a server that only reads.
+    NotNow(String),
     /// The database refuses the query itself: schema, permissions.
     Refused(String),
     /// The database refuses it for the values given or met; other keys may do.

@@ -378,7 +378,7 @@ impl<D: Dialect> Engine<D> {
             match D::end(connection, &statement).await {
                 Ok(()) => outcome,
                 // What ended the statement for good is the better answer; all else is worth another connection.
-                Err(_) if matches!(outcome, Err(Fault::Timeout | Fault::Unavailable(_))) => outcome,
+                Err(_) if matches!(outcome, Err(Fault::Timeout | Fault::Unavailable(_) | Fault::NotNow(_))) => outcome,
                 Err(error) => Err(Fault::Broken(error.to_string())),
             }
         };
@@ -412,7 +412,7 @@ impl<D: Dialect> Engine<D> {
                 self.source.failed(&reason);
                 LoadError::Unavailable(reason)
             }
-            Fault::Unavailable(reason) => LoadError::Unavailable(reason),
+            Fault::Unavailable(reason) | Fault::NotNow(reason) => LoadError::Unavailable(reason),
             Fault::Stale(reason) | Fault::Refused(reason) | Fault::BadValue(reason) => LoadError::Rejected(reason),
         }
     }

@@ -184,6 +184,7 @@ impl<D: Dialect> Replicas<D> {
                     }
                     Fault::Refused(reason)
                     | Fault::Unavailable(reason)
+                    | Fault::NotNow(reason)
                     | Fault::Stale(reason)
                     | Fault::BadValue(reason) => {
                         let source = &self.state.settings.name;
@@ -276,7 +277,7 @@ impl<D: Dialect> Engine<D> {
                     return Some(Err(fault));
                 }
                 Fault::Broken(reason) => replica.broke(&reason),
-                Fault::Timeout | Fault::Unavailable(_) => replica.failed(),
+                Fault::Timeout | Fault::Unavailable(_) | Fault::NotNow(_) => replica.failed(),
                 // It may not have a change of the schema yet.
                 Fault::Stale(_) | Fault::Refused(_) => {}
             }

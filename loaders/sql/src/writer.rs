@@ -151,18 +151,36 @@ impl<D: PositionDialect> Writer<D> {
             D::begin_position(&mut connection, journal).await?;
             D::journal_position(&mut connection, journal).await
         };
-        let answer = tokio::time::timeout(patience, asked).await;
-        let error = match answer {
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(Some(position))) => {
                 self.source.answered();
-                return Ok(position);
+                Ok(position)
             }
-            Ok(Ok(None)) => return Err(WriteError::Unavailable("the position was made and is not there".into())),
-            Ok(Err(error)) => self.source.redacted(&error),
-            Err(_) => format!("no answer within {} ms", patience.as_millis()),
-        };
-        connection.close_on_drop();
-        Err(WriteError::Unavailable(format!("{POSITION_TABLE}: {error}")))
+            Ok(Ok(None)) => Err(WriteError::Blocked("the position was made and is not there".into())),
+            Ok(Err(error)) => {
+                connection.close_on_drop();
+                let fault = of_positions(dialect::fault::<D>(&error));
+                Err(self.ended(fault))
+            }
+            Err(_) => {
+                connection.close_on_drop();
+                Err(WriteError::TimedOut(self.source.settings.statement_timeout))
+            }
+        }
+    }
+
+    /// What a fault that no other try mends means for who writes.
+    fn ended(&self, fault: Fault) -> WriteError {
+        match fault {
+            Fault::BadValue(reason) => WriteError::Refused(reason),
+            Fault::Refused(reason) | Fault::Stale(reason) | Fault::NotNow(reason) => WriteError::Blocked(reason),
+            Fault::Unavailable(reason) => WriteError::Unavailable(reason),
+            Fault::Timeout => WriteError::TimedOut(self.source.settings.statement_timeout),
+            Fault::Broken(reason) => {
+                self.source.failed(&reason);
+                WriteError::Unavailable(reason)
+            }
+        }
     }
 
     async fn run(&self, changes: &[Change], step: Option<&Step>) -> Result<Done, WriteError> {
@@ -194,19 +212,11 @@ impl<D: PositionDialect> Writer<D> {
                         return Err(WriteError::Unavailable(self.source.redacted(&error)));
                     }
                 }
-                Fault::Refused(reason) | Fault::BadValue(reason) | Fault::Stale(reason) => {
-                    return Err(WriteError::Refused(reason));
-                }
-                Fault::Broken(reason) => {
-                    self.source.failed(&reason);
-                    connection.close_on_drop();
-                    return Err(WriteError::Unavailable(reason));
-                }
-                Fault::Unavailable(reason) => return Err(WriteError::Unavailable(reason)),
-                Fault::Timeout => {
-                    connection.close_on_drop();
-                    let ms = self.source.settings.statement_timeout.as_millis();
-                    return Err(WriteError::Unavailable(format!("no answer within {ms} ms")));
+                fault => {
+                    if matches!(fault, Fault::Broken(_) | Fault::Timeout) {
+                        connection.close_on_drop();
+                    }
+                    return Err(self.ended(fault));
                 }
             }
         }
@@ -242,15 +252,7 @@ impl<D: PositionDialect> Writer<D> {
                         Err(_) => Err(Failure::Before(Fault::Timeout)),
                     };
                 }
-                // It is no change that was refused.
-                Ok(Err(error)) => {
-                    return Err(Failure::Before(match dialect::fault::<D>(&error) {
-                        Fault::Refused(reason) | Fault::BadValue(reason) => {
-                            Fault::Unavailable(format!("{POSITION_TABLE}: {reason}"))
-                        }
-                        fault => fault,
-                    }));
-                }
+                Ok(Err(error)) => return Err(Failure::Before(of_positions(dialect::fault::<D>(&error)))),
                 Err(_) => return Err(Failure::Before(Fault::Timeout)),
             }
         }
@@ -283,13 +285,14 @@ impl<D: PositionDialect> Writer<D> {
 
     async fn apply(&self, connection: &mut Connection<D>, change: &Change, timeout: Duration) -> Result<u64, Fault> {
         let Some(values) = self.template.values(&change.key) else {
-            return Err(Fault::Refused("the key does not fit the pattern".into()));
+            return Err(Fault::BadValue("the key does not fit the pattern".into()));
         };
         let (statement, option) = match change.value {
             Some(_) => (&self.upsert, "upsert_sql"),
             None => (&self.delete, "delete_sql"),
         };
-        let Some(statement) = statement else { return Err(Fault::Refused(format!("the loader has no {option}"))) };
+        // A change from a journal of another day, when the loader had one.
+        let Some(statement) = statement else { return Err(Fault::BadValue(format!("the loader has no {option}"))) };
         let write = Write { statement, template: &self.template, values: &values, value: change.value.as_deref() };
         D::apply(connection, write, timeout).await
     }
@@ -323,6 +326,14 @@ impl<D: PositionDialect> Writer<D> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a fault of the table of positions means: no change was refused.
+fn of_positions(fault: Fault) -> Fault {
+    match fault {
+        Fault::Refused(reason) | Fault::BadValue(reason) => Fault::Refused(format!("{POSITION_TABLE}: {reason}")),
+        fault => fault,
     }
 }
 

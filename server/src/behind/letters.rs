@@ -1,8 +1,8 @@
 //! Dead letters as operators see them: `WB LIST`, `WB REPLAY`, `WB DROP`; and as the flusher does.
 
-use super::pending::Due;
 use super::scribe::Order;
 use super::{Behind, Desk, lock};
+use bytes::Bytes;
 use leasehold_command::{Change, LetterView};
 use leasehold_loader_sql::DeadLetter;
 use std::io;
@@ -80,17 +80,22 @@ impl Behind {
         }
     }
 
-    /// Later changes of these keys are in the source.
-    pub(super) fn forget_letters(&self, desk: &Desk, part: &[Due]) {
+    /// Whether it is still there.
+    pub(super) fn has_letter(&self, number: u64) -> bool {
+        lock(&self.letters).has(number)
+    }
+
+    /// Changes of these keys are in the source that have these numbers: earlier ones must not come back.
+    pub(super) fn forget_letters<'k>(&self, desk: &Desk, changes: impl Iterator<Item = (&'k Bytes, u64)>) {
         let mut letters = lock(&self.letters);
         if letters.is_empty() {
             return;
         }
-        let earlier = |due: &Due| {
-            let letter = letters.of_key(desk.db.0, &due.key)?;
-            (letter.change.loader == desk.name && letter.number < due.number).then_some(letter.number)
+        let earlier = |(key, number): (&Bytes, u64)| {
+            let letter = letters.of_key(desk.db.0, key)?;
+            (letter.change.loader == desk.name && letter.number < number).then_some(letter.number)
         };
-        let numbers: Vec<u64> = part.iter().filter_map(earlier).collect();
+        let numbers: Vec<u64> = changes.filter_map(earlier).collect();
         if let Err(error) = letters.remove_all(&numbers) {
             tracing::error!(%error, loader = desk.name, "dead letters of keys that were written since cannot be removed");
         }

@@ -55,9 +55,11 @@ pub(crate) struct Behind {
     /// Keys with a pending change; relaxed, a bound that may be passed by a group.
     pending: AtomicUsize,
     journal_bytes: AtomicU64,
+    /// How often the journal was brought to the disk.
+    journal_syncs: AtomicU64,
     /// The last number that was answered. Released by the scribe, acquired by who waits for it.
     last: AtomicU64,
-    /// Above every number of earlier starts.
+    /// Above every number of earlier starts, and below those of this one.
     floor: u64,
     is_draining: AtomicBool,
 }
@@ -111,6 +113,8 @@ struct Counters {
     refused: AtomicU64,
     retries: AtomicU64,
     parked: AtomicU64,
+    /// How often the source was found to have lost what it had committed.
+    lost_positions: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,17 +171,22 @@ pub(crate) fn open(
         })
         .collect();
     // What is of nobody is for the operator to see, not for us to lose.
+    let mut strays = Vec::new();
     for (loader, pending) in found {
-        for due in pending.round() {
+        let round = pending.round();
+        tracing::warn!(
+            loader,
+            changes = round.len(),
+            "no loader of this name writes behind; its changes are dead letters"
+        );
+        for due in round {
             let db = dbs.get(&(loader.clone(), due.key.clone())).copied().unwrap_or(0);
             let change = JournalChange { loader: loader.clone(), db, key: due.key, value: due.value };
             let reason = "no loader of this name writes behind".to_owned();
-            tracing::warn!(loader, key = %change.key.escape_ascii(), reason, "a change of the journal is a dead letter");
-            letters
-                .park(DeadLetter { number: due.number, change, attempts: 0, parked_at_ms: unix_ms(), reason })
-                .context("the dead letters of the journal cannot be written")?;
+            strays.push(DeadLetter { number: due.number, change, attempts: 0, parked_at_ms: unix_ms(), reason });
         }
     }
+    letters.park_all(strays).context("the dead letters of the journal cannot be written")?;
     let (orders, receiver) = mpsc::channel();
     let pending = desks.iter().flatten().map(|desk| lock(&desk.pending).len()).sum();
     if pending > 0 {
@@ -192,8 +201,9 @@ pub(crate) fn open(
         waits: Mutex::default(),
         pending: AtomicUsize::new(pending),
         journal_bytes: AtomicU64::new(journal.bytes()),
+        journal_syncs: AtomicU64::new(0),
         last: AtomicU64::new(journal.last()),
-        floor: journal.last(),
+        floor: journal.range_start(),
         is_draining: AtomicBool::new(false),
     };
     Ok(Some((behind, journal, receiver)))
@@ -234,6 +244,10 @@ pub(crate) fn start(
     };
     *lock(&behind.scribe) = Some(scribe.context("cannot start the thread of the journal")?);
     for desk in behind.desks.iter().flatten() {
+        load::end(node, |turn| {
+            let pending = lock(&desk.pending);
+            pending.round().iter().for_each(|due| desk.show(node, turn, &due.key, due.value.as_ref()));
+        });
         tokio::spawn(flusher::run(Arc::clone(node), Arc::clone(desk)));
     }
     Ok(())
@@ -262,8 +276,7 @@ impl Behind {
     ) -> Result<(), String> {
         let desk = self.desk(loader).ok_or_else(|| format!("NOLOADER no loader {loader}"))?;
         if desk.is_halted.load(Ordering::Relaxed) {
-            let trouble = lock(&desk.trouble).clone().unwrap_or_default();
-            return Err(format!("WRITEFAIL {} {trouble}", desk.name));
+            return Err(format!("WRITEFAIL {} {}", desk.name, desk.trouble_text()));
         }
         if desk.counters.under_way.fetch_add(1, Ordering::Relaxed) >= queue_max {
             desk.counters.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -295,8 +308,11 @@ impl Behind {
             ("behind_refused", value(&counters.refused)),
             ("behind_retries", value(&counters.retries)),
             ("behind_parked", value(&counters.parked)),
+            ("behind_lost_positions", value(&counters.lost_positions)),
+            ("behind_in_trouble", i64::from(desk.has_trouble())),
             ("dead_letters", self.dead_letters_of(&desk.name) as i64),
             ("journal_bytes", value(&self.journal_bytes)),
+            ("journal_syncs", value(&self.journal_syncs)),
         ]
     }
 
@@ -313,7 +329,11 @@ impl Behind {
             desk.hurry.notify_one();
         }
         let deadline = Instant::now() + patience;
-        while self.pending.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        let is_under_way = || {
+            let commands = |desk: &Arc<Desk>| desk.counters.under_way.load(Ordering::Relaxed);
+            self.pending.load(Ordering::Relaxed) > 0 || self.desks.iter().flatten().any(|desk| commands(desk) > 0)
+        };
+        while is_under_way() && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_POLL).await;
         }
         let pending = self.pending.load(Ordering::Relaxed);
@@ -326,6 +346,11 @@ impl Behind {
         if scribe.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the journal panicked");
         }
+    }
+
+    /// Why this loader's source may not be asked now.
+    fn refusal(&self, node: &Node, desk: &Desk) -> Option<String> {
+        node.loaders.gate(desk.index)?.refusal(Instant::now())
     }
 
     fn is_full(&self) -> bool {
@@ -342,6 +367,14 @@ impl Desk {
         }
     }
 
+    fn trouble_text(&self) -> String {
+        lock(&self.trouble).clone().unwrap_or_default()
+    }
+
+    fn has_trouble(&self) -> bool {
+        lock(&self.trouble).is_some()
+    }
+
     fn end_trouble(&self) {
         if lock(&self.trouble).take().is_some() {
             tracing::info!(loader = self.name, "changes are flushed again");
@@ -352,8 +385,8 @@ impl Desk {
     fn show(&self, node: &Node, turn: &mut Turn, key: &[u8], value: Option<&Bytes>) {
         node.keyspace.update(turn, self.db, key, |slot| match value {
             // Without a TTL: it stays until it is flushed.
-            Some(value) => slot.set(value, Attributes::PLAIN),
-            None => drop(slot.remove()),
+            Some(value) => slot.set_pinned(value, Attributes::PLAIN),
+            None => drop(slot.remove_pinned()),
         });
     }
 }
@@ -414,3 +447,6 @@ pub(crate) fn answer(node: &Arc<Node>, loads: Vec<Load>) -> Vec<Load> {
     }
     others
 }
+
+#[cfg(test)]
+mod tests;

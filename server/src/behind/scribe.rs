@@ -80,6 +80,17 @@ pub(super) fn run(node: &Arc<Node>, journal: Journal, orders: &Receiver<Order>) 
     }
 }
 
+/// Where a submission goes.
+enum Way {
+    Journal,
+    /// To the source itself: there is no room in the journal, or a change of the same key is on that way.
+    Source,
+    /// It is refused.
+    Nowhere(String),
+    /// There is nothing left to do.
+    Settled,
+}
+
 struct Scribe<'n> {
     node: &'n Arc<Node>,
     journal: Journal,
@@ -91,7 +102,27 @@ struct Scribe<'n> {
 impl Scribe<'_> {
     /// Writes a group, and answers it.
     fn write(&mut self, group: Vec<Submission>) {
-        let group: Vec<Submission> = group.into_iter().filter_map(|submission| self.admit(submission)).collect();
+        let mut admitted = Vec::with_capacity(group.len());
+        for submission in group {
+            // What came before is to be seen as pending by what is judged by that, and passed by nothing that goes another way.
+            if submission.letter.is_some() {
+                self.append(std::mem::take(&mut admitted));
+            }
+            match self.way_of(&submission) {
+                Way::Journal => admitted.push(submission),
+                Way::Source => {
+                    self.append(std::mem::take(&mut admitted));
+                    self.go_direct(submission);
+                }
+                Way::Nowhere(text) => self.refuse(submission, "WRITEFAIL", &text),
+                Way::Settled => {}
+            }
+        }
+        self.append(admitted);
+    }
+
+    /// Writes submissions with one write and one sync, and answers them.
+    fn append(&mut self, group: Vec<Submission>) {
         if group.is_empty() {
             return;
         }
@@ -107,7 +138,10 @@ impl Scribe<'_> {
             .collect();
         match self.journal.append(records.iter()) {
             Ok(first) => self.apply(group, first),
-            Err(AppendError::Full) => group.into_iter().for_each(go_direct),
+            // A letter can wait.
+            Err(AppendError::Full) => {
+                group.into_iter().filter(|of| of.letter.is_none()).for_each(|of| self.go_direct(of));
+            }
             Err(AppendError::Refused(text)) => {
                 // What is flushed already may make room.
                 self.is_flushed = true;
@@ -117,30 +151,50 @@ impl Scribe<'_> {
         }
     }
 
-    /// Whether this goes into the journal; if not, it is seen to.
-    fn admit(&self, submission: Submission) -> Option<Submission> {
-        let behind = self.node.behind.get()?;
-        let Submission { desk, changes, letter, .. } = &submission;
+    /// Where this goes.
+    fn way_of(&self, Submission { desk, changes, letter, .. }: &Submission) -> Way {
+        let Some(behind) = self.node.behind.get() else { return Way::Settled };
         if let Some(number) = letter {
-            // A later change of the key is on its way: the letter is of no use any more.
-            let is_settled = changes.iter().any(|change| lock(&desk.pending).get(&change.key).is_some());
-            if is_settled {
+            // A later change of the key is on its way: the letter is of no use any more. Or it was flushed, and has taken the letter
+            // along; that is looked at second, because it is done before the change is pending no more.
+            if changes.iter().any(|change| lock(&desk.pending).get(&change.key).is_some()) {
                 behind.remove_letter(*number);
-                return None;
+                return Way::Settled;
             }
+            if !behind.has_letter(*number) {
+                return Way::Settled;
+            }
+        }
+        if desk.is_halted.load(Ordering::Relaxed) {
+            return if letter.is_some() { Way::Settled } else { Way::Nowhere(desk.trouble_text()) };
         }
         let is_passing = {
             let directs = lock(&desk.directs);
             changes.iter().any(|change| directs.keys.contains_key(&change.key))
         };
         if !behind.is_full() && !is_passing {
-            return Some(submission);
+            return Way::Journal;
         }
         // A letter can wait.
-        if letter.is_none() {
-            go_direct(submission);
+        if letter.is_some() { Way::Settled } else { Way::Source }
+    }
+
+    /// Waits for the source, behind all that is pending, unless that is left alone for now.
+    fn go_direct(&self, submission: Submission) {
+        let Some(behind) = self.node.behind.get() else { return };
+        if let Some(why) = behind.refusal(self.node, &submission.desk) {
+            return self.refuse(submission, "WRITEFAIL", &why);
         }
-        None
+        let Submission { desk, changes, waiter, .. } = submission;
+        desk.counters.direct.fetch_add(1, Ordering::Relaxed);
+        let mut directs = lock(&desk.directs);
+        for change in &changes {
+            *directs.keys.entry(change.key.clone()).or_insert(0) += 1;
+        }
+        directs.queue.push_back(Direct { changes, waiter });
+        drop(directs);
+        desk.work.notify_one();
+        desk.hurry.notify_one();
     }
 
     /// What is in the journal is pending, and shown to readers, and answered.
@@ -205,18 +259,6 @@ impl Scribe<'_> {
             }
         }
         behind.journal_bytes.store(self.journal.bytes(), Ordering::Relaxed);
+        behind.journal_syncs.store(self.journal.syncs(), Ordering::Relaxed);
     }
-}
-
-/// Waits for the source, behind all that is pending.
-fn go_direct(Submission { desk, changes, waiter, .. }: Submission) {
-    desk.counters.direct.fetch_add(1, Ordering::Relaxed);
-    let mut directs = lock(&desk.directs);
-    for change in &changes {
-        *directs.keys.entry(change.key.clone()).or_insert(0) += 1;
-    }
-    directs.queue.push_back(Direct { changes, waiter });
-    drop(directs);
-    desk.work.notify_one();
-    desk.hurry.notify_one();
 }

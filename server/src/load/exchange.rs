@@ -188,7 +188,7 @@ impl LoaderDesk {
         let (queue, receiver) = mpsc::unbounded_channel();
         let guard = Guard::new("loader", &config.settings.name, config.breaker);
         let desk = Self {
-            gate: Gate::new(guard, source_guard(&config, guards)),
+            gate: Arc::new(Gate::new(guard, source_guard(&config, guards))),
             prefix: config.key_prefix(),
             policy: policy(&config, number),
             writes: write::Writes::new(config.concurrency_max),
@@ -218,7 +218,7 @@ impl LoaderDesk {
         let desk = Self {
             // What another statement, or another database, has failed at says nothing about this one.
             gate: if is_breaker_kept {
-                Gate::new(before.gate.loader_guard(), source_guard(config, guards))
+                Arc::new(Gate::new(before.gate.loader_guard(), source_guard(config, guards)))
             } else {
                 desk.gate
             },

@@ -1,10 +1,11 @@
-//! What stands between a load and its source: the breaker of its loader, and that of the source, which all its loaders share.
+//! What stands between a load or a write and its source: the breaker of its loader, and that of the source, which all its loaders
+//! share.
 //!
 //! A database that cannot be reached opens both. One query that takes too long is its loader's trouble first: what such a loader
 //! goes on to fail at once its own breaker has opened is not held against the source, whose other loaders may be quick.
 
 use super::breaker::{Breaker, Outcome, Pass, Phase, Refusal};
-use leasehold_loader_api::{BreakerSettings, LoadError, Loaded, Row};
+use leasehold_loader_api::{BreakerSettings, LoadError, Loaded, Row, WriteError};
 use leasehold_loader_sql::SourceSettings;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub(crate) struct Entry {
 /// How a call ended, as far as it says something about the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Also by refusing a value or a query.
+    /// Also by refusing a value, a query or a change.
     Answered,
     /// Not in time.
     TimedOut(String),
@@ -58,13 +59,7 @@ impl Gate {
 
     /// Why nothing may be asked now.
     pub(crate) fn refusal(&self, now: Instant) -> Option<String> {
-        self.loader.refusal(now).or_else(|| self.source_refusal(now))
-    }
-
-    /// Why nothing may be written now: a write heeds the source's breaker only, as its loader's may be open for a slow query. It
-    /// decides nothing: the probe is a load, which can be repeated.
-    pub(crate) fn source_refusal(&self, now: Instant) -> Option<String> {
-        self.source.refusal(now).map(|text| self.with_source(&text))
+        self.loader.refusal(now).or_else(|| self.source.refusal(now).map(|text| self.with_source(&text)))
     }
 
     /// Lets a call through that is made now, or says why not.
@@ -172,7 +167,7 @@ impl Guard {
             let (name, trips, open_ms) = (&self.name, breaker.trips(), breaker.open_for().as_millis() as u64);
             match breaker.phase(now) {
                 Phase::Open => tracing::warn!(of = name, trips, open_ms, error = state.error, "a breaker opened"),
-                Phase::HalfOpen => tracing::info!(of = name, "a breaker is half-open: one load tries"),
+                Phase::HalfOpen => tracing::info!(of = name, "a breaker is half-open: one call tries"),
                 Phase::Closed => tracing::info!(of = name, "a breaker closed: the source is asked again"),
             }
         }
@@ -189,7 +184,7 @@ impl Guarded {
                 let ms = next_try.as_micros().div_ceil(1_000);
                 format!("breaker {}: {error}, next try in {ms} ms", breaker.phase(now).word())
             }
-            Refusal::Probing => format!("breaker {}: {error}, one load tries now", breaker.phase(now).word()),
+            Refusal::Probing => format!("breaker {}: {error}, one call tries now", breaker.phase(now).word()),
         }
     }
 }
@@ -207,6 +202,16 @@ impl Ending {
             Some(Err(error @ LoadError::Timeout(_))) => Self::TimedOut(error.to_string()),
             Some(Err(error)) => Self::Unavailable(error.to_string()),
             _ => Self::Answered,
+        }
+    }
+
+    /// What the answer to a write says. A source that takes no change now, as its disk is full or it is a standby, goes on being
+    /// read.
+    pub(crate) fn of_write<T>(written: &Result<T, WriteError>) -> Self {
+        match written {
+            Ok(_) | Err(WriteError::Refused(_) | WriteError::Blocked(_)) => Self::Answered,
+            Err(error @ WriteError::TimedOut(_)) => Self::TimedOut(error.to_string()),
+            Err(error @ (WriteError::Unavailable(_) | WriteError::Unknown(_))) => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -263,7 +268,7 @@ mod tests {
         }
         let later = now + SETTINGS.open;
         let probe = one.enter(later).expect("the time is over");
-        assert_eq!(other.refusal(later).as_deref(), Some("breaker half-open: gone, one load tries now (source main)"));
+        assert_eq!(other.refusal(later).as_deref(), Some("breaker half-open: gone, one call tries now (source main)"));
         one.leave(later, probe, &Ending::Answered);
         assert_eq!((other.refusal(later), other.trouble(later)), (None, None));
     }
@@ -328,6 +333,21 @@ mod tests {
             (vec![late(), lost()], Ending::TimedOut("no answer within 5 ms".to_owned())),
         ] {
             assert_eq!(Ending::of(&answers), ending, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_source_says_to_a_write_is_an_answer_whatever_it_says() {
+        let text = || "why".to_owned();
+        for (written, ending) in [
+            (Ok(()), Ending::Answered),
+            (Err(WriteError::Refused(text())), Ending::Answered),
+            (Err(WriteError::Blocked(text())), Ending::Answered),
+            (Err(WriteError::TimedOut(Duration::from_millis(5))), Ending::TimedOut("no answer within 5 ms".to_owned())),
+            (Err(WriteError::Unavailable(text())), Ending::Unavailable("source unavailable: why".to_owned())),
+            (Err(WriteError::Unknown(text())), Ending::Unavailable("lost while it committed: why".to_owned())),
+        ] {
+            assert_eq!(Ending::of_write(&written), ending, "{written:?}");
         }
     }
 }

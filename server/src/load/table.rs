@@ -8,7 +8,7 @@
 //! A loader has a number as long as the process lives, by its name: leases, loads on their way and counts by loader name it so. Who
 //! comes with the number of a loader that is gone, or that matches other keys by now, is led to the loader that the key has now.
 
-use super::gate::Guard;
+use super::gate::{Gate, Guard};
 use super::{LoaderDesk, Opened, Queue, no_loader};
 use leasehold_command::{LoaderPolicy, RefreshRule, View};
 use leasehold_keyspace::attribution::LoaderOf;
@@ -83,6 +83,11 @@ impl Loaders {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         self.generation.fetch_add(1, Ordering::Release);
         self.set_early_ms_max();
+    }
+
+    /// The way of a loader to its source as it is now, for who writes behind.
+    pub(crate) fn gate(&self, loader: u32) -> Option<Arc<Gate>> {
+        self.table().desk(loader).map(|desk| Arc::clone(&desk.gate))
     }
 
     /// Queues loads, those of a loader as one group; see `Host::start_loads`. `table` is what the caller takes for the loaders of now.

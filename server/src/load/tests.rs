@@ -6,6 +6,7 @@ use crate::config::live::LiveConfig;
 use crate::config::options::loader_named;
 use crate::log::LogControl;
 use leasehold_keyspace::{Claim, Claimant, Claimed, LoadCause};
+use leasehold_loader_api::{Change, WriteError, Writes};
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 
@@ -131,6 +132,19 @@ impl Loader for Fickle {
     fn health(&self) -> Result<(), String> {
         Ok(())
     }
+
+    fn writes(&self) -> Writes {
+        Writes { upserts: true, deletes: true }
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Pin<Box<dyn Future<Output = Result<Vec<u64>, WriteError>> + Send + '_>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let answer = match self.is_up.load(Ordering::SeqCst) {
+            true => Ok(vec![1; changes.len()]),
+            false => Err(WriteError::Unavailable("gone".to_owned())),
+        };
+        Box::pin(std::future::ready(answer))
+    }
 }
 
 /// A scheduler in front of a [`Fickle`] source.
@@ -183,6 +197,13 @@ impl Bench {
         });
         let refused = self.node.loaders.start(&self.node.loaders.table(), loads.collect());
         refused.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Writes a key through.
+    fn write(&self) -> Result<u64, String> {
+        let change = leasehold_command::Change { key: Bytes::from_static(b"user:1"), value: None };
+        let waiter = Waiter { thread: 0, connection: 1, ticket: 0, index: 0 };
+        write::start(&self.node, 0, Db(0), vec![change], waiter)
     }
 
     fn counter(&self, name: &str) -> i64 {
@@ -240,7 +261,7 @@ fn one_load_probes_and_all_follow_when_it_was_answered() {
         assert!(bench.miss(10).is_empty());
         bench.until("all but one are cut off", |bench| bench.counter("cut_off") == cut_off + 9);
         assert_eq!((bench.source.asked.load(Ordering::SeqCst), bench.counter("in_flight")), (asked + 1, 1));
-        assert!(bench.miss(1)[0].ends_with(", one load tries now"));
+        assert!(bench.miss(1)[0].ends_with(", one call tries now"));
         bench.source.is_held.store(false, Ordering::SeqCst);
         bench.until("the probe has ended", |bench| bench.counter("in_flight") == 0);
     }
@@ -256,4 +277,30 @@ fn switched_off_every_load_is_tried() {
     assert!(bench.miss(100).is_empty());
     bench.until("all are answered", |bench| bench.counter("errors") == 100);
     assert_eq!((bench.state().as_str(), bench.counter("keys"), bench.counter("cut_off")), ("ok", 100, 0));
+}
+
+#[test]
+fn writes_that_fail_open_the_breaker_and_then_neither_they_nor_loads_reach_the_source() {
+    let mut bench = Bench::new(|config| config.breaker.open = Duration::from_secs(3_600));
+    for count in 1..=4 {
+        assert!(bench.write().is_ok());
+        bench.until("it has failed", |bench| bench.counter("writes_failed") == count);
+    }
+    assert_eq!((bench.state().as_str(), bench.counter("breaker_trips")), ("open", 1));
+    let text = bench.write().expect_err("it is open");
+    assert!(text.starts_with("WRITEFAIL users breaker open: source unavailable: gone, next try in "), "{text}");
+    assert!(bench.miss(1)[0].starts_with("LOADFAIL users breaker open: "));
+    assert_eq!(bench.source.asked.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn a_write_that_is_let_through_closes_the_breaker() {
+    let mut bench = Bench::new(|config| config.breaker.open = Duration::from_millis(1));
+    assert!(bench.miss(4).is_empty());
+    bench.until("all are answered", |bench| bench.counter("errors") + bench.counter("cut_off") == 4);
+    bench.source.is_up.store(true, Ordering::SeqCst);
+    bench.until("one is let through", |bench| bench.write().is_ok());
+    bench.until("it is written", |bench| bench.counter("writes") >= 1);
+    bench.until("it is closed", |bench| bench.state() == "ok");
+    assert_eq!((bench.counter("breaker_trips"), bench.counter("breaker_probes")), (1, 1));
 }

@@ -1,8 +1,11 @@
 //! Writing through: one transaction of the source for each command that writes, on the loaders' runtime.
 //!
+//! A write passes the breakers as a load does, and counts in them; while one is open it is refused at once.
+//!
 //! Once the source has committed, or may have, the keys are invalidated: leases on them end, and what was read before is never
 //! stored. The next reader loads what the source has, which may be more than the client wrote.
 
+use super::gate::Ending;
 use super::{LoaderDesk, end};
 use crate::node::Node;
 use leasehold_command::Change;
@@ -84,7 +87,7 @@ pub(crate) fn start(
         behind.submit(loader, changes, waiter, desk.config.queue_max as u64)?;
         return Ok(desk.policy.hard_timeout_ms);
     }
-    if let Some(why) = desk.gate.source_refusal(Instant::now()) {
+    if let Some(why) = desk.gate.refusal(Instant::now()) {
         return Err(format!("WRITEFAIL {} {why}", desk.name()));
     }
     let queue_max = desk.config.queue_max as u64;
@@ -107,7 +110,15 @@ async fn write(node: &Arc<Node>, desk: &LoaderDesk, db: Db, changes: Vec<Change>
     let changes: Vec<api::Change> =
         changes.into_iter().map(|Change { key, value }| api::Change { key, value }).collect();
     let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
-    let written = desk.loader.write(changes).await;
+    // It may have opened while this waited; or this is the one that tries.
+    let written = match desk.gate.enter(Instant::now()) {
+        Ok(entry) => {
+            let written = desk.loader.write(changes).await;
+            desk.gate.leave(Instant::now(), entry, &Ending::of_write(&written));
+            written
+        }
+        Err(why) => Err(api::WriteError::Unavailable(why)),
+    };
     if matches!(written, Ok(_) | Err(api::WriteError::Unknown(_))) {
         end(node, |turn| {
             turn.actor = leasehold_keyspace::Actor::Write;
@@ -130,7 +141,10 @@ async fn write(node: &Arc<Node>, desk: &LoaderDesk, db: Db, changes: Vec<Change>
 fn failed(desk: &LoaderDesk, error: &api::WriteError) -> WakeEvent {
     let (counter, word) = match error {
         api::WriteError::Unknown(_) => (&desk.writes.counts.unknown, "UNKNOWNSTATE"),
-        api::WriteError::Refused(_) | api::WriteError::Unavailable(_) => (&desk.writes.counts.failed, "WRITEFAIL"),
+        api::WriteError::Refused(_)
+        | api::WriteError::Blocked(_)
+        | api::WriteError::TimedOut(_)
+        | api::WriteError::Unavailable(_) => (&desk.writes.counts.failed, "WRITEFAIL"),
     };
     counter.fetch_add(1, Ordering::Relaxed);
     let reason = format!("{word} {} {error}", desk.name());

@@ -3,7 +3,10 @@
 //!
 //! Tables write down what is applied to them, so that nothing can be lost, applied twice, or come in another order unseen.
 
+mod blocked;
+mod full_disk;
 mod kills;
+mod pressure;
 
 use leasehold_tests::process::{Directory, Process, free_port};
 use leasehold_tests::server::binary;

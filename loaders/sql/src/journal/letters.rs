@@ -140,6 +140,18 @@ impl Letters {
         Ok(())
     }
 
+    /// As [`Letters::park`] for many, with one write.
+    ///
+    /// # Errors
+    /// They could not be written; they are there as long as the process is.
+    pub fn park_all(&mut self, letters: Vec<DeadLetter>) -> io::Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        letters.into_iter().for_each(|letter| self.keep(letter));
+        self.write_anew()
+    }
+
     /// Forgets a letter for good. Whether there was one.
     ///
     /// # Errors
@@ -183,6 +195,12 @@ impl Letters {
     #[must_use]
     pub fn of_key(&self, db: u8, key: &Bytes) -> Option<&DeadLetter> {
         self.by_number.get(self.by_key.get(&(db, key.clone()))?)
+    }
+
+    /// Whether there is one of this number.
+    #[must_use]
+    pub fn has(&self, number: u64) -> bool {
+        self.by_number.contains_key(&number)
     }
 
     /// All letters, in the order of their numbers.

@@ -4,10 +4,13 @@
 //! DIR/identity                         who this journal is
 //! DIR/00000000000000000001.journal     segments: appended to one after the other, deleted oldest first
 //! DIR/letters                          dead letters, see [`Letters`]
+//! DIR/reserve                          room for the begin of a segment, given up when the disk has no other: a journal that has filled
+//!                                      its disk must be opened to be flushed
 //! ```
 //!
 //! One thread appends ([`Journal::append`]): a group of changes with one write and one sync, then all of them are answered. Numbers of
-//! changes grow and are never given twice, not even to a change that was refused: each start takes a new range of 2^40.
+//! changes grow and are never given twice, not even to a change that was refused: each start takes a new range of 2^40, and begins at a
+//! place in it that is drawn, so that a copy of the directory gives other numbers and is found out by the source's position.
 //!
 //! What a crash leaves half written at the very end was answered by nobody, and is cut off. Anything else that cannot be read is an
 //! error that names the file and the place. It knows nothing of sources: what is flushed the caller says ([`Journal::release`]).
@@ -30,9 +33,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Numbers that one start may give: with a billion a second, enough for 18 minutes; with a million, for 12 days. A run that used
-/// them up would go on in the next range, so starts are only a hint.
+/// Numbers of a range: with a million a second, those behind the beginning last for 6 days at least. A run that used them up would
+/// go on in the next range, so starts are only a hint.
 const RANGE_BITS: u32 = 40;
+
+/// The beginning is drawn from the first half of a range.
+const BEGIN_BITS: u32 = RANGE_BITS - 1;
+
+/// A page or two for each of a few files and names.
+const RESERVE_BYTES: usize = 64 << 10;
 
 /// When a change counts as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +115,13 @@ pub struct Journal {
     sealed: VecDeque<Sealed>,
     /// The last number that was given.
     last: u64,
+    /// Above every number of earlier starts, and below those of this one.
+    range_start: u64,
     /// What was written since the last sync, where writes are answered before they are synced.
     unsynced: Vec<u8>,
     /// A write has found no room on the disk since the active segment was last emptied.
     is_short: bool,
+    syncs: u64,
 }
 
 #[derive(Debug)]
@@ -173,11 +185,25 @@ impl Journal {
             sealed.push_back(of_last);
         }
         last = sealed.iter().map(|sealed| sealed.last).fold(last, u64::max);
-        last = ((last >> RANGE_BITS) + 1) << RANGE_BITS;
+        let range_start = ((last >> RANGE_BITS) + 1) << RANGE_BITS;
+        last = range_start + (drawn() >> (u64::BITS - BEGIN_BITS));
         let header = Header { identity, ordinal, floor: last, earlier_end };
-        let active = Segment::create(&directory, &header).map_err(system(&path_of(&directory, ordinal)))?;
+        let active = create_segment(&directory, &header).map_err(system(&path_of(&directory, ordinal)))?;
+        keep_reserve(&directory);
         let (finished, unsynced, is_short) = (None, Vec::new(), false);
-        Ok(Self { settings, identity, _lock: lock, active, finished, sealed, last, unsynced, is_short })
+        Ok(Self {
+            settings,
+            identity,
+            _lock: lock,
+            active,
+            finished,
+            sealed,
+            last,
+            range_start,
+            unsynced,
+            is_short,
+            syncs: 0,
+        })
     }
 
     /// Who this journal is: 32 hexadecimal digits, the same over all starts.
@@ -196,6 +222,18 @@ impl Journal {
     #[must_use]
     pub fn last(&self) -> u64 {
         self.last
+    }
+
+    /// Above every number of earlier starts, and below those of this one.
+    #[must_use]
+    pub fn range_start(&self) -> u64 {
+        self.range_start
+    }
+
+    /// How often changes were brought to the disk since it was opened.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.syncs
     }
 
     /// Whether changes were answered that are not on the disk.
@@ -235,6 +273,7 @@ impl Journal {
         }
         match self.settings.fsync {
             Fsync::Always => {
+                self.syncs += 1;
                 if let Err(error) = self.active.sync() {
                     let text = format!("the journal cannot be synced: {error}");
                     self.finished = Some(text.clone());
@@ -257,6 +296,7 @@ impl Journal {
         if self.unsynced.is_empty() {
             return Ok(());
         }
+        self.syncs += 1;
         if let Err(error) = self.active.sync() {
             let text = format!("the journal cannot be synced: {error}");
             tracing::error!(error = text, "what was not on the disk is written to another segment");
@@ -279,7 +319,9 @@ impl Journal {
             // Without another file: on a full disk there would be no room for its header.
             self.active.empty()?;
             self.unsynced.clear();
-            self.is_short = false;
+            if std::mem::take(&mut self.is_short) {
+                keep_reserve(&self.settings.directory);
+            }
         }
         let directory = &self.settings.directory;
         let mut is_changed = false;
@@ -319,7 +361,7 @@ impl Journal {
         let floor = first_number(&self.unsynced).map_or(self.last, |first| first - 1);
         let ordinal = self.active.ordinal + 1;
         let header = Header { identity: self.identity, ordinal, floor, earlier_end: end };
-        let next = Segment::create(&self.settings.directory, &header)?;
+        let next = create_segment(&self.settings.directory, &header)?;
         let before = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(Sealed { ordinal: before.ordinal, bytes: end, last: self.last });
         self.finished = None;
@@ -372,13 +414,38 @@ fn identity(directory: &Path, is_new: bool) -> Result<Identity, JournalError> {
             Ok(number.ok_or_else(damaged)?.to_be_bytes())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => {
-            let drawn = || RandomState::new().hash_one(std::time::SystemTime::now());
             let number = (u128::from(drawn()) << 64) | u128::from(drawn());
             write_whole(&path, format!("{number:032x}\n").as_bytes()).map_err(system)?;
             Ok(number.to_be_bytes())
         }
         Err(error) => Err(system(error)),
     }
+}
+
+/// A new segment, for which the reserve is given up if the disk has no other room.
+fn create_segment(directory: &Path, header: &Header) -> io::Result<Segment> {
+    match Segment::create(directory, header) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            std::fs::remove_file(directory.join("reserve")).map_err(|_| error)?;
+            Segment::create(directory, header)
+        }
+        created => created,
+    }
+}
+
+/// Takes room for hard times. There may be none now; then there is next time.
+fn keep_reserve(directory: &Path) {
+    let path = directory.join("reserve");
+    let is_whole = std::fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64);
+    if !is_whole && let Err(error) = std::fs::write(&path, vec![0; RESERVE_BYTES]) {
+        tracing::warn!(file = %path.display(), %error, "the journal has no reserve of disk");
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
+/// A number that nobody can foretell, nor draw again.
+fn drawn() -> u64 {
+    RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
 /// Writes a file that is there with all its bytes or not at all.

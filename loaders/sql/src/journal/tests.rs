@@ -54,6 +54,24 @@ fn texts(found: &[(u64, JournalChange)]) -> Vec<String> {
 }
 
 #[test]
+fn a_copy_of_the_directory_gives_other_numbers() {
+    let (one, other) = (Setup::new(Fsync::Always), Setup::new(Fsync::Always));
+    let (mut journal, _) = one.open();
+    journal.append([change("a")].iter()).expect("the disk is good");
+    drop(journal);
+    std::fs::create_dir(&other.settings.directory).expect("the directory is ours");
+    for file in std::fs::read_dir(&one.settings.directory).expect("it is there").flatten() {
+        std::fs::copy(file.path(), other.settings.directory.join(file.file_name())).expect("it can be copied");
+    }
+    let ((mut journal, found), (mut copy, copied)) = (one.open(), other.open());
+    assert_eq!((journal.identity(), found), (copy.identity(), copied));
+    assert_eq!(journal.range_start(), copy.range_start());
+    let first = journal.append([change("b")].iter()).expect("the disk is good");
+    assert!(first > journal.range_start());
+    assert_ne!(copy.append([change("b")].iter()), Ok(first));
+}
+
+#[test]
 fn what_was_written_is_there_at_the_next_start_under_its_numbers() {
     let setup = Setup::new(Fsync::Always);
     let (mut journal, found) = setup.open();

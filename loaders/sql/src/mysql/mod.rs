@@ -195,31 +195,41 @@ impl Dialect for MySqlDialect {
     fn fault(error: &dyn DatabaseError) -> Fault {
         let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
         let state = error.code().unwrap_or_default();
-        let reason = format!("{} (MySQL error {number}, SQLSTATE {state})", error.message());
-        // https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html, https://mariadb.com/kb/en/mariadb-error-codes/
-        match number {
-            // The time limit: MySQL's, MariaDB's.
-            3024 | 1969 => Fault::Timeout,
-            // Shutting down, killed (MySQL's and MariaDB's), idle for too long, the network.
-            1053 | 3169 | 1927 | 4031 | 1152 | 1158..=1161 | 1184 => Fault::Broken(reason),
-            // A statement that must be prepared again, or that a proxy has lost.
-            1615 | 1243 => Fault::Stale(reason),
-            // Memory, disk, connections, statements, locks, KILL QUERY, and a Galera node that is not ready.
-            1021 | 1037 | 1038 | 1040 | 1041 | 1047 | 1114 | 1129 | 1130 | 1203 | 1205 | 1213 | 1226 | 1317 | 1461 => {
-                Fault::Unavailable(reason)
-            }
-            // No such database, or not for this user.
-            1044 | 1049 => Fault::Unavailable(reason),
-            // A packet for too many or too long keys; text that has no place in the column's character set.
-            1153 | 1267 | 1270 | 1271 | 1300 | 3854 => Fault::BadValue(reason),
-            _ => match state.get(..2) {
-                Some("08") => Fault::Broken(reason),
-                Some("28" | "40") => Fault::Unavailable(reason),
-                // Cardinality, data exceptions, constraints, SIGNAL.
-                Some("21" | "22" | "23" | "45") => Fault::BadValue(reason),
-                _ => Fault::Refused(reason),
-            },
-        }
+        fault_of(number, &state, format!("{} (MySQL error {number}, SQLSTATE {state})", error.message()))
+    }
+}
+
+/// What an error means by its number, or by its SQLSTATE, which for many is the general HY000.
+/// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>, <https://mariadb.com/kb/en/mariadb-error-codes/>
+fn fault_of(number: u16, state: &str, reason: String) -> Fault {
+    match number {
+        // The time limit: MySQL's, MariaDB's.
+        3024 | 1969 => Fault::Timeout,
+        // Shutting down, killed (MySQL's and MariaDB's), idle for too long, the network.
+        1053 | 3169 | 1927 | 4031 | 1152 | 1158..=1161 | 1184 => Fault::Broken(reason),
+        // A statement that must be prepared again, or that a proxy has lost.
+        1615 | 1243 => Fault::Stale(reason),
+        // A full disk or table; table locks of others, row locks, deadlocks, too many locks; a server that only reads.
+        1021 | 1114 | 1099 | 1100 | 1205 | 1206 | 1213 | 1223 | 1290 | 1792 | 1836 => Fault::NotNow(reason),
+        // Memory, connections, statements, KILL QUERY, and a Galera node that is not ready.
+        1037 | 1038 | 1040 | 1041 | 1047 | 1129 | 1130 | 1203 | 1226 | 1317 | 1461 => Fault::Unavailable(reason),
+        // No such database, or not for this user.
+        1044 | 1049 => Fault::Unavailable(reason),
+        // Another number of columns than values, or of columns side by side: the statement does not fit the table.
+        1136 | 1222 | 1241 => Fault::Refused(reason),
+        // A packet for too many or too long keys; text that has no place in the column's character set.
+        1153 | 1267 | 1270 | 1271 | 1300 | 3854 | 3988 => Fault::BadValue(reason),
+        // Values that are wrong for their columns, cut off or out of range; rows that are too long, in no partition or outside of a
+        // view; MySQL's check constraints.
+        1118 | 1264 | 1265 | 1292 | 1366 | 1369 | 1411 | 1526 | 1748 | 3819 => Fault::BadValue(reason),
+        _ => match state.get(..2) {
+            Some("08") => Fault::Broken(reason),
+            Some("28") => Fault::Unavailable(reason),
+            Some("40") => Fault::NotNow(reason),
+            // Cardinality, data exceptions, constraints, views, SIGNAL.
+            Some("21" | "22" | "23" | "44" | "45") => Fault::BadValue(reason),
+            _ => Fault::Refused(reason),
+        },
     }
 }
 
@@ -411,5 +421,95 @@ impl Fields for MySqlFields<'_> {
     fn version(&self, column: usize) -> Result<u64, String> {
         let (codec, raw) = self.value(column)?;
         codec.version(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_an_error_is() {
+        let reason = || "why".to_owned();
+        for (fault, errors) in [
+            // Of the row: halving the batch finds it.
+            (
+                Fault::BadValue(reason()),
+                &[
+                    (1048, "23000"),
+                    (1062, "23000"),
+                    (1451, "23000"),
+                    (1452, "23000"),
+                    (4025, "23000"),
+                    (1406, "22001"),
+                    (1264, "22003"),
+                    (1690, "22003"),
+                    (3140, "22032"),
+                    (1366, "HY000"),
+                    (1366, "22007"),
+                    (1292, "22007"),
+                    (1265, "01000"),
+                    (3819, "HY000"),
+                    (1526, "HY000"),
+                    (1748, "HY000"),
+                    (1369, "44000"),
+                    (1369, "HY000"),
+                    (1644, "45000"),
+                    (1242, "21000"),
+                    (1153, "08S01"),
+                    (1118, "42000"),
+                    (1300, "HY000"),
+                    (3988, "HY000"),
+                ][..],
+            ),
+            // Of the statement, the schema or the rights: every row has it.
+            (
+                Fault::Refused(reason()),
+                &[
+                    (1146, "42S02"),
+                    (1054, "42S22"),
+                    (1064, "42000"),
+                    (1142, "42000"),
+                    (1143, "42000"),
+                    (1370, "42000"),
+                    (1136, "21S01"),
+                    (1241, "21000"),
+                    (1364, "HY000"),
+                    (1305, "42000"),
+                    (1030, "HY000"),
+                    (1227, "42000"),
+                ],
+            ),
+            // Of the moment.
+            (
+                Fault::NotNow(reason()),
+                &[
+                    (1205, "HY000"),
+                    (1213, "40001"),
+                    (1206, "HY000"),
+                    (1021, "HY000"),
+                    (1114, "HY000"),
+                    (1290, "HY000"),
+                    (1792, "25006"),
+                    (1836, "HY000"),
+                    (1099, "HY000"),
+                    (3101, "40000"),
+                ],
+            ),
+            (
+                Fault::Unavailable(reason()),
+                &[(1040, "08004"), (1203, "42000"), (1226, "42000"), (1045, "28000"), (1049, "42000"), (1047, "08S01")],
+            ),
+            (
+                Fault::Broken(reason()),
+                &[(1053, "08S01"), (1927, "70100"), (1158, "08S01"), (4031, "HY000"), (1, "08S01")],
+            ),
+            (Fault::Stale(reason()), &[(1615, "HY000"), (1243, "HY000")]),
+            (Fault::Timeout, &[(3024, "HY000"), (1969, "70100")]),
+        ] {
+            for (number, state) in errors {
+                assert_eq!(fault_of(*number, state, reason()), fault, "{number} {state}");
+            }
+        }
     }
 }

@@ -50,7 +50,7 @@ impl WriteDialect for MySqlDialect {
                 .map_err(|error| error.to_string()),
                 (None, None) => Err("takes a value, and there is none".into()),
             }
-            .map_err(Fault::Refused)?;
+            .map_err(Fault::BadValue)?;
         }
         let query = sqlx::query_with(AssertSqlSafe(pieces.single().sql), arguments);
         let done = connection.execute(query).await.map_err(|error| dialect::fault::<Self>(&error))?;

@@ -14,7 +14,7 @@ use codec::Codec;
 use futures_core::stream::BoxStream;
 use parameter::Parameter;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgArguments, PgColumn, PgConnection, PgQueryResult, PgRow};
+use sqlx::postgres::{PgArguments, PgColumn, PgConnection, PgDatabaseError, PgQueryResult, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Column, Either, Executor, Postgres, Row, SqlSafeStr, Statement, TypeInfo};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -173,24 +173,37 @@ impl Dialect for PostgresDialect {
 
     fn fault(error: &dyn DatabaseError) -> Fault {
         let code = error.code().unwrap_or_default();
-        let reason = format!("{} (SQLSTATE {code})", error.message());
-        match code.as_ref() {
-            // query_canceled: the statement timeout.
-            "57014" => Fault::Timeout,
-            // The server is going away, or has thrown this connection out.
-            "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Fault::Broken(reason),
-            // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared when its
-            // parameters, or the elements of one, had other types.
-            "0A000" | "26000" | "22P03" | "42804" => Fault::Stale(reason),
-            code => match code.get(..2) {
-                Some("08") => Fault::Broken(reason),
-                // Not enough resources, a lock, a conflict, a disk, no login, no database: the query may be right.
-                Some("28" | "3D" | "40" | "53" | "55" | "57" | "58") => Fault::Unavailable(reason),
-                // Data exceptions, cardinality, constraints, and what functions raise.
-                Some("21" | "22" | "23" | "P0") => Fault::BadValue(reason),
-                _ => Fault::Refused(reason),
-            },
-        }
+        let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
+        fault_of(&code, routine, format!("{} (SQLSTATE {code})", error.message()))
+    }
+}
+
+/// What an error means by its SQLSTATE and the function of the server that raised it.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn fault_of(code: &str, routine: Option<&str>, reason: String) -> Fault {
+    match code {
+        // query_canceled: the statement timeout.
+        "57014" => Fault::Timeout,
+        // The server is going away, or has thrown this connection out.
+        "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Fault::Broken(reason),
+        // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared when its
+        // parameters, or the elements of one, had other types.
+        "0A000" | "26000" | "22P03" | "42804" => Fault::Stale(reason),
+        // A disk that is full for writers, and a standby.
+        "53100" | "25006" => Fault::NotNow(reason),
+        // A policy of the table refuses this row; whoever has no right at all is told so by another function.
+        "42501" if routine == Some("ExecWithCheckOptions") => Fault::BadValue(reason),
+        code => match code.get(..2) {
+            Some("08") => Fault::Broken(reason),
+            // A conflict, a lock.
+            Some("40" | "55") => Fault::NotNow(reason),
+            // Not enough resources, a disk, no login, no database: the query may be right.
+            Some("28" | "3D" | "53" | "57" | "58") => Fault::Unavailable(reason),
+            // Data exceptions, cardinality, constraints, WITH CHECK OPTION, what is too long for an index or too deep for the
+            // stack, triggers, and what functions raise.
+            Some("09" | "21" | "22" | "23" | "27" | "2F" | "38" | "39" | "44" | "54" | "P0") => Fault::BadValue(reason),
+            _ => Fault::Refused(reason),
+        },
     }
 }
 
@@ -287,5 +300,46 @@ impl Fields for PostgresFields<'_> {
     fn version(&self, column: usize) -> Result<u64, String> {
         let (codec, raw) = self.value(column)?;
         codec.version(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_an_error_is() {
+        let reason = || "why".to_owned();
+        for (fault, codes) in [
+            // Of the row: halving the batch finds it.
+            (
+                Fault::BadValue(reason()),
+                &[
+                    "22P02", "22001", "22003", "22007", "22021", "22023", "23502", "23503", "23505", "23514", "23P01",
+                    "21000", "27000", "44000", "54000", "54001", "P0001", "P0004", "38000", "39004", "2F004", "09000",
+                ][..],
+            ),
+            // Of the statement, the schema or the rights: every row has it.
+            (
+                Fault::Refused(reason()),
+                &[
+                    "42P01", "42703", "42601", "42501", "42883", "42P10", "42P18", "42809", "3F000", "42939", "XX000",
+                    "XX001", "25P02", "25001", "0LP01", "F0000", "HV000", "2BP01",
+                ],
+            ),
+            // Of the moment.
+            (Fault::NotNow(reason()), &["40001", "40P01", "40003", "55P03", "55006", "55000", "53100", "25006"]),
+            (Fault::Unavailable(reason()), &["53200", "53300", "53400", "57000", "58030", "28P01", "28000", "3D000"]),
+            (Fault::Broken(reason()), &["08006", "08P01", "57P01", "57P02", "57P03", "57P05", "25P03"]),
+            (Fault::Stale(reason()), &["0A000", "26000", "42804"]),
+            (Fault::Timeout, &["57014"]),
+        ] {
+            for code in codes {
+                assert_eq!(fault_of(code, None, reason()), fault, "{code}");
+            }
+        }
+        // No right at all, and a policy of the table that this row does not meet.
+        assert_eq!(fault_of("42501", Some("aclcheck_error"), reason()), Fault::Refused(reason()));
+        assert_eq!(fault_of("42501", Some("ExecWithCheckOptions"), reason()), Fault::BadValue(reason()));
     }
 }

@@ -39,12 +39,12 @@ impl WriteDialect for PostgresDialect {
         // The connection remembers it; its types are asked for once.
         let infos = parameters(connection, statement).await.map_err(failed)?;
         let mut arguments = PgArguments::default();
-        let mut add = |bound: Bound| arguments.add(bound).map_err(|error| Fault::Refused(error.to_string()));
+        let mut add = |bound: Bound| arguments.add(bound).map_err(|error| Fault::BadValue(error.to_string()));
         bindings(&infos, statement, template).map_err(Fault::Refused)?;
         for ((info, text), placeholder) in infos.iter().zip(values.texts()).zip(template.placeholders()) {
             let parameter = Parameter::scalar(info, placeholder.kind).map_err(Fault::Refused)?;
             if !parameter.holds(text) {
-                return Err(Fault::Refused(format!("{} cannot hold the key's value", info.name())));
+                return Err(Fault::BadValue(format!("{} cannot hold the key's value", info.name())));
             }
             add(parameter.bind(std::iter::once(*text)))?;
         }

@@ -144,21 +144,26 @@ impl Dialect for SqliteDialect {
 
     fn fault(error: &dyn DatabaseError) -> Fault {
         let code: i32 = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
-        let reason = format!("{} (SQLite code {code})", error.message());
-        // The low byte is the primary code: https://www.sqlite.org/rescode.html
-        match code & 0xff {
-            // SQLITE_INTERRUPT: our progress handler.
-            9 => Fault::Timeout,
-            // SQLITE_BUSY, LOCKED, NOMEM, IOERR, CANTOPEN, PROTOCOL, NOTADB and CORRUPT: the file, not the query.
-            5 | 6 | 7 | 10 | 11 | 14 | 15 | 26 => Fault::Unavailable(reason),
-            // SQLITE_SCHEMA: it changed while the statement began.
-            17 => Fault::Stale(reason),
-            // SQLITE_ERROR is for bad SQL and for what functions raise ("malformed JSON", "integer overflow"); TOOBIG, CONSTRAINT,
-            // MISMATCH and RANGE are about values.
-            1 if error.message().starts_with("no such ") => Fault::Refused(reason),
-            1 | 18 | 19 | 20 | 25 => Fault::BadValue(reason),
-            _ => Fault::Refused(reason),
-        }
+        fault_of(code, error.message(), format!("{} (SQLite code {code})", error.message()))
+    }
+}
+
+/// What an error means by its code, of which the low byte is the primary one: <https://www.sqlite.org/rescode.html>
+fn fault_of(code: i32, message: &str, reason: String) -> Fault {
+    match code & 0xff {
+        // SQLITE_INTERRUPT: our progress handler.
+        9 => Fault::Timeout,
+        // SQLITE_BUSY, LOCKED: another writes. READONLY and FULL: nobody writes now.
+        5 | 6 | 8 | 13 => Fault::NotNow(reason),
+        // SQLITE_NOMEM, IOERR, CANTOPEN, PROTOCOL, NOTADB and CORRUPT: the file, not the query.
+        7 | 10 | 11 | 14 | 15 | 26 => Fault::Unavailable(reason),
+        // SQLITE_SCHEMA: it changed while the statement began.
+        17 => Fault::Stale(reason),
+        // SQLITE_ERROR is for bad SQL and for what functions raise ("malformed JSON", "integer overflow"); TOOBIG, CONSTRAINT,
+        // MISMATCH and RANGE are about values.
+        1 if message.starts_with("no such ") => Fault::Refused(reason),
+        1 | 18 | 19 | 20 | 25 => Fault::BadValue(reason),
+        _ => Fault::Refused(reason),
     }
 }
 
@@ -295,5 +300,33 @@ impl Fields for SqliteFields<'_> {
             Stored::Integer(value) => u64::try_from(value).map_err(|_| format!("the version {value} is negative")),
             _ => Err("a version is an INTEGER in SQLite".into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_an_error_is() {
+        let reason = || "why".to_owned();
+        for (fault, codes) in [
+            // Of the row: CONSTRAINT and its kinds (CHECK, FOREIGNKEY, NOTNULL, PRIMARYKEY, TRIGGER, UNIQUE), MISMATCH, TOOBIG.
+            (Fault::BadValue(reason()), &[19, 275, 787, 1299, 1555, 1811, 2067, 20, 18][..]),
+            // PERM, AUTH, MISUSE.
+            (Fault::Refused(reason()), &[3, 23, 21]),
+            // BUSY, LOCKED, FULL, READONLY.
+            (Fault::NotNow(reason()), &[5, 261, 517, 6, 262, 13, 8, 1032]),
+            // NOMEM, IOERR, CORRUPT, CANTOPEN, PROTOCOL, NOTADB.
+            (Fault::Unavailable(reason()), &[7, 10, 778, 11, 14, 15, 26]),
+            (Fault::Stale(reason()), &[17]),
+            (Fault::Timeout, &[9]),
+        ] {
+            for code in codes {
+                assert_eq!(fault_of(*code, "", reason()), fault, "{code}");
+            }
+        }
+        assert_eq!(fault_of(1, "malformed JSON", reason()), Fault::BadValue(reason()));
+        assert_eq!(fault_of(1, "no such table: notes", reason()), Fault::Refused(reason()));
     }
 }

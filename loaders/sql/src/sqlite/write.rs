@@ -44,10 +44,10 @@ impl WriteDialect for SqliteDialect {
         timeout: Duration,
     ) -> Result<u64, Fault> {
         let failed = |error: sqlx::Error| dialect::fault::<Self>(&error);
-        let refused = |error: sqlx::error::BoxDynError| Fault::Refused(error.to_string());
+        let refused = |error: sqlx::error::BoxDynError| Fault::BadValue(error.to_string());
         let mut arguments = SqliteArguments::default();
         for (placeholder, text) in template.placeholders().iter().zip(values.texts()) {
-            bind_scalar(placeholder.kind, text, &mut arguments).map_err(Fault::Refused)?.map_err(refused)?;
+            bind_scalar(placeholder.kind, text, &mut arguments).map_err(Fault::BadValue)?.map_err(refused)?;
         }
         if let Some(value) = value {
             // Text is what SQLite's functions and other programs expect; what is none is a blob.
@@ -64,6 +64,17 @@ impl WriteDialect for SqliteDialect {
         let done = connection.execute(query).await;
         // The commit has its own time.
         connection.lock_handle().await.map_err(failed)?.remove_progress_handler();
-        Ok(done.map_err(failed)?.rows_affected())
+        match done.map_err(failed) {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(Fault::BadValue(reason)) if !compiles(connection, statement).await => Err(Fault::Refused(reason)),
+            Err(fault) => Err(fault),
+        }
     }
+}
+
+/// Whether the statement fits the schema as it is now. SQLite has one code for a table with another number of columns and for a
+/// value that a function does not take; but the one is found without running anything.
+async fn compiles(connection: &mut SqliteConnection, statement: &WriteStatement) -> bool {
+    let explain = sqlx::query(AssertSqlSafe(format!("EXPLAIN {}", statement.sql))).persistent(false);
+    connection.execute(explain).await.is_ok()
 }

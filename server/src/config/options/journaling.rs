@@ -83,8 +83,8 @@ pub(crate) const JOURNAL: &[Spec<JournalConfig>] = &[
         kind: integer(1, 1_000),
         default: Default::Text("3"),
         change: Change::Start,
-        doc: "How often a change is tried that its source refuses; after that it is a dead letter (WB LIST). What fails because the source is \
-              away is tried for ever.",
+        doc: "How often a change is tried that its source refuses for what is in it; after that it is a dead letter (WB LIST). What fails \
+              because the source is away, or takes no change at all, is tried for ever.",
         write: |journal, value| journal.attempts_max = value.u32(),
         read: |journal| Value::Integer(journal.attempts_max.into()),
     },
