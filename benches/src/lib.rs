@@ -8,6 +8,7 @@ pub mod histogram;
 pub mod keys;
 pub mod keyspace;
 pub mod miss_ratio;
+pub mod postgres;
 pub mod preload;
 pub mod record;
 pub mod rival;
