@@ -32,10 +32,16 @@ impl SqliteFile {
     /// # Panics
     /// If one fails.
     pub fn run(&mut self, sql: &str) {
+        self.try_run(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// As [`SqliteFile::run`], for what another connection may stand in the way of.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn try_run(&mut self, sql: &str) -> Result<(), sqlx::Error> {
         let Self { connection, runtime } = self;
-        if let Err(error) = runtime.block_on(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection)) {
-            panic!("{sql}: {error}");
-        }
+        runtime.block_on(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection)).map(drop)
     }
 
     /// The rows of a query with two columns of text; NULL is an empty one.

@@ -7,6 +7,7 @@ use crate::vital::Vital;
 use leasehold_command::Change;
 use leasehold_keyspace::{Waiter, WakeEvent};
 use leasehold_loader_sql::{AppendError, Journal, JournalChange};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -102,16 +103,27 @@ struct Scribe<'n> {
 impl Scribe<'_> {
     /// Writes a group, and answers it.
     fn write(&mut self, group: Vec<Submission>) {
+        let has_letters = group.iter().any(|submission| submission.letter.is_some());
         let mut admitted = Vec::with_capacity(group.len());
+        // Of what is admitted, where a letter may have to give way to it.
+        let mut keys = HashSet::new();
         for submission in group {
-            // What came before is to be seen as pending by what is judged by that, and passed by nothing that goes another way.
-            if submission.letter.is_some() {
+            if submission.letter.is_some() && submission.changes.iter().any(|change| keys.contains(&change.key)) {
+                // The change before it is to be seen as pending.
                 self.append(std::mem::take(&mut admitted));
+                keys.clear();
             }
             match self.way_of(&submission) {
-                Way::Journal => admitted.push(submission),
+                Way::Journal => {
+                    if has_letters {
+                        keys.extend(submission.changes.iter().map(|change| change.key.clone()));
+                    }
+                    admitted.push(submission);
+                }
                 Way::Source => {
+                    // It passes nothing that came before it.
                     self.append(std::mem::take(&mut admitted));
+                    keys.clear();
                     self.go_direct(submission);
                 }
                 Way::Nowhere(text) => self.refuse(submission, "WRITEFAIL", &text),
@@ -143,11 +155,15 @@ impl Scribe<'_> {
                 group.into_iter().filter(|of| of.letter.is_none()).for_each(|of| self.go_direct(of));
             }
             Err(AppendError::Refused(text)) => {
+                tracing::error!(error = text, commands = group.len(), "writes were refused");
                 // What is flushed already may make room.
                 self.is_flushed = true;
                 group.into_iter().for_each(|of| self.refuse(of, "WRITEFAIL", &text));
             }
-            Err(AppendError::Unknown(text)) => group.into_iter().for_each(|of| self.refuse(of, "UNKNOWNSTATE", &text)),
+            Err(AppendError::Unknown(text)) => {
+                tracing::error!(error = text, commands = group.len(), "writes may be lost, or come back");
+                group.into_iter().for_each(|of| self.refuse(of, "UNKNOWNSTATE", &text));
+            }
         }
     }
 
@@ -237,7 +253,6 @@ impl Scribe<'_> {
         if waiter.is_some() {
             desk.counters.under_way.fetch_sub(1, Ordering::Relaxed);
         }
-        tracing::error!(loader = desk.name, error = text, "a write was refused");
         let reason = format!("{word} {} {text}", desk.name).into();
         tell(self.node, waiter, WakeEvent::Failed { stale: None, reason });
     }

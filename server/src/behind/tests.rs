@@ -164,7 +164,7 @@ impl Bench {
     fn order(&self, changes: &[(&'static str, Option<&'static str>)], letter: Option<u64>) {
         let change = |(key, value): &(&'static str, Option<&'static str>)| Change {
             key: bytes(key),
-            value: value.map(|value| bytes(value)),
+            value: value.map(bytes),
         };
         let changes = changes.iter().map(change).collect();
         let order = Order::Write { desk: Arc::clone(self.desk()), changes, waiter: None, letter };
@@ -282,7 +282,18 @@ fn a_letter_gives_way_to_a_later_change_of_its_key_also_to_one_of_the_same_momen
     assert_eq!(bench.pending("note:a"), Some(Some(bytes("new"))));
     assert_eq!(bench.pending("note:b"), None);
     assert_eq!(bench.pending("note:c"), Some(Some(bytes("old"))));
-    assert_eq!(bench.letters(), 0);
+    assert_eq!((bench.letters(), bench.counter("journal_syncs")), (0, 2));
+}
+
+#[test]
+fn letters_that_are_replayed_together_share_one_sync() {
+    let mut bench = Bench::new(|_, _| {});
+    let keys = ["note:a", "note:b", "note:c", "note:d"];
+    (1..).zip(keys).for_each(|(number, key)| bench.letter(number, key, "old"));
+    assert_eq!(bench.behind().replay(b"note"), Ok(4));
+    bench.scribe();
+    assert!(keys.iter().all(|key| bench.pending(key) == Some(Some(bytes("old")))));
+    assert_eq!((bench.letters(), bench.counter("journal_syncs")), (0, 1));
 }
 
 #[test]

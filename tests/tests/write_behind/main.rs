@@ -337,7 +337,10 @@ fn a_full_disk_refuses_writes_loses_none_and_is_left_behind_when_there_is_room()
     const LIMIT_KB: usize = 256;
     let setup = Setup::new(HELD_BACK);
     // The shared memory of SQLite's WAL would meet the limit of the files, too.
-    setup.file().run("PRAGMA journal_mode = DELETE");
+    let mut file = setup.file();
+    // Once the connection that made the table is closed, which its own thread does.
+    until("nobody else has the file open", || file.try_run("PRAGMA journal_mode = DELETE").is_ok());
+    drop(file);
     std::fs::write(setup.path("leasehold.toml"), setup.conf()).expect("the directory is ours");
     let port = free_port();
     let mut command = Command::new("sh");
