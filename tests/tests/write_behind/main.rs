@@ -263,6 +263,14 @@ fn what_was_dropped_is_gone_for_good() {
         assert_eq!(client.command(&["SET", key, "bad"]), ok());
     }
     flushed(&mut client);
+    // The position is moved past them a moment after they are pending no more.
+    let letters = client.command(&["WB", "LIST"]);
+    let number = |letter: &Value| {
+        letter.elements().chunks(2).find(|pair| pair[0].text() == "number").expect("it has one")[1].integer()
+    };
+    let last = letters.elements().iter().map(number).max().expect("there are letters").to_string();
+    let position = "SELECT CAST(max(seq) AS TEXT), '' FROM leasehold_writes";
+    until("the source is past them", || setup.file().pairs(position)[0].0 == last);
     assert_eq!(client.command(&["WB", "DROP", "note"]), Value::Integer(2));
     assert_eq!(client.command(&["WB", "LIST"]), Value::Array(Vec::new()));
     server.kill();
