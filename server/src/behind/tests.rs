@@ -162,10 +162,8 @@ impl Bench {
     }
 
     fn order(&self, changes: &[(&'static str, Option<&'static str>)], letter: Option<u64>) {
-        let change = |(key, value): &(&'static str, Option<&'static str>)| Change {
-            key: bytes(key),
-            value: value.map(bytes),
-        };
+        let change =
+            |(key, value): &(&'static str, Option<&'static str>)| Change { key: bytes(key), value: value.map(bytes) };
         let changes = changes.iter().map(change).collect();
         let order = Order::Write { desk: Arc::clone(self.desk()), changes, waiter: None, letter };
         self.behind().orders.send(order).expect("the scribe's end is here");
