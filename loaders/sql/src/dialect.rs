@@ -82,9 +82,9 @@ pub(crate) enum Fault {
     Timeout,
     /// The database cannot serve this now.
     Unavailable(String),
-    /// The database serves others, and not this now: a lock, a conflict; for writes a full disk, or a server that only reads.
+    /// The database serves others, and not this now: a lock, a conflict; for writes a full disk.
     NotNow(String),
-    /// The database refuses the query itself: schema, permissions.
+    /// The database refuses the query itself: schema, permissions, a write where only reads are allowed.
     Refused(String),
     /// The database refuses it for the values given or met; other keys may do.
     BadValue(String),

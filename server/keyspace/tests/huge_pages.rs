@@ -68,7 +68,9 @@ fn what_stays_is_gathered_and_what_goes_gives_its_memory_back() {
     let resident_before = of_process("Rss");
     let keyspace = keyspace(SETTINGS);
     let mut turn = Turn::new(BOOT_MS, 1);
-    (0..ENTRIES).for_each(|number| drop(set(&keyspace, &mut turn, &key(number), &value(number, VALUE_BYTES))));
+    for number in 0..ENTRIES {
+        set(&keyspace, &mut turn, &key(number), &value(number, VALUE_BYTES));
+    }
     let stats = keyspace.stats();
     assert_eq!(stats.huge_bytes, 0);
     assert_eq!(keyspace.gather_pages(5), Worked::Idle, "nothing is calm yet");
@@ -157,7 +159,9 @@ fn writers_and_evictions_do_not_notice() {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
                     match keyspace.gather_pages(now_s.fetch_add(LONG_S, Relaxed)) {
-                        Worked::Done => drop(gathered.fetch_add(1, Relaxed)),
+                        Worked::Done => {
+                            gathered.fetch_add(1, Relaxed);
+                        }
                         Worked::Idle => std::thread::yield_now(),
                         Worked::Refused => return,
                     }

@@ -209,12 +209,14 @@ fn fault_of(number: u16, state: &str, reason: String) -> Fault {
         1053 | 3169 | 1927 | 4031 | 1152 | 1158..=1161 | 1184 => Fault::Broken(reason),
         // A statement that must be prepared again, or that a proxy has lost.
         1615 | 1243 => Fault::Stale(reason),
-        // A full disk or table; table locks of others, row locks, deadlocks, too many locks; a server that only reads.
-        1021 | 1114 | 1099 | 1100 | 1205 | 1206 | 1213 | 1223 | 1290 | 1792 | 1836 => Fault::NotNow(reason),
+        // A full disk or table; table locks of others, row locks, deadlocks, too many locks.
+        1021 | 1114 | 1099 | 1100 | 1205 | 1206 | 1213 | 1223 => Fault::NotNow(reason),
         // Memory, connections, statements, KILL QUERY, and a Galera node that is not ready.
         1037 | 1038 | 1040 | 1041 | 1047 | 1129 | 1130 | 1203 | 1226 | 1317 | 1461 => Fault::Unavailable(reason),
         // No such database, or not for this user.
         1044 | 1049 => Fault::Unavailable(reason),
+        // A write where only reads are allowed: for a load the statement is wrong, and a write is tried again anyway.
+        1290 | 1792 | 1836 => Fault::Refused(reason),
         // Another number of columns than values, or of columns side by side: the statement does not fit the table.
         1136 | 1222 | 1241 => Fault::Refused(reason),
         // A packet for too many or too long keys; text that has no place in the column's character set.
@@ -478,6 +480,9 @@ mod tests {
                     (1305, "42000"),
                     (1030, "HY000"),
                     (1227, "42000"),
+                    (1290, "HY000"),
+                    (1792, "25006"),
+                    (1836, "HY000"),
                 ],
             ),
             // Of the moment.
@@ -489,9 +494,6 @@ mod tests {
                     (1206, "HY000"),
                     (1021, "HY000"),
                     (1114, "HY000"),
-                    (1290, "HY000"),
-                    (1792, "25006"),
-                    (1836, "HY000"),
                     (1099, "HY000"),
                     (3101, "40000"),
                 ],

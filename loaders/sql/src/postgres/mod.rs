@@ -189,8 +189,8 @@ fn fault_of(code: &str, routine: Option<&str>, reason: String) -> Fault {
         // "cached plan must not change result type", statements that a pooler has lost, and one that was prepared when its
         // parameters, or the elements of one, had other types.
         "0A000" | "26000" | "22P03" | "42804" => Fault::Stale(reason),
-        // A disk that is full for writers, and a standby.
-        "53100" | "25006" => Fault::NotNow(reason),
+        // A disk that is full for writers.
+        "53100" => Fault::NotNow(reason),
         // A policy of the table refuses this row; whoever has no right at all is told so by another function.
         "42501" if routine == Some("ExecWithCheckOptions") => Fault::BadValue(reason),
         code => match code.get(..2) {
@@ -324,11 +324,11 @@ mod tests {
                 Fault::Refused(reason()),
                 &[
                     "42P01", "42703", "42601", "42501", "42883", "42P10", "42P18", "42809", "3F000", "42939", "XX000",
-                    "XX001", "25P02", "25001", "0LP01", "F0000", "HV000", "2BP01",
+                    "XX001", "25P02", "25001", "25006", "0LP01", "F0000", "HV000", "2BP01",
                 ],
             ),
             // Of the moment.
-            (Fault::NotNow(reason()), &["40001", "40P01", "40003", "55P03", "55006", "55000", "53100", "25006"]),
+            (Fault::NotNow(reason()), &["40001", "40P01", "40003", "55P03", "55006", "55000", "53100"]),
             (Fault::Unavailable(reason()), &["53200", "53300", "53400", "57000", "58030", "28P01", "28000", "3D000"]),
             (Fault::Broken(reason()), &["08006", "08P01", "57P01", "57P02", "57P03", "57P05", "25P03"]),
             (Fault::Stale(reason()), &["0A000", "26000", "42804"]),

@@ -153,8 +153,8 @@ fn fault_of(code: i32, message: &str, reason: String) -> Fault {
     match code & 0xff {
         // SQLITE_INTERRUPT: our progress handler.
         9 => Fault::Timeout,
-        // SQLITE_BUSY, LOCKED: another writes. READONLY and FULL: nobody writes now.
-        5 | 6 | 8 | 13 => Fault::NotNow(reason),
+        // SQLITE_BUSY, LOCKED: another writes. FULL: nobody writes now.
+        5 | 6 | 13 => Fault::NotNow(reason),
         // SQLITE_NOMEM, IOERR, CANTOPEN, PROTOCOL, NOTADB and CORRUPT: the file, not the query.
         7 | 10 | 11 | 14 | 15 | 26 => Fault::Unavailable(reason),
         // SQLITE_SCHEMA: it changed while the statement began.
@@ -313,10 +313,10 @@ mod tests {
         for (fault, codes) in [
             // Of the row: CONSTRAINT and its kinds (CHECK, FOREIGNKEY, NOTNULL, PRIMARYKEY, TRIGGER, UNIQUE), MISMATCH, TOOBIG.
             (Fault::BadValue(reason()), &[19, 275, 787, 1299, 1555, 1811, 2067, 20, 18][..]),
-            // PERM, AUTH, MISUSE.
-            (Fault::Refused(reason()), &[3, 23, 21]),
-            // BUSY, LOCKED, FULL, READONLY.
-            (Fault::NotNow(reason()), &[5, 261, 517, 6, 262, 13, 8, 1032]),
+            // PERM, AUTH, MISUSE, READONLY.
+            (Fault::Refused(reason()), &[3, 23, 21, 8, 1032]),
+            // BUSY, LOCKED, FULL.
+            (Fault::NotNow(reason()), &[5, 261, 517, 6, 262, 13]),
             // NOMEM, IOERR, CORRUPT, CANTOPEN, PROTOCOL, NOTADB.
             (Fault::Unavailable(reason()), &[7, 10, 778, 11, 14, 15, 26]),
             (Fault::Stale(reason()), &[17]),

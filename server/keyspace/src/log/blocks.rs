@@ -300,8 +300,9 @@ mod tests {
                         huge[block] = false;
                     }
                     None => {
-                        for block in 0..2 {
-                            prop_assert!(!huge[block] || blocks.by_address[&(START + block * BLOCK_BYTES)].state == State::Huge);
+                        for (address, block) in &blocks.by_address {
+                            let is_huge = huge[(address - START) / BLOCK_BYTES];
+                            prop_assert!(!is_huge || block.state == State::Huge);
                         }
                     }
                 }
