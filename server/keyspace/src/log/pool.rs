@@ -427,10 +427,12 @@ fn map_blocks() -> NonNull<u8> {
 #[cfg(not(miri))]
 unsafe fn gather(block: NonNull<u8>) -> Worked {
     // SAFETY: the advice moves the contents to another page, and who reads or writes them meanwhile waits.
-    match unsafe { libc::madvise(block.as_ptr().cast(), BLOCK_BYTES, libc::MADV_COLLAPSE) } {
-        0 => Worked::Done,
+    let done = unsafe { libc::madvise(block.as_ptr().cast(), BLOCK_BYTES, libc::MADV_COLLAPSE) };
+    // SAFETY: the thread's own, and the call has just set it if it failed.
+    match (done, unsafe { *libc::__errno_location() }) {
+        (0, _) => Worked::Done,
         // An old system (before Linux 6.1), or it was told to have none.
-        _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => Worked::Refused,
+        (_, libc::EINVAL) => Worked::Refused,
         // No huge page is to be had now.
         _ => Worked::Idle,
     }
