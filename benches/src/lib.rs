@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod preload;
 pub mod record;
 pub mod rival;
+pub mod served;
 pub mod system;
 pub mod wire;
 pub mod workload;

@@ -589,4 +589,4 @@ pub(crate) fn test(node: &Arc<Node>, db: Db, key: &[u8], waiter: Waiter) -> Resu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

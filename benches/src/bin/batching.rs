@@ -7,13 +7,11 @@
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser as _;
 use leasehold_benches::record::{self, Circumstances, Spread};
-use leasehold_benches::system;
+use leasehold_benches::served::{Served, Socket, read_bulk, read_line};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Measures keys per second loaded with one query for many keys, and with a query for each.
@@ -43,8 +41,6 @@ struct Arguments {
 
 /// What SPEC-minded readers ask for: so many times the keys per second of one query a key.
 const RATIO_MIN: f64 = 10.0;
-const START_PATIENCE: Duration = Duration::from_secs(30);
-const REPLY_PATIENCE: Duration = Duration::from_secs(60);
 const LANES: [&str; 2] = ["batched", "one query a key"];
 
 fn main() -> anyhow::Result<()> {
@@ -53,18 +49,18 @@ fn main() -> anyhow::Result<()> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the benches lie in the workspace")?;
     let cores = std::thread::available_parallelism()?.get();
     let here = Circumstances::here(tree, "batching", cores, arguments.rounds, 0.0);
-    let servers = [
-        Server::start(&arguments, "batch_sql = \"SELECT id, name FROM users WHERE id = ANY($1)\"")?,
-        Server::start(&arguments, "")?,
+    let lanes = [
+        Lane::start(&arguments, "batch_sql = \"SELECT id, name FROM users WHERE id = ANY($1)\"")?,
+        Lane::start(&arguments, "")?,
     ];
     let mut rates: [Vec<f64>; 2] = Default::default();
     let mut queries = [0; 2];
     for round in 0..arguments.rounds {
         // Each lane is first every other time.
         for lane in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let before = servers[lane].queries()?;
-            let took = servers[lane].load_all(&arguments)?;
-            queries[lane] = servers[lane].queries()? - before;
+            let before = lanes[lane].queries()?;
+            let took = lanes[lane].load_all(&arguments)?;
+            queries[lane] = lanes[lane].queries()? - before;
             rates[lane].push(arguments.keys as f64 / took.as_secs_f64());
         }
     }
@@ -93,61 +89,35 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server with one loader. Ends with the value.
-struct Server {
-    process: Child,
-    port: u16,
-    conf: PathBuf,
+/// A server with one loader.
+struct Lane {
+    server: Served,
 }
 
-impl Server {
+impl Lane {
     fn start(arguments: &Arguments, batch_sql: &str) -> anyhow::Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let conf = std::env::temp_dir().join(format!("leasehold-batching-{port}.toml"));
         let queue = (arguments.connections * arguments.pipeline).max(1_000);
         let text = format!(
             "[sources.main]\nurl = {:?}\nacquire_timeout = \"30s\"\n[loaders.user]\nmatch = \"user:{{id:int}}\"\nsource = \"main\"\n\
              sql = \"SELECT id, name FROM users WHERE id = $1\"\nhard_timeout = \"60s\"\nqueue = {queue}\n{batch_sql}\n",
             arguments.source
         );
-        std::fs::write(&conf, text)?;
-        let mut command = Command::new(&arguments.server);
-        command.arg("--conf").arg(&conf).arg("--port").arg(port.to_string()).stdout(Stdio::null());
-        system::die_with_parent(&mut command);
-        let process = command.spawn().with_context(|| format!("cannot start {}", arguments.server.display()))?;
-        let server = Self { process, port, conf };
-        let patience = Instant::now() + START_PATIENCE;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            ensure!(Instant::now() < patience, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(server)
-    }
-
-    fn connect(&self) -> anyhow::Result<BufReader<TcpStream>> {
-        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(REPLY_PATIENCE))?;
-        Ok(BufReader::new(socket))
+        Ok(Self { server: Served::start(&arguments.server, &std::env::temp_dir(), &text)? })
     }
 
     /// Queries since the start.
-    fn queries(&self) -> anyhow::Result<u64> {
-        let mut socket = self.connect()?;
-        socket.get_mut().write_all(b"INFO loaders\r\n")?;
-        let info = read_bulk(&mut socket)?;
-        let field = info.split([',', '\r']).find_map(|field| field.strip_prefix("batches="));
-        Ok(field.context("INFO tells of the loader")?.parse()?)
+    fn queries(&self) -> anyhow::Result<i64> {
+        self.server.counter("user", "batches")
     }
 
     /// Empties the server and reads all keys once.
     fn load_all(&self, arguments: &Arguments) -> anyhow::Result<Duration> {
-        let mut socket = self.connect()?;
+        let mut socket = self.server.connect()?;
         socket.get_mut().write_all(b"FLUSHALL\r\n")?;
-        let mut line = String::new();
-        socket.read_line(&mut line)?;
-        ensure!(line == "+OK\r\n", "FLUSHALL: {line}");
-        let mut sockets = (0..arguments.connections).map(|_| self.connect()).collect::<anyhow::Result<Vec<_>>>()?;
+        let line = read_line(&mut socket)?;
+        ensure!(line == "+OK", "FLUSHALL: {line}");
+        let mut sockets =
+            (0..arguments.connections).map(|_| self.server.connect()).collect::<anyhow::Result<Vec<_>>>()?;
         let begun = Instant::now();
         std::thread::scope(|scope| {
             let readers: Vec<_> = sockets
@@ -169,16 +139,8 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_file(&self.conf);
-    }
-}
-
 /// Reads keys in pipelines, and checks that each answer is the row of its key.
-fn read_all(socket: &mut BufReader<TcpStream>, ids: Vec<usize>, pipeline: usize) -> anyhow::Result<()> {
+fn read_all(socket: &mut Socket, ids: Vec<usize>, pipeline: usize) -> anyhow::Result<()> {
     let mut requests = String::new();
     for ids in ids.chunks(pipeline) {
         requests.clear();
@@ -193,17 +155,4 @@ fn read_all(socket: &mut BufReader<TcpStream>, ids: Vec<usize>, pipeline: usize)
         }
     }
     Ok(())
-}
-
-fn read_bulk(socket: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
-    let mut line = String::new();
-    socket.read_line(&mut line)?;
-    let len: usize = line
-        .strip_prefix('$')
-        .and_then(|len| len.trim_end().parse().ok())
-        .with_context(|| format!("not a value: {line}"))?;
-    let mut bytes = vec![0; len + 2];
-    socket.read_exact(&mut bytes)?;
-    bytes.truncate(len);
-    Ok(String::from_utf8(bytes)?)
 }

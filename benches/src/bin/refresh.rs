@@ -11,10 +11,11 @@ use leasehold_benches::histogram::Histogram;
 use leasehold_benches::keys::{Distribution, Keys};
 use leasehold_benches::preload::Preload;
 use leasehold_benches::rival::{Server, all_cores};
+use leasehold_benches::served;
 use leasehold_benches::wire::{Protocol, Shape};
 use leasehold_benches::workload::Rival;
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -182,17 +183,16 @@ fn report(arguments: &Arguments, times: &[(&str, Histogram)], address: SocketAdd
     let mut too_slow = Vec::new();
     for (lane, seen) in times {
         let ratio = us(seen, 0.99) / us(hit, 0.99);
-        let counters = counters(address, lane)?;
-        let counter = |name: &str| counters.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count);
+        let counter = |name: &str| served::counter(address, lane, name);
         writeln!(
             out,
             "| {lane} | {:.0} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {:.1} |",
             us(seen, 0.5),
             us(seen, 0.99),
             us(seen, 0.999),
-            counter("keys"),
-            counter("refreshes"),
-            counter("mean_us") as f64 / 1_000.0,
+            counter("keys")?,
+            counter("refreshes")?,
+            counter("mean_us")? as f64 / 1_000.0,
         )?;
         if JUDGED.contains(lane) && arguments.at_most.is_some_and(|most| ratio > most) {
             too_slow.push(format!("{lane}: {ratio:.2}"));
@@ -202,24 +202,4 @@ fn report(arguments: &Arguments, times: &[(&str, Histogram)], address: SocketAdd
         bail!("p99 is too far from that of hits: {}", too_slow.join(", "));
     }
     Ok(())
-}
-
-/// What LOADER STATS says of a loader: names and numbers in turn, some of them texts.
-fn counters(address: SocketAddr, loader: &str) -> anyhow::Result<Vec<(String, i64)>> {
-    let mut socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.write_all(format!("LOADER STATS {loader}\r\n").as_bytes())?;
-    let mut lines = BufReader::new(socket).lines();
-    let first = lines.next().context("no reply")??;
-    let count: usize = first.strip_prefix('*').context("no array")?.parse()?;
-    let mut fields = Vec::new();
-    for _ in 0..count {
-        let line = lines.next().context("the reply ends early")??;
-        fields.push(match line.strip_prefix(':') {
-            Some(number) => number.to_owned(),
-            None => lines.next().context("the reply ends early")??,
-        });
-    }
-    let pairs = fields.chunks_exact(2);
-    Ok(pairs.filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect())
 }

@@ -11,14 +11,13 @@ use leasehold_benches::histogram::Histogram;
 use leasehold_benches::keys::{Distribution, Keys};
 use leasehold_benches::postgres::{Address, Connection};
 use leasehold_benches::record::{self, Circumstances, Spread};
+use leasehold_benches::served::{Served, Socket, read_line};
 use leasehold_benches::system;
 use serde_json::json;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Measures writes that go straight to a database, through a server, and behind one.
@@ -48,9 +47,6 @@ struct Arguments {
     #[arg(long)]
     no_record: bool,
 }
-
-const START_PATIENCE: Duration = Duration::from_secs(30);
-const REPLY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of a value, about.
 const VALUE_BYTES: usize = 100;
@@ -198,7 +194,7 @@ fn show(table: &mut String, arguments: &Arguments, stream: Stream, measures: &[V
 struct Lane {
     number: usize,
     address: Address,
-    server: Option<Server>,
+    server: Option<Served>,
     write: &'static str,
 }
 
@@ -210,7 +206,7 @@ impl Lane {
             "DROP TABLE IF EXISTS lane{number}; CREATE TABLE lane{number} (id int8 PRIMARY KEY, body text);
              CREATE TABLE IF NOT EXISTS leasehold_writes (journal text PRIMARY KEY, seq bigint NOT NULL)"
         ))?;
-        let server = if write.is_empty() { None } else { Some(Server::start(arguments, number, write, fsync)?) };
+        let server = if write.is_empty() { None } else { Some(serve(arguments, number, write, fsync)?) };
         Ok(Self { number, address, server, write })
     }
 
@@ -242,7 +238,7 @@ impl Lane {
         })?;
         let answered = begun.elapsed();
         if let Some(server) = self.server.as_ref().filter(|_| self.write == "behind") {
-            server.wait_stored()?;
+            wait_stored(server)?;
         }
         let stored = begun.elapsed();
         let database_cpu = database_cpu(&mut database)?;
@@ -280,7 +276,7 @@ impl Lane {
     /// Of the journal since the start.
     fn syncs(&self) -> anyhow::Result<u64> {
         match self.server.as_ref().filter(|_| self.write == "behind") {
-            Some(server) => server.counter("journal_syncs"),
+            Some(server) => Ok(server.counter("key", "journal_syncs")?.try_into()?),
             None => Ok(0),
         }
     }
@@ -302,7 +298,7 @@ fn database_cpu(database: &mut Connection) -> anyhow::Result<HashMap<u32, u64>> 
 
 enum Writer {
     Database(Connection),
-    Server(BufReader<TcpStream>),
+    Server(Socket),
 }
 
 /// Sends a connection's share of the writes; times, and the last write of each key.
@@ -342,104 +338,32 @@ fn write_all(
     Ok((times, last))
 }
 
-/// A server with one loader. Ends with the value.
-struct Server {
-    process: Child,
-    port: u16,
-    conf: PathBuf,
-}
-
-impl Server {
-    fn start(arguments: &Arguments, number: usize, write: &str, fsync: &str) -> anyhow::Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let conf = arguments.folder.join(format!("lane{number}.toml"));
-        let journal = match write {
-            "behind" => {
-                format!("[journal]\ndir = \"{}/journal{number}\"\nfsync = \"{fsync}\"\n", arguments.folder.display())
-            }
-            _ => String::new(),
-        };
-        let text = format!(
-            "[sources.main]\nurl = {:?}\nmax_connections = {connections}\nacquire_timeout = \"30s\"\n[loaders.key]\nmatch = \"key:{{id:int}}\"\n\
-             source = \"main\"\nsql = \"SELECT id, body FROM lane{number} WHERE id = $1\"\nvalue = \"column\"\nhard_timeout = \"60s\"\n\
-             max_concurrency = {connections}\nwrite = \"{write}\"\nupsert_sql = \"{}\"\n{journal}",
-            arguments.source,
-            upsert(number),
-            connections = arguments.connections,
-        );
-        std::fs::write(&conf, text)?;
-        let mut command = Command::new(&arguments.server);
-        command.arg("--conf").arg(&conf).arg("--port").arg(port.to_string()).stdout(Stdio::null());
-        system::die_with_parent(&mut command);
-        let process = command.spawn().with_context(|| format!("cannot start {}", arguments.server.display()))?;
-        let mut server = Self { process, port, conf };
-        let patience = Instant::now() + START_PATIENCE;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            ensure!(server.process.try_wait()?.is_none(), "the server has ended");
-            ensure!(Instant::now() < patience, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
+/// A server with one loader, `key`.
+fn serve(arguments: &Arguments, number: usize, write: &str, fsync: &str) -> anyhow::Result<Served> {
+    let journal = match write {
+        "behind" => {
+            format!("[journal]\ndir = \"{}/journal{number}\"\nfsync = \"{fsync}\"\n", arguments.folder.display())
         }
-        Ok(server)
-    }
-
-    fn connect(&self) -> anyhow::Result<BufReader<TcpStream>> {
-        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(REPLY_PATIENCE))?;
-        Ok(BufReader::new(socket))
-    }
-
-    /// Waits until the database has all that was written.
-    fn wait_stored(&self) -> anyhow::Result<()> {
-        let mut socket = self.connect()?;
-        socket.get_mut().write_all(b"WAITDB 30000\r\n")?;
-        let line = read_line(&mut socket)?;
-        ensure!(line == ":0", "WAITDB: {line}");
-        ensure!(self.counter("dead_letters")? == 0, "the database has refused a write");
-        ensure!(self.counter("behind_direct")? == 0, "the journal was full");
-        Ok(())
-    }
-
-    /// Of `LOADER STATS`.
-    fn counter(&self, name: &str) -> anyhow::Result<u64> {
-        let mut socket = self.connect()?;
-        socket.get_mut().write_all(b"LOADER STATS key\r\n")?;
-        let head = read_line(&mut socket)?;
-        let count: usize = head.strip_prefix('*').and_then(|count| count.parse().ok()).context(head)?;
-        let mut found = None;
-        let mut is_it = false;
-        for _ in 0..count {
-            let field = read_field(&mut socket)?;
-            if is_it {
-                found = field.parse().ok();
-            }
-            is_it = field == name;
-        }
-        found.with_context(|| format!("there is no counter {name}"))
-    }
+        _ => String::new(),
+    };
+    let text = format!(
+        "[sources.main]\nurl = {:?}\nmax_connections = {connections}\nacquire_timeout = \"30s\"\n[loaders.key]\nmatch = \"key:{{id:int}}\"\n\
+         source = \"main\"\nsql = \"SELECT id, body FROM lane{number} WHERE id = $1\"\nvalue = \"column\"\nhard_timeout = \"60s\"\n\
+         max_concurrency = {connections}\nwrite = \"{write}\"\nupsert_sql = \"{}\"\n{journal}",
+        arguments.source,
+        upsert(number),
+        connections = arguments.connections,
+    );
+    Served::start(&arguments.server, &arguments.folder, &text)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_file(&self.conf);
-    }
-}
-
-fn read_line(socket: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
-    let mut line = String::new();
-    socket.read_line(&mut line)?;
-    line.truncate(line.trim_end().len());
-    Ok(line)
-}
-
-/// A number, or a text.
-fn read_field(socket: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
-    let line = read_line(socket)?;
-    let Some(len) = line.strip_prefix('$') else { return Ok(line.trim_start_matches([':', '+']).to_owned()) };
-    let mut bytes = vec![0; len.parse::<usize>()? + 2];
-    socket.read_exact(&mut bytes)?;
-    bytes.truncate(bytes.len() - 2);
-    Ok(String::from_utf8(bytes)?)
+/// Waits until the database has all that was written.
+fn wait_stored(server: &Served) -> anyhow::Result<()> {
+    let mut socket = server.connect()?;
+    socket.get_mut().write_all(b"WAITDB 30000\r\n")?;
+    let line = read_line(&mut socket)?;
+    ensure!(line == ":0", "WAITDB: {line}");
+    ensure!(server.counter("key", "dead_letters")? == 0, "the database has refused a write");
+    ensure!(server.counter("key", "behind_direct")? == 0, "the journal was full");
+    Ok(())
 }

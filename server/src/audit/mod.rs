@@ -30,6 +30,7 @@ use crate::config::text::show_duration;
 use crate::config::{AuditorConfig, Config};
 use crate::feed::FeedDesk;
 use crate::load;
+use crate::load::Table;
 use crate::load::audit::Asked;
 use crate::node::Node;
 use bytes::Bytes;
@@ -158,8 +159,7 @@ impl Auditor {
     }
 
     /// The loader of a key: its place, and its name.
-    fn loader_of(&self, node: &Node, db: Db, key: &[u8]) -> Option<(u32, Arc<str>)> {
-        let table = node.loaders.table();
+    fn loader_of(&self, table: &Table, db: Db, key: &[u8]) -> Option<(u32, Arc<str>)> {
         let place = table.policy_for(db, key)?.loader;
         let name = table.name(place).filter(|name| !self.excluded.contains(*name))?;
         Some((place, name.into()))
@@ -201,9 +201,10 @@ fn hear(node: &Arc<Node>, auditor: &Auditor) {
     let (changes, dropped) = node.keyspace.take_changes();
     let now_ms = node.clock.now_ms();
     let random = node.turn().random();
+    let (count, table) = (changes.len(), node.loaders.table());
     let ours: Vec<(KeyChange, Arc<str>)> = changes
-        .iter()
-        .filter_map(|change| Some((change.clone(), auditor.loader_of(node, change.db, &change.key)?.1)))
+        .into_iter()
+        .filter_map(|change| auditor.loader_of(&table, change.db, &change.key).map(|(_, name)| (change, name)))
         .collect();
     let mut state = auditor.state();
     state.changes_dropped += dropped;
@@ -222,7 +223,7 @@ fn hear(node: &Arc<Node>, auditor: &Auditor) {
             }
         }
     }
-    let window = state.window.tick(changes.len(), dropped, random);
+    let window = state.window.tick(count, dropped, random);
     drop(state);
     if let Some(window) = window {
         node.keyspace.tell_changes_of(window);
@@ -231,13 +232,13 @@ fn hear(node: &Arc<Node>, auditor: &Auditor) {
 
 /// Chooses what is compared now: suspicions first, then keys at risk and keys by chance by halves.
 fn choose(node: &Arc<Node>, auditor: &Auditor) -> Vec<Batch> {
-    let mut chosen = Chosen { node, auditor, batches: HashMap::new() };
+    let mut chosen = Chosen { node, auditor, table: node.loaders.table(), batches: HashMap::new() };
     let now_ms = node.clock.now_ms();
     let (mut keys, busy, due) = {
         let mut state = auditor.state();
         let keys = state.budget.keys(now_ms);
         let busy = state.busy.clone();
-        let table = node.loaders.table();
+        let table = &chosen.table;
         let is_free = |case: &Case| {
             let Subject { db, key, .. } = &case.subject;
             table.policy_for(*db, key).is_none_or(|policy| !busy.contains(&policy.loader))
@@ -263,6 +264,7 @@ fn choose(node: &Arc<Node>, auditor: &Auditor) -> Vec<Batch> {
 struct Chosen<'a> {
     node: &'a Arc<Node>,
     auditor: &'a Auditor,
+    table: Arc<Table>,
     batches: HashMap<u32, Vec<(Case, u64)>>,
 }
 
@@ -271,7 +273,7 @@ impl Chosen<'_> {
     fn suspicion(&mut self, case: Case, now_ms: u64) -> bool {
         let (db, key) = (case.subject.db, case.subject.key.clone());
         let version = look::version(self.node, db, &key);
-        let loader = self.auditor.loader_of(self.node, db, &key).filter(|(_, name)| *name == case.subject.loader);
+        let loader = self.auditor.loader_of(&self.table, db, &key).filter(|(_, name)| *name == case.subject.loader);
         match (loader, version) {
             // Else that is the answer.
             (Some((loader, _)), Some(version)) if case.suspicion.is_some_and(|of| of.version == version) => {
@@ -292,7 +294,7 @@ impl Chosen<'_> {
         let mut later = Vec::new();
         while taken < most {
             let Some((db, key)) = self.auditor.state().at_risk.pop_front() else { break };
-            match self.auditor.loader_of(self.node, db, &key) {
+            match self.auditor.loader_of(&self.table, db, &key) {
                 Some((loader, _)) if busy.contains(&loader) || !self.has_room(loader) => {
                     later.push((db, key));
                     if later.len() >= AT_RISK_MAX {
@@ -310,7 +312,7 @@ impl Chosen<'_> {
 
     /// Of all keys, those that are known and those that are there by turns; how many.
     fn by_chance(&mut self, most: usize, busy: &HashSet<u32>) -> usize {
-        let databases = self.node.loaders.table().databases();
+        let databases = self.table.databases();
         if databases.is_empty() {
             return 0;
         }
@@ -327,7 +329,7 @@ impl Chosen<'_> {
                 self.auditor.state().trails.next_known()
             };
             let Some((db, key)) = found.filter(|(_, key)| key.len() <= CHANGED_KEY_BYTES_MAX) else { continue };
-            let Some(loader) = self.auditor.loader_of(self.node, db, &key) else { continue };
+            let Some(loader) = self.auditor.loader_of(&self.table, db, &key) else { continue };
             if busy.contains(&loader.0) || !self.has_room(loader.0) || !self.auditor.state().cases.begin(db, &key) {
                 continue;
             }

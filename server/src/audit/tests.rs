@@ -4,38 +4,13 @@ use super::*;
 use crate::config::live::LiveConfig;
 use crate::config::options::{feed_named, loader_named};
 use crate::load::Loaders;
+use crate::load::tests::Unasked;
 use crate::log::LogControl;
 use leasehold_keyspace::{Actor, Attributes, Claim, Claimant, Claimed, Expiry, Fill, Filled, Invalidation};
-use leasehold_loader_api::{LoadRequest, Loader};
-use std::pin::Pin;
+use leasehold_loader_api::Loader;
 
 const DB: Db = Db(0);
 const KEY: &[u8] = b"user:1";
-
-/// Matches all keys of its pattern, and is never asked.
-struct Unasked;
-
-impl Loader for Unasked {
-    fn matches(&self, _: &[u8]) -> bool {
-        true
-    }
-
-    fn load(&self, _: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
-        unreachable!("nothing is compared")
-    }
-
-    fn batch_max(&self) -> usize {
-        1
-    }
-
-    fn explain(&self, _: &[u8]) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-
-    fn health(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 /// A node whose auditor hears of all keys, with a loader `user`.
 fn node(change: impl FnOnce(&mut Config)) -> Arc<Node> {

@@ -24,8 +24,8 @@ fn a_key_wanted_twice_is_asked_once_and_answered_twice() {
     assert_eq!(tokens, [vec![2, 4], vec![3]]);
 }
 
-/// Its loads are counted by who sends them; it is never asked.
-pub(super) struct Unasked;
+/// Matches all keys, and is never asked: its loads are counted by who sends them.
+pub(crate) struct Unasked;
 
 impl Loader for Unasked {
     fn matches(&self, _: &[u8]) -> bool {
@@ -33,7 +33,7 @@ impl Loader for Unasked {
     }
 
     fn load(&self, _: LoadRequest) -> Pin<Box<dyn Future<Output = Vec<Loaded>> + Send + '_>> {
-        unreachable!("no scheduler runs")
+        unreachable!("nobody asks")
     }
 
     fn batch_max(&self) -> usize {

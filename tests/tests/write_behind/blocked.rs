@@ -1,6 +1,6 @@
 //! A source that takes no change from anybody, for a while: nothing becomes a dead letter by that, and whoever has to wait is told why.
 
-use super::{GROUP, Setup, error_of, flushed, ok, printed_sql};
+use super::{EXCLUDED, GROUP, Setup, VALUES, error_of, flushed, note_loader, ok, printed_sql};
 use leasehold_tests::process::Directory;
 use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Database, MariaDb, Postgres, Server, Value};
@@ -29,19 +29,13 @@ fn conf(url: &str, journal: &Path, on_conflict: &str) -> String {
         url = "{url}"
         statement_timeout = "500ms"
         acquire_timeout = "1s"
-        [loaders.note]
-        match = "note:{{name}}"
-        source = "main"
-        sql = "SELECT name, body FROM notes WHERE name = $1"
-        value = "column"
-        write = "behind"
-        upsert_sql = "INSERT INTO notes VALUES ($1, $2) {on_conflict}"
-        delete_sql = "DELETE FROM notes WHERE name = $1"
+        {loader}
         hard_timeout = "20s"
         [journal]
         dir = "{journal}/journal"
         {TIGHT}
         "#,
+        loader = note_loader(on_conflict),
         journal = journal.display()
     )
 }
@@ -108,9 +102,8 @@ fn postgres_may_lose_its_table_rights_room_or_freedom_to_write_and_no_change_is_
          GRANT SELECT ON trouble TO writer_behind",
     );
     let journal = Directory::new();
-    let upsert = "ON CONFLICT (name) DO UPDATE SET body = excluded.body";
     let of_writer = url.replace("://test@", "://writer_behind@");
-    let server = Server::options().conf(conf(&of_writer, journal.path(), upsert)).start();
+    let server = Server::options().conf(conf(&of_writer, journal.path(), EXCLUDED)).start();
     const THROWN_OUT: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer_behind'";
     let only_reads = format!("ALTER ROLE writer_behind SET default_transaction_read_only = on; {THROWN_OUT}");
     let writes_again = format!("ALTER ROLE writer_behind RESET default_transaction_read_only; {THROWN_OUT}");
@@ -185,8 +178,7 @@ fn mariadb_may_lose_its_table_or_rights_and_no_change_is_lost() {
     let journal = Directory::new();
     let url = mariadb.url(&name).replace("://root@", "://writer_behind@");
     assert_ne!(url, mariadb.url(&name));
-    let server =
-        Server::options().conf(conf(&url, journal.path(), "ON DUPLICATE KEY UPDATE body = VALUES(body)")).start();
+    let server = Server::options().conf(conf(&url, journal.path(), VALUES)).start();
     // What is taken of a table is taken at once, of a database from later connections.
     let revoke = format!("REVOKE INSERT ON {name}.notes FROM writer_behind");
     let grant = format!("GRANT INSERT ON {name}.notes TO writer_behind");
@@ -226,8 +218,7 @@ fn sqlite_may_lose_its_table_or_be_locked_and_no_change_is_lost() {
     let mut file = setup.file();
     file.run("DELETE FROM notes; DROP TRIGGER inserted; DROP TRIGGER updated; DROP TRIGGER deleted");
     let url = format!("sqlite:{}/notes.db", setup.files.path().display());
-    let upsert = "ON CONFLICT (name) DO UPDATE SET body = excluded.body";
-    let server = Server::options().conf(conf(&url, setup.files.path(), upsert)).start();
+    let server = Server::options().conf(conf(&url, setup.files.path(), EXCLUDED)).start();
     let blocks = [
         block("ALTER TABLE notes RENAME TO elsewhere", "no such table: notes", "ALTER TABLE elsewhere RENAME TO notes"),
         block(

@@ -1,7 +1,7 @@
 //! Servers that are killed again and again under load, and databases that crash while they are flushed to: what was answered is in the
 //! source, nothing is there twice, and in order.
 
-use super::{GROUP, Setup, printed_sql};
+use super::{EXCLUDED, GROUP, Setup, note_loader, printed_sql};
 use leasehold_tests::client::request;
 use leasehold_tests::process::Directory;
 use leasehold_tests::random::Random;
@@ -195,20 +195,14 @@ impl Ground for OnPostgres {
             [sources.main]
             url = "{url}"
             statement_timeout = "20s"
-            [loaders.note]
-            match = "note:{{name}}"
-            source = "main"
-            sql = "SELECT name, body FROM notes WHERE name = $1"
-            value = "column"
-            write = "behind"
-            upsert_sql = "INSERT INTO notes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body"
-            delete_sql = "DELETE FROM notes WHERE name = $1"
+            {loader}
             hard_timeout = "20s"
             [journal]
             dir = "{journal}/journal"
             {BUSY}
             "#,
             url = self.url,
+            loader = note_loader(EXCLUDED),
             journal = self.journal.path().display()
         );
         Server::options().conf(conf).start()

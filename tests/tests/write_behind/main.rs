@@ -57,22 +57,16 @@ impl Setup {
         format!(
             r#"
             shutdown-timeout = "20s"
-            [sources.file]
+            [sources.main]
             url = "sqlite:{directory}/notes.db"
             statement_timeout = "20s"
-            [loaders.note]
-            match = "note:{{name}}"
-            source = "file"
-            sql = "SELECT name, body FROM notes WHERE name = $1"
-            value = "column"
-            write = "behind"
-            upsert_sql = "INSERT INTO notes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body"
-            delete_sql = "DELETE FROM notes WHERE name = $1"
+            {loader}
             hard_timeout = "20s"
             [journal]
             dir = "{directory}/journal"
             {options}
             "#,
+            loader = note_loader(EXCLUDED),
             directory = self.files.path().display(),
             options = self.options
         )
@@ -93,6 +87,26 @@ impl Setup {
         let rows = self.file().pairs(&format!("SELECT body, '' FROM applied WHERE name = '{name}' ORDER BY id"));
         rows.into_iter().map(|(body, _)| body).collect()
     }
+}
+
+/// How an upsert overwrites a row in PostgreSQL and SQLite, and in MariaDB.
+const EXCLUDED: &str = "ON CONFLICT (name) DO UPDATE SET body = excluded.body";
+const VALUES: &str = "ON DUPLICATE KEY UPDATE body = VALUES(body)";
+
+/// A loader of `main` for `note:NAME`, which writes behind.
+fn note_loader(on_conflict: &str) -> String {
+    format!(
+        r#"
+        [loaders.note]
+        match = "note:{{name}}"
+        source = "main"
+        sql = "SELECT name, body FROM notes WHERE name = $1"
+        value = "column"
+        write = "behind"
+        upsert_sql = "INSERT INTO notes VALUES ($1, $2) {on_conflict}"
+        delete_sql = "DELETE FROM notes WHERE name = $1"
+        "#
+    )
 }
 
 /// What `leasehold sql journal` prints.
@@ -617,18 +631,12 @@ fn mariadb_takes_each_change_once() {
         r#"
         [sources.main]
         url = "{url}"
-        [loaders.note]
-        match = "note:{{name}}"
-        source = "main"
-        sql = "SELECT name, body FROM notes WHERE name = $1"
-        value = "column"
-        write = "behind"
-        upsert_sql = "INSERT INTO notes VALUES ($1, $2) ON DUPLICATE KEY UPDATE body = VALUES(body)"
-        delete_sql = "DELETE FROM notes WHERE name = $1"
+        {loader}
         [journal]
         dir = "{directory}/journal"
         max_attempts = 1
         "#,
+        loader = note_loader(VALUES),
         directory = journal.path().display()
     );
     let mut server = Server::options().conf(conf.clone()).start();
