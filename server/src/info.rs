@@ -4,7 +4,7 @@
 
 use crate::node::Node;
 use leasehold_command::table;
-use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Share, Stats};
+use leasehold_keyspace::{Count, Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -386,11 +386,9 @@ fn cluster(text: &mut String, _node: &Node) {
 }
 
 fn keyspace(text: &mut String, node: &Node) {
-    for db in 0..node.config.databases {
-        let keys = node.keyspace.len(Db(db));
-        if keys > 0 {
-            let expires = node.keyspace.len_with_ttl(Db(db));
-            line(text, format_args!("db{db}:keys={keys},expires={expires},avg_ttl=0,subexpiry=0"));
+    for (db, Count { entries, with_ttl }) in node.keyspace.counts().into_iter().enumerate() {
+        if entries > 0 {
+            line(text, format_args!("db{db}:keys={entries},expires={with_ttl},avg_ttl=0,subexpiry=0"));
         }
     }
 }

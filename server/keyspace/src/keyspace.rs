@@ -13,7 +13,7 @@ use crate::memory::Memory;
 use crate::policy::duel::Objective;
 use crate::policy::window::{Cache, Report, WindowControl};
 use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
-use crate::shard::{Shard, ShardNumber};
+use crate::shard::{Count, Shard, ShardNumber};
 use crate::slot::{Acting, Slot, Slots};
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
@@ -437,10 +437,19 @@ impl Keyspace {
         (0..self.shards()).map(|shard| self.lock(shard).count(db).entries).sum()
     }
 
-    /// Entries of `db` with a TTL.
+    /// Entries of all databases, in order, with each shard locked once.
     #[must_use]
-    pub fn len_with_ttl(&self, db: Db) -> usize {
-        (0..self.shards()).map(|shard| self.lock(shard).count(db).with_ttl).sum()
+    pub fn counts(&self) -> Vec<Count> {
+        let mut counts: Vec<Count> = Vec::new();
+        for shard in 0..self.shards() {
+            let shard = self.lock(shard);
+            counts.resize(shard.counts().len(), Count::default());
+            for (count, of_shard) in counts.iter_mut().zip(shard.counts()) {
+                count.entries += of_shard.entries;
+                count.with_ttl += of_shard.with_ttl;
+            }
+        }
+        counts
     }
 
     /// Bytes counted against the limit now, with what is kept for absences, short of at most 4 KiB per shard that it has not told yet. Part of them is what free

@@ -44,6 +44,7 @@ pub use memory::{KEY_BYTES_MAX, SHARD_BYTES_MAX, VALUE_BYTES_MAX, size_class};
 pub use policy::duel::Objective;
 pub use refresh::Refresh;
 pub use settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+pub use shard::Count;
 pub use slot::{Slot, Slots};
 pub use stats::{PolicyStats, Stats};
 pub use turn::{Actor, Effects, Load, LoadCause, Turn, Waiter, Wake, WakeEvent};

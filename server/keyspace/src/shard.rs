@@ -76,11 +76,13 @@ pub(crate) struct Shard {
     pub(crate) absence_expiry_place: Place,
 }
 
-/// Entries of one database.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Count {
-    pub(crate) entries: usize,
-    pub(crate) with_ttl: usize,
+/// Entries of one database: fresh, stale, or expired and not yet removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub entries: usize,
+    /// Those with a TTL.
+    pub with_ttl: usize,
 }
 
 /// What is stored with a value.
@@ -672,6 +674,11 @@ impl Shard {
 
     pub(crate) fn count(&self, db: Db) -> Count {
         self.counts[usize::from(db.0)]
+    }
+
+    /// Of all databases, in order.
+    pub(crate) fn counts(&self) -> &[Count] {
+        &self.counts
     }
 
     pub(crate) fn count_with_ttl(&self) -> usize {
