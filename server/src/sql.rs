@@ -28,7 +28,7 @@ struct Outbox {
     table: String,
 
     /// The columns that make up keys, separated by commas.
-    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', default_value = "id")]
     key: Vec<String>,
 
     /// The kind of database.
