@@ -1,6 +1,6 @@
-//! A database of MariaDB that a test writes to, and what a feed of it tells: [`Notice`] by [`Notice`], without a server.
+//! A database of MariaDB or MySQL that a test writes to, and what a feed of it tells: [`Notice`] by [`Notice`], without a server.
 
-use crate::MariaDb;
+use crate::MySqlServer;
 use crate::client::PATIENCE;
 use leasehold_loader_api::feed::{Batch, Change, Gap, Notice};
 use leasehold_loader_sql::{FeedColumn, FeedSettings, Source, SourceSettings, check_feed, run_feed};
@@ -16,12 +16,12 @@ pub struct WrittenDatabase {
     pub url: String,
     /// The connection.
     pub writer: MySqlConnection,
-    _server: Option<Arc<MariaDb>>,
+    _server: Option<Arc<MySqlServer>>,
 }
 
 impl WrittenDatabase {
     /// On a server that tests share.
-    pub async fn new(server: Arc<MariaDb>, schema: &str) -> Self {
+    pub async fn new(server: Arc<MySqlServer>, schema: &str) -> Self {
         let database = Self::on(&server, schema).await;
         Self { _server: Some(server), ..database }
     }
@@ -30,8 +30,8 @@ impl WrittenDatabase {
     ///
     /// # Panics
     /// If it does not answer.
-    pub async fn on(server: &MariaDb, schema: &str) -> Self {
-        let name = MariaDb::new_name();
+    pub async fn on(server: &MySqlServer, schema: &str) -> Self {
+        let name = MySqlServer::new_name();
         let mut admin = MySqlConnection::connect(&server.url("")).await.expect("the server runs");
         run(&mut admin, &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await;
         let url = server.url(&name);

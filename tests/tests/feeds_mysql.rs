@@ -1,22 +1,22 @@
-//! Feeds of a real MariaDB: the outbox that `leasehold sql outbox --database mysql` prints, read by number with an overlap, and a polled
+//! Feeds of a real MariaDB or MySQL: the outbox that `leasehold sql outbox --database mysql` prints, read by number with an overlap, and a polled
 //! time of change.
 
 use leasehold_loader_api::feed::Gap;
 use leasehold_loader_sql::{FeedSettings, OutboxDatabase, Source, SourceSettings, Via, check_feed, outbox_sql};
-use leasehold_tests::MariaDb;
+use leasehold_tests::MySqlServer;
 use leasehold_tests::notices::{WrittenDatabase, key, row, run};
 use sqlx::Connection;
 use sqlx::mysql::MySqlConnection;
 use std::time::Duration;
 
-const GROUP: &str = "MariaDB feeds";
+const GROUP: &str = "MySQL feeds";
 
 const SCHEMA: &str =
     "CREATE TABLE users (id BIGINT PRIMARY KEY, name VARCHAR(100), updated_at DATETIME(6) NOT NULL DEFAULT now(6));
     INSERT INTO users (id, name) VALUES (1, 'ann'), (2, 'bob');";
 
 async fn new() -> Option<WrittenDatabase> {
-    let mut database = WrittenDatabase::new(MariaDb::shared(GROUP)?, SCHEMA).await;
+    let mut database = WrittenDatabase::new(MySqlServer::shared(GROUP)?, SCHEMA).await;
     let outbox = outbox_sql(OutboxDatabase::Mysql, "users", &key(&["id"]), "leasehold_outbox");
     database.run(&outbox.expect("plain names")).await;
     Some(database)

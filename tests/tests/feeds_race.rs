@@ -13,7 +13,9 @@ use leasehold_tests::race::{
 use leasehold_tests::random::Random;
 use leasehold_tests::server::binary;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Database, MariaDb, MySqlDatabase, Postgres, Proxy, Server, SqliteFile, Trouble, groups};
+use leasehold_tests::{
+    Client, Database, MySqlDatabase, MySqlServer, Postgres, Proxy, Server, SqliteFile, Trouble, groups,
+};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,7 +34,7 @@ const OPERATIONS_PER_WRITE: u64 = 50;
 /// Where the rows are.
 enum Base {
     Postgres(Arc<Postgres>, String),
-    MariaDb(Arc<MariaDb>, String),
+    MySql(Arc<MySqlServer>, String),
     Sqlite(Directory),
 }
 
@@ -43,12 +45,12 @@ impl Base {
         Some(Self::Postgres(server, url))
     }
 
-    fn mariadb() -> Option<Self> {
-        let server = MariaDb::shared_with(GROUP, &["--log-bin=bin", "--binlog-format=ROW", "--server-id=7"])?;
-        let name = MariaDb::new_name();
+    fn mysql() -> Option<Self> {
+        let server = MySqlServer::shared_with(GROUP, MySqlServer::WITH_LOG)?;
+        let name = MySqlServer::new_name();
         MySqlDatabase::connect(&server.url("")).run(&format!("CREATE DATABASE {name}"));
         let url = server.url(&name);
-        Some(Self::MariaDb(server, url))
+        Some(Self::MySql(server, url))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "the others may be missing")]
@@ -58,7 +60,7 @@ impl Base {
 
     fn url(&self) -> String {
         match self {
-            Self::Postgres(_, url) | Self::MariaDb(_, url) => url.clone(),
+            Self::Postgres(_, url) | Self::MySql(_, url) => url.clone(),
             Self::Sqlite(directory) => format!("sqlite:{}/rows.db", directory.path().display()),
         }
     }
@@ -67,7 +69,7 @@ impl Base {
     fn proxy(&self) -> Option<(Proxy, String)> {
         let (port, url) = match self {
             Self::Postgres(server, url) => (server.port(), url),
-            Self::MariaDb(server, url) => (server.port(), url),
+            Self::MySql(server, url) => (server.port(), url),
             Self::Sqlite(_) => return None,
         };
         let proxy = Proxy::before(port);
@@ -78,7 +80,7 @@ impl Base {
     fn connect(&self, way: &Way) -> Source {
         let connection = match self {
             Self::Postgres(_, url) => Connection::Postgres(Database::connect(url)),
-            Self::MariaDb(_, url) => Connection::MySql(MySqlDatabase::connect(url)),
+            Self::MySql(_, url) => Connection::MySql(MySqlDatabase::connect(url)),
             Self::Sqlite(directory) => Connection::Sqlite(SqliteFile::open(&directory.path().join("rows.db"))),
         };
         Source { connection, set: way.set, also: way.also }
@@ -88,7 +90,7 @@ impl Base {
     fn among(&self) -> &'static str {
         match self {
             Self::Postgres(..) => "= ANY($1)",
-            Self::MariaDb(..) => "IN ($1)",
+            Self::MySql(..) => "IN ($1)",
             Self::Sqlite(_) => "IN (SELECT value FROM json_each($1))",
         }
     }
@@ -160,17 +162,17 @@ const VERSIONS: Way = Way {
 };
 
 const BINLOG: Way = Way {
-    name: "binary log, MariaDB",
-    base: Base::mariadb,
+    name: "binary log, MariaDB or MySQL",
+    base: Base::mysql,
     feed: "via = \"binlog\"\ntable = \"fed\"\nkey = \"id\"\npoll = \"20ms\"",
     printed: &[],
     trouble: Some(Breaker::binary_log),
     ..OUTBOX
 };
 
-const OUTBOX_OF_MARIADB: Way = Way {
-    name: "outbox by number, MariaDB",
-    base: Base::mariadb,
+const OUTBOX_OF_MYSQL: Way = Way {
+    name: "outbox by number, MariaDB or MySQL",
+    base: Base::mysql,
     feed: "via = \"outbox\"\ntable = \"fed\"\nkey = \"id\"\npoll = \"20ms\"\noverlap = \"1m\"",
     printed: &["outbox", "--database", "mysql", "--table", "fed", "--key", "id"],
     ..OUTBOX
@@ -245,9 +247,11 @@ impl Breaker {
             let meanwhile = if self.chooses(2) { "FLUSH BINARY LOGS" } else { "" };
             return self.network(meanwhile);
         }
-        let Connection::MySql(database) = &mut self.source.connection else { unreachable!("it is MariaDB") };
-        for id in
-            database.texts("SELECT CAST(ID AS CHAR) FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'")
+        let Connection::MySql(database) = &mut self.source.connection else {
+            unreachable!("only these have such a log")
+        };
+        for id in database
+            .texts("SELECT CAST(ID AS CHAR) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'")
         {
             // It may be gone.
             let _ = database.try_run(&format!("KILL {id}"));
@@ -347,8 +351,8 @@ fn with_the_binary_log_alone_a_read_is_at_most_as_old_as_its_lag() {
 }
 
 #[test]
-fn with_an_outbox_of_mariadb_alone_a_read_is_at_most_as_old_as_its_lag() {
-    race(OUTBOX_OF_MARIADB);
+fn with_an_outbox_of_mysql_alone_a_read_is_at_most_as_old_as_its_lag() {
+    race(OUTBOX_OF_MYSQL);
 }
 
 #[test]

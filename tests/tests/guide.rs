@@ -3,7 +3,7 @@
 
 use leasehold_tests::server::{binary, workspace};
 use leasehold_tests::watch::holds_in_time;
-use leasehold_tests::{Client, Database, MariaDb, MySqlDatabase, Postgres, Server, Value, groups};
+use leasehold_tests::{Client, Database, MySqlDatabase, MySqlServer, Postgres, Server, Value, groups};
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -39,15 +39,14 @@ fn sections(guide: &str) -> Vec<Section<'_>> {
 #[test]
 fn every_block_of_the_guide_does_what_it_says() {
     let Some(postgres) = Postgres::start_with(GROUP, &["wal_level=logical"], |_| {}) else { return };
-    let with_log = ["--log-bin=bin", "--binlog-format=ROW", "--server-id=7"];
-    let Some(mariadb) = MariaDb::start(GROUP, &with_log, |_| {}) else { return };
+    let Some(mysql) = MySqlServer::start(GROUP, MySqlServer::WITH_LOG, |_| {}) else { return };
     let guide = std::fs::read_to_string(workspace().join("loaders/README.md")).expect("the guide is there");
     let sections = sections(&guide);
     assert!(sections.len() >= 4, "the guide has its sections");
     for Section { heading, blocks } in &sections {
         let has_mysql = blocks.iter().any(|(_, text)| text.contains(MYSQL_URL_IN_GUIDE));
-        let mariadb = if has_mysql { Some(&mariadb) } else { None };
-        let url = mariadb.map_or_else(|| postgres.new_database(), new_mysql_database);
+        let mysql = if has_mysql { Some(&mysql) } else { None };
+        let url = mysql.map_or_else(|| postgres.new_database(), new_mysql_database);
         let mut run = runner(&url);
         let mut served: Option<(Server, Client)> = None;
         let mut conversations = 0;
@@ -81,10 +80,10 @@ fn every_block_of_the_guide_does_what_it_says() {
     }
 }
 
-fn new_mysql_database(mariadb: &MariaDb) -> String {
-    let name = MariaDb::new_name();
-    MySqlDatabase::connect(&mariadb.url("")).run(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
-    mariadb.url(&name)
+fn new_mysql_database(server: &MySqlServer) -> String {
+    let name = MySqlServer::new_name();
+    MySqlDatabase::connect(&server.url("")).run(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
+    server.url(&name)
 }
 
 /// Runs statements on the database of this URL.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
 use leasehold_loader_sql::{LoaderSettings, Source, SourceSettings, SqlLoader, build_loader};
 use leasehold_tests::watch::until;
-use leasehold_tests::{Database, MariaDb, Postgres, Server};
+use leasehold_tests::{Database, MySqlKind, MySqlServer, Postgres, Server};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use std::time::{Duration, Instant};
 
@@ -194,12 +194,15 @@ fn nobody_reads_what_was_there_before_an_invalidation() {
 }
 
 #[test]
-fn a_replica_of_mariadb_answers_once_it_has_what_the_primary_had() {
-    let options =
-        |id: u32| [format!("--server-id={id}"), "--log-bin=binlog".to_owned(), "--log-slave-updates".to_owned()];
+fn a_replica_of_mysql_answers_once_it_has_what_the_primary_had() {
+    let kind = MySqlKind::here();
+    let options = |id: u32| {
+        let updates = kind.choose("--log-slave-updates", "--log-replica-updates");
+        [format!("--server-id={id}"), "--log-bin=binlog".to_owned(), updates.to_owned()]
+    };
     let start = |id: u32| {
         let options = options(id);
-        MariaDb::start(GROUP, &options.each_ref().map(String::as_str), |_| {})
+        MySqlServer::start(GROUP, &options.each_ref().map(String::as_str), |_| {})
     };
     let Some(primary) = start(1) else { return };
     let Some(replica) = start(2) else { return };
@@ -207,10 +210,18 @@ fn a_replica_of_mariadb_answers_once_it_has_what_the_primary_had() {
     runtime.block_on(async {
         let mut writes = MySqlConnection::connect(&primary.url("mysql")).await.expect("it runs");
         let mut on_replica = MySqlConnection::connect(&replica.url("mysql")).await.expect("it runs");
-        run(&mut on_replica, &format!(
-            "CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'root', master_use_gtid = slave_pos; START SLAVE",
-            primary.port(),
-        )).await;
+        let port = primary.port();
+        let follow = match kind {
+            MySqlKind::MariaDb => format!(
+                "CHANGE MASTER TO master_host = '127.0.0.1', master_port = {port}, master_user = 'root', master_use_gtid = slave_pos"
+            ),
+            MySqlKind::MySql => format!(
+                "CHANGE REPLICATION SOURCE TO source_host = '127.0.0.1', source_port = {port}, source_user = 'root', \
+                 source_auto_position = 1"
+            ),
+        };
+        let applier = kind.choose("SLAVE", "REPLICA");
+        run(&mut on_replica, &format!("{follow}; START {applier}")).await;
         run(&mut writes, "CREATE DATABASE shop; CREATE TABLE shop.users (id BIGINT PRIMARY KEY, n BIGINT NOT NULL); \
             INSERT INTO shop.users VALUES (1, 0)").await;
         let source = SourceSettings { replica_wait: Duration::from_secs(10), ..settings(&primary.url("shop"), &[replica.url("shop")]) };
@@ -229,11 +240,11 @@ fn a_replica_of_mariadb_answers_once_it_has_what_the_primary_had() {
             run(&mut writes, &format!("UPDATE shop.users SET n = {n} WHERE id = 1")).await;
             assert_eq!(load(&loader, "user:1").await, of(n, true));
         }
-        run(&mut on_replica, "STOP SLAVE SQL_THREAD").await;
+        run(&mut on_replica, &format!("STOP {applier} SQL_THREAD")).await;
         run(&mut writes, "UPDATE shop.users SET n = 1000 WHERE id = 1").await;
         assert_eq!(load(&hasty, "user:1").await, of(1000, false));
         assert_eq!(statistic(&hasty, "replicas_behind"), 1);
-        run(&mut on_replica, "START SLAVE SQL_THREAD").await;
+        run(&mut on_replica, &format!("START {applier} SQL_THREAD")).await;
         assert_eq!(load(&loader, "user:1").await, of(1000, true));
     });
     drop(primary);

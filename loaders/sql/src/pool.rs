@@ -59,7 +59,7 @@ impl SourceState {
 
     /// An error as text, without secrets.
     pub(crate) fn redacted(&self, error: &sqlx::Error) -> String {
-        self.hidden(&error.to_string())
+        crate::mysql::connect::advice(error).map_or_else(|| self.hidden(&error.to_string()), str::to_owned)
     }
 
     /// A text without secrets.

@@ -1,4 +1,4 @@
-//! SQL loaders on a real MariaDB: types, parameters, batches, aliases, mistakes of the operator, a database in trouble, and the
+//! SQL loaders on a real MariaDB or MySQL: types, parameters, batches, aliases, mistakes of the operator, a database in trouble, and the
 //! whole way from GET to the row.
 
 use bytes::Bytes;
@@ -6,8 +6,8 @@ use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
 use leasehold_loader_sql::{
     BigNumbers, LoaderSettings, RowsPerKey, Source, SourceSettings, SqlLoader, ValueFormat, build_loader,
 };
-use leasehold_tests::MariaDb;
 use leasehold_tests::loading::{batched, load, load_one, refused, single, user, value, versioned};
+use leasehold_tests::{MySqlKind, MySqlServer};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, Row as _};
 use std::sync::Arc;
@@ -21,8 +21,7 @@ const GROUP: &str = "MariaDB loaders";
 
 /// A database of a test, a connection for the test itself, and a source for loaders.
 struct Database {
-    _server: Arc<MariaDb>,
-    url: String,
+    _server: Arc<MySqlServer>,
     name: String,
     admin: MySqlPool,
     source: Source,
@@ -35,11 +34,11 @@ impl Database {
 
     async fn with(script: &str, change: impl FnOnce(&mut SourceSettings)) -> Option<Self> {
         // Starting a server blocks; the other tests of this runtime are none.
-        Self::on(MariaDb::shared(GROUP)?, script, change).await
+        Self::on(MySqlServer::shared(GROUP)?, script, change).await
     }
 
-    async fn on(server: Arc<MariaDb>, script: &str, change: impl FnOnce(&mut SourceSettings)) -> Option<Self> {
-        let name = MariaDb::new_name();
+    async fn on(server: Arc<MySqlServer>, script: &str, change: impl FnOnce(&mut SourceSettings)) -> Option<Self> {
+        let name = MySqlServer::new_name();
         let admin = MySqlPoolOptions::new().max_connections(2).connect(&server.url("")).await.expect("the server runs");
         let create = format!("CREATE DATABASE {name} CHARACTER SET utf8mb4");
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&admin).await.expect("good SQL");
@@ -52,7 +51,7 @@ impl Database {
         settings.statement_timeout = Duration::from_secs(10);
         change(&mut settings);
         let source = Source::open(settings).await.expect("good settings");
-        let database = Self { _server: server, url, name, admin, source };
+        let database = Self { _server: server, name, admin, source };
         database.run(script).await;
         Some(database)
     }
@@ -94,10 +93,9 @@ impl Database {
 
     /// Statements that the server has run for clients since it started, of all databases.
     async fn status(&self, name: &str) -> i64 {
-        let sql = format!(
-            "SELECT CAST(VARIABLE_VALUE AS SIGNED) FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = '{name}'"
-        );
-        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.admin).await.expect("good SQL")
+        let sql = format!("SHOW GLOBAL STATUS LIKE '{name}'");
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&self.admin).await.expect("good SQL");
+        row.get::<String, _>(1).parse().expect("a number")
     }
 }
 
@@ -112,7 +110,8 @@ async fn load_both_ways(loader: &SqlLoader, keys: &[&str]) -> Vec<Loaded> {
 }
 
 const USERS: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name varchar(50));
-    INSERT INTO users SELECT seq, CONCAT('user ', seq) FROM seq_1_to_1000;";
+    INSERT INTO users SELECT seq, CONCAT('user ', seq) FROM
+        JSON_TABLE(CONCAT('[', REPEAT('0,', 999), '0]'), '$[*]' COLUMNS (seq FOR ORDINALITY)) AS numbers;";
 const USER_SQL: &str = "SELECT id, name FROM users WHERE id = $1";
 const USER_BATCH_SQL: &str = "SELECT id, name FROM users WHERE id IN ($1)";
 
@@ -120,7 +119,7 @@ fn users() -> LoaderSettings {
     batched("user:{id:int}", USER_SQL, USER_BATCH_SQL)
 }
 
-/// Every type with a JSON form: the column, what is stored, and what it becomes.
+/// Every type with a JSON form that both have: the column, what is stored, and what it becomes.
 const TYPES: &[(&str, &str, &str)] = &[
     ("tinyint", "-128", "-128"),
     ("tinyint unsigned", "255", "255"),
@@ -178,22 +177,38 @@ const TYPES: &[(&str, &str, &str)] = &[
     ("blob", "0x01", r#""AQ==""#),
     ("mediumblob", "0x01", r#""AQ==""#),
     ("longblob", "0x01", r#""AQ==""#),
-    ("json", r#"'{"b": [1, null],  "a": "x"}'"#, r#"{"b": [1, null],  "a": "x"}"#),
     ("json", "'null'", "null"),
-    ("uuid", "'67E55044-10b1-426f-9247-bb680e5fe0c8'", r#""67e55044-10b1-426f-9247-bb680e5fe0c8""#),
-    ("inet6", "'2001:DB8::1'", r#""2001:db8::1""#),
-    ("inet4", "'10.0.0.1'", r#""10.0.0.1""#),
     ("int", "NULL", "null"),
     ("json", "NULL", "null"),
     ("date", "NULL", "null"),
 ];
 
+/// Those that only MariaDB has. Its JSON is the text that was stored.
+const TYPES_OF_MARIADB: &[(&str, &str, &str)] = &[
+    ("json", r#"'{"b": [1, null],  "a": "x"}'"#, r#"{"b": [1, null],  "a": "x"}"#),
+    ("uuid", "'67E55044-10b1-426f-9247-bb680e5fe0c8'", r#""67e55044-10b1-426f-9247-bb680e5fe0c8""#),
+    ("inet6", "'2001:DB8::1'", r#""2001:db8::1""#),
+    ("inet4", "'10.0.0.1'", r#""10.0.0.1""#),
+];
+
+/// Those that only MySQL has. Its JSON is a type, with an order and spaces of its own, and values that no text of JSON has.
+const TYPES_OF_MYSQL: &[(&str, &str, &str)] = &[
+    ("json", r#"'{"b": [1, null],  "a": "x"}'"#, r#"{"a": "x", "b": [1, null]}"#),
+    ("json", "CAST(18446744073709551615 AS JSON)", "18446744073709551615"),
+    ("json", "CAST(CAST('2024-02-29 13:30:15.5' AS DATETIME(6)) AS JSON)", r#""2024-02-29 13:30:15.500000""#),
+    ("json", "JSON_ARRAY(CAST(1.50 AS DECIMAL(5,2)), TRUE, 'ä€😀\"')", r#"[1.50, true, "ä€😀\""]"#),
+    ("varchar(20) COLLATE utf8mb4_0900_ai_ci", "'ä€'", r#""ä€""#),
+    ("varchar(20) COLLATE utf8mb4_0900_bin", "'ä€'", r#""ä€""#),
+];
+
 #[tokio::test]
 async fn every_type_has_its_json_form() {
     let Some(database) = Database::new("SELECT 1").await else { return };
+    let of_one_kind = MySqlKind::here().choose(TYPES_OF_MARIADB, TYPES_OF_MYSQL);
+    let types = [TYPES, of_one_kind].concat();
     let columns: Vec<String> =
-        TYPES.iter().enumerate().map(|(index, (column, ..))| format!("c{index} {column}")).collect();
-    let values: Vec<&str> = TYPES.iter().map(|(_, value, _)| *value).collect();
+        types.iter().enumerate().map(|(index, (column, ..))| format!("c{index} {column}")).collect();
+    let values: Vec<&str> = types.iter().map(|(_, value, _)| *value).collect();
     let script = format!(
         "SET sql_mode = '', time_zone = '+00:00'; CREATE TABLE things (id int PRIMARY KEY, {}); INSERT INTO things VALUES (7, {}), (8, {})",
         columns.join(", "),
@@ -210,7 +225,7 @@ async fn every_type_has_its_json_form() {
         let json = std::str::from_utf8(&value).expect("JSON is UTF-8");
         serde_json::from_str::<serde_json::Value>(json).expect("JSON");
         let mut rest = json.strip_prefix(&format!(r#"{{"id":{id}"#)).expect("the columns in order");
-        for (index, (column, stored, expected)) in TYPES.iter().enumerate() {
+        for (index, (column, stored, expected)) in types.iter().enumerate() {
             rest = rest
                 .strip_prefix(&format!(",\"c{index}\":{expected}"))
                 .unwrap_or_else(|| panic!("{column} of {stored} should be {expected}, but there is {rest}"));
@@ -235,7 +250,7 @@ async fn every_type_is_a_value_of_its_own_column() {
     ] {
         database
             .run(&format!(
-                "SET time_zone = '+00:00'; CREATE OR REPLACE TABLE t (id int, v {column}); INSERT INTO t VALUES (1, {stored}), (2, NULL)"
+                "SET time_zone = '+00:00'; DROP TABLE IF EXISTS t; CREATE TABLE t (id int, v {column}); INSERT INTO t VALUES (1, {stored}), (2, NULL)"
             ))
             .await;
         let settings =
@@ -315,7 +330,7 @@ async fn one_batch_answers_each_key_in_order() {
 
 #[tokio::test]
 async fn a_batch_is_one_query_that_uses_the_index() {
-    let Some(server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
+    let Some(server) = MySqlServer::start(GROUP, &[], |_| {}) else { return };
     let Some(database) = Database::on(Arc::new(server), USERS, |_| {}).await else { return };
     let loader = database.loader(users()).await;
     let keys: Vec<String> = (1..=300).map(|id| format!("user:{id}")).collect();
@@ -418,14 +433,12 @@ async fn keys_of_every_kind_find_their_rows() {
 
 #[tokio::test]
 async fn several_placeholders_make_one_batch_of_groups() {
-    let Some(database) = Database::new(
+    let script = format!(
         "CREATE TABLE orders (org int, id char(36), total decimal(10,2), PRIMARY KEY (org, id));
-         INSERT INTO orders SELECT seq % 3, UUID(), seq + 0.5 FROM seq_1_to_30;",
-    )
-    .await
-    else {
-        return;
-    };
+         INSERT INTO orders SELECT seq % 3, UUID(), seq + 0.5 FROM {};",
+        MySqlServer::numbers(1..=30)
+    );
+    let Some(database) = Database::new(&script).await else { return };
     let settings = batched(
         "order:{org:int}:{id:uuid}",
         "SELECT org, id, total FROM orders WHERE id = $2 AND org = $1",
@@ -568,14 +581,12 @@ async fn rows_and_values_of_many_megabytes_come_through() {
 
 #[tokio::test]
 async fn one_bad_value_fails_only_its_key() {
-    let Some(database) = Database::new(
+    let script = format!(
         "CREATE TABLE t (id bigint PRIMARY KEY, n bigint);
-         INSERT INTO t SELECT seq, IF(seq % 17 = 0, -1, seq) FROM seq_1_to_60;",
-    )
-    .await
-    else {
-        return;
-    };
+         INSERT INTO t SELECT seq, IF(seq % 17 = 0, -1, seq) FROM {};",
+        MySqlServer::numbers(1..=60)
+    );
+    let Some(database) = Database::new(&script).await else { return };
     // A negative number has no place in BIGINT UNSIGNED: error 1690.
     let settings = batched(
         "t:{id:int}",
@@ -622,7 +633,7 @@ async fn hostile_keys_stay_values() {
 
 #[tokio::test]
 async fn the_unix_socket_works_as_well() {
-    let Some(server) = MariaDb::shared(GROUP) else { return };
+    let Some(server) = MySqlServer::shared(GROUP) else { return };
     let url = format!("mysql://root@localhost/mysql?ssl-mode=disabled&socket={}", server.socket().display());
     let source = Source::open(SourceSettings::new("main", url)).await.expect("a good URL");
     assert_eq!(source.check().await, Ok(()));
@@ -633,15 +644,19 @@ async fn the_unix_socket_works_as_well() {
 #[tokio::test]
 async fn the_session_is_made_fit_for_loads_and_else_left_alone() {
     let options = ["--autocommit=0", "--default-time-zone=+05:30", "--sql-mode=PIPES_AS_CONCAT"];
-    let Some(server) = MariaDb::start(GROUP, &options, |_| {}) else { return };
+    let Some(server) = MySqlServer::start(GROUP, &options, |_| {}) else { return };
     let script = "CREATE TABLE t (id int PRIMARY KEY, at timestamp); SET time_zone = '+00:00';
         INSERT INTO t VALUES (1, '2024-01-01 00:00:00'); COMMIT;";
     let Some(database) = Database::on(Arc::new(server), script, |settings| settings.max_connections = 1).await else {
         return;
     };
-    let sql = "SELECT @@autocommit AS a, @@time_zone AS z, @@sql_mode AS m, @@max_statement_time AS t, @@character_set_results AS c";
-    let session = database.loader(single("session", sql)).await;
-    let expected = r#"{"a":1,"z":"+00:00","m":"PIPES_AS_CONCAT,IGNORE_SPACE","t":10.0,"c":"utf8mb4"}"#;
+    // In seconds, and in milliseconds.
+    let limit = MySqlKind::here().choose("max_statement_time = 10", "max_execution_time = 10000");
+    let sql = format!(
+        "SELECT @@autocommit AS a, @@time_zone AS z, @@sql_mode AS m, @@{limit} AS t, @@character_set_results AS c"
+    );
+    let session = database.loader(single("session", &sql)).await;
+    let expected = r#"{"a":1,"z":"+00:00","m":"PIPES_AS_CONCAT,IGNORE_SPACE","t":1,"c":"utf8mb4"}"#;
     assert_eq!(load_one(&session, "session").await, value(expected));
     let rows = database.loader(single("t:{id:int}", "SELECT id, at FROM t WHERE id = $1")).await;
     assert_eq!(load_one(&rows, "t:1").await, value(r#"{"id":1,"at":"2024-01-01T00:00:00Z"}"#));

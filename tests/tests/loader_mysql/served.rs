@@ -1,10 +1,10 @@
-//! The whole way: a client of the real server, GET and MGET, and rows of MariaDB.
+//! The whole way: a client of the real server, GET and MGET, and rows of MariaDB or MySQL.
 
 use super::*;
 use leasehold_tests::{Server, Value};
 
 /// What `text` runs on the server of the tests, blocking.
-fn run(server: &MariaDb, text: &str) -> i64 {
+fn run(server: &MySqlServer, text: &str) -> i64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a small runtime");
     runtime.block_on(async {
         let pool = MySqlPool::connect(&server.url("")).await.expect("the server runs");
@@ -18,15 +18,16 @@ fn run(server: &MariaDb, text: &str) -> i64 {
 }
 
 #[test]
-fn get_and_mget_answer_rows_of_mariadb() {
-    let Some(server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
-    run(
-        &server,
+fn get_and_mget_answer_rows_of_the_database() {
+    let Some(server) = MySqlServer::start(GROUP, &[], |_| {}) else { return };
+    let script = format!(
         "CREATE DATABASE shop; CREATE TABLE shop.users (id int PRIMARY KEY, name varchar(50));
-         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM shop.seq_1_to_1000;
+         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM {};
          CREATE USER app@127.0.0.1 IDENTIFIED BY 'hush!'; GRANT SELECT ON shop.* TO app@127.0.0.1",
+        MySqlServer::numbers(1..=1000)
     );
-    let url = server.url("shop").replace("root@", "app:${SHOP_PASSWORD}@");
+    run(&server, &script);
+    let url = server.url_of("app:${SHOP_PASSWORD}", "shop");
     let conf = format!(
         r#"
         [sources.shop]
@@ -71,7 +72,7 @@ fn get_and_mget_answer_rows_of_mariadb() {
 
 #[test]
 fn check_config_names_file_line_and_option() {
-    let Some(server) = MariaDb::shared(GROUP) else { return };
+    let Some(server) = MySqlServer::shared(GROUP) else { return };
     let directory = leasehold_tests::process::Directory::new();
     let secret = directory.path().join("url");
     std::fs::write(&secret, format!("{}\n", server.url("mysql"))).expect("the directory is ours");
@@ -82,12 +83,12 @@ fn check_config_names_file_line_and_option() {
         )
     };
     let (status, output) = Server::options()
-        .conf(conf("SELECT User, Host FROM mysql.global_priv WHERE User = $1"))
+        .conf(conf("SELECT User, Host FROM mysql.user WHERE User = $1"))
         .argument("--check-config")
         .run_to_end();
     assert!(status.success(), "{output}");
     let (status, output) = Server::options()
-        .conf(conf("SELECT User, Shoe FROM mysql.global_priv WHERE User = $1"))
+        .conf(conf("SELECT User, Shoe FROM mysql.user WHERE User = $1"))
         .argument("--check-config")
         .run_to_end();
     assert!(!status.success());
@@ -96,13 +97,14 @@ fn check_config_names_file_line_and_option() {
 }
 
 #[test]
-fn set_and_del_go_through_to_mariadb() {
-    let Some(server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
-    run(
-        &server,
+fn set_and_del_go_through_to_the_database() {
+    let Some(server) = MySqlServer::start(GROUP, &[], |_| {}) else { return };
+    let script = format!(
         "CREATE DATABASE shop; CREATE TABLE shop.users (id int PRIMARY KEY, name varchar(10) NOT NULL, CHECK (name <> 'nobody'));
-         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM shop.seq_1_to_10",
+         INSERT INTO shop.users SELECT seq, CONCAT('user ', seq) FROM {}",
+        MySqlServer::numbers(1..=10)
     );
+    run(&server, &script);
     let conf = |upsert: &str| {
         format!(
             r#"
@@ -119,8 +121,8 @@ fn set_and_del_go_through_to_mariadb() {
             server.url("shop")
         )
     };
-    let upsert = "INSERT INTO users (id, name) VALUES ($1, JSON_VALUE($2, '$.name'))
-        ON DUPLICATE KEY UPDATE name = JSON_VALUE($2, '$.name')";
+    let upsert = "INSERT INTO users (id, name) VALUES ($1, JSON_UNQUOTE(JSON_EXTRACT($2, '$.name')))
+        ON DUPLICATE KEY UPDATE name = JSON_UNQUOTE(JSON_EXTRACT($2, '$.name'))";
     let front = Server::options().conf(conf(upsert)).start();
     let mut client = front.client();
     let row = |id: i64, name: &str| Value::bulk(format!(r#"{{"id":{id},"name":"{name}"}}"#));
@@ -141,10 +143,15 @@ fn set_and_del_go_through_to_mariadb() {
         assert!(matches!(&reply, Value::Error(text) if text.starts_with("WRITEFAIL user ")), "{refused}: {reply}");
         assert_eq!(client.command(&["GET", "user:2"]), row(2, "user 2"));
     }
-    for (upsert, says) in [
+    let mut wrong = vec![
         ("INSERT INTO users VALUES ($1, 'x')", "it uses $1 ($2 is the value, after the placeholders)"),
         ("INSERT INTO shoes VALUES ($1, $2)", "shoes' doesn't exist"),
-    ] {
+    ];
+    let untyped = "INSERT INTO users VALUES ($1, JSON_VALUE($2, '$.name'))";
+    if server.kind() == MySqlKind::MySql {
+        wrong.push((untyped, "write CAST($n AS CHAR) for $n"));
+    }
+    for (upsert, says) in wrong {
         let (status, output) = Server::options().conf(conf(upsert)).argument("--check-config").run_to_end();
         assert!(!status.success() && output.contains("loaders.user.upsert_sql") && output.contains(says), "{output}");
     }

@@ -1,13 +1,16 @@
-//! MariaDB that is slow, hangs, kills connections, restarts, or changes its tables.
+//! MariaDB or MySQL that is slow, hangs, kills connections, restarts, or changes its tables.
 
 use super::*;
+
+// Statements that sleep read the whole table for it: of a single row MySQL would say that its SLEEP() has ended, not that it was ended.
 
 #[tokio::test]
 async fn the_server_ends_a_statement_after_its_limit() {
     let limit = Duration::from_millis(300);
     let Some(database) = Database::with(USERS, |settings| settings.statement_timeout = limit).await else { return };
-    let slow =
-        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND SLEEP(30) = 0")).await;
+    let slow = database
+        .loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id + 0 = $1 AND SLEEP(30) = 0"))
+        .await;
     let begun = Instant::now();
     assert_eq!(load_one(&slow, "slow:1").await, Err(LoadError::Timeout(limit)));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -19,7 +22,7 @@ async fn the_server_ends_a_statement_after_its_limit() {
 
 #[tokio::test]
 async fn a_server_that_hangs_is_given_up_after_the_limit() {
-    let Some(server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
+    let Some(server) = MySqlServer::start(GROUP, &[], |_| {}) else { return };
     let server = Arc::new(server);
     let limit = Duration::from_millis(300);
     let database = Database::on(server.clone(), USERS, |settings| settings.statement_timeout = limit).await;
@@ -40,8 +43,9 @@ async fn a_server_that_hangs_is_given_up_after_the_limit() {
 #[tokio::test]
 async fn a_connection_killed_in_the_middle_costs_one_more_try() {
     let Some(database) = Database::new(USERS).await else { return };
-    let slow =
-        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND SLEEP(0.5) = 0")).await;
+    let slow = database
+        .loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id + 0 = $1 AND SLEEP(0.5) = 0"))
+        .await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
     let id = database.until_sleeping(None).await;
     database.run(&format!("KILL CONNECTION {id}")).await;
@@ -54,7 +58,7 @@ async fn a_connection_killed_in_the_middle_costs_one_more_try() {
 async fn a_connection_killed_twice_makes_the_load_unavailable() {
     let Some(database) = Database::new(USERS).await else { return };
     let slow =
-        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND SLEEP(3) = 0")).await;
+        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id + 0 = $1 AND SLEEP(3) = 0")).await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
     let first = database.until_sleeping(None).await;
     database.run(&format!("KILL CONNECTION {first}")).await;
@@ -71,7 +75,7 @@ async fn a_connection_killed_twice_makes_the_load_unavailable() {
 async fn a_query_killed_by_somebody_is_unavailable_not_absent() {
     let Some(database) = Database::new(USERS).await else { return };
     let slow =
-        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND SLEEP(5) = 0")).await;
+        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id + 0 = $1 AND SLEEP(5) = 0")).await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
     let id = database.until_sleeping(None).await;
     database.run(&format!("KILL QUERY {id}")).await;
@@ -83,8 +87,9 @@ async fn a_query_killed_by_somebody_is_unavailable_not_absent() {
 async fn idle_connections_that_the_server_closed_are_not_noticed() {
     let Some(database) = Database::with(USERS, |settings| settings.max_connections = 4).await else { return };
     let loader = Arc::new(database.loader(users()).await);
-    let slow =
-        database.loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND SLEEP(0.2) = 0")).await;
+    let slow = database
+        .loader(single("slow:{id:int}", "SELECT id, name FROM users WHERE id + 0 = $1 AND SLEEP(0.2) = 0"))
+        .await;
     let open: Vec<_> =
         (1..=4).map(|id| slow.load(LoadRequest { keys: vec![Bytes::from(format!("slow:{id}"))] })).collect();
     for load in open {
@@ -114,7 +119,7 @@ async fn idle_connections_that_the_server_closed_are_not_noticed() {
 
 #[tokio::test]
 async fn a_database_that_is_down_at_start_is_checked_when_it_is_back() {
-    let Some(mut server) = MariaDb::start(GROUP, &[], |_| {}) else { return };
+    let Some(mut server) = MySqlServer::start(GROUP, &[], |_| {}) else { return };
     let admin = MySqlPool::connect(&server.url("")).await.expect("the server runs");
     sqlx::raw_sql(AssertSqlSafe(format!(
         "CREATE DATABASE d; USE d; {USERS} CREATE USER app@127.0.0.1 IDENTIFIED BY 'hush!'; GRANT SELECT ON d.* TO app@127.0.0.1"
@@ -124,7 +129,7 @@ async fn a_database_that_is_down_at_start_is_checked_when_it_is_back() {
     .expect("good SQL");
     server.kill();
 
-    let mut settings = SourceSettings::new("main", server.url("d").replace("root@", "app:hush%21@"));
+    let mut settings = SourceSettings::new("main", server.url_of("app:hush%21", "d"));
     settings.acquire_timeout = Duration::from_millis(500);
     let source = Source::open(settings).await.expect("a database that is down is no error");
     let loader = build_loader(&source, users()).await.expect("nor for a loader");
@@ -155,8 +160,8 @@ async fn a_database_that_is_down_at_start_is_checked_when_it_is_back() {
 
 #[tokio::test]
 async fn wrong_logins_are_told_without_the_password() {
-    let Some(server) = MariaDb::shared(GROUP) else { return };
-    let mut settings = SourceSettings::new("main", server.url("mysql").replace("root@", "nobody:hush%21@"));
+    let Some(server) = MySqlServer::shared(GROUP) else { return };
+    let mut settings = SourceSettings::new("main", server.url_of("nobody:hush%21", "mysql"));
     settings.acquire_timeout = Duration::from_secs(10);
     let source = Source::open(settings).await.expect("a good URL");
     let reason = source.check().await.expect_err("no such user");
@@ -182,7 +187,7 @@ async fn a_changed_table_under_a_prepared_statement_is_followed() {
         assert_eq!(loaded, [value(expected), Ok(Row::Absent)]);
     };
     both_ways(r#"{"id":5,"name":"user 5"}"#).await;
-    database.run("ALTER TABLE users ADD COLUMN city text DEFAULT 'Rome'").await;
+    database.run("ALTER TABLE users ADD COLUMN city text DEFAULT ('Rome')").await;
     both_ways(r#"{"id":5,"name":"user 5","city":"Rome"}"#).await;
     database.run("ALTER TABLE users DROP COLUMN name").await;
     both_ways(r#"{"id":5,"city":"Rome"}"#).await;
@@ -190,12 +195,13 @@ async fn a_changed_table_under_a_prepared_statement_is_followed() {
     database.run("ALTER TABLE users MODIFY id decimal(10,1), MODIFY city varbinary(20)").await;
     both_ways(r#"{"id":"5.0","city":"Um9tZQ=="}"#).await;
     // A new column that is declared JSON, which the server tells only if asked.
-    database.run("ALTER TABLE users ADD COLUMN doc json DEFAULT '{\"a\":1}', DROP COLUMN city").await;
-    both_ways(r#"{"id":"5.0","doc":{"a":1}}"#).await;
+    database.run("ALTER TABLE users ADD COLUMN doc json DEFAULT ('{\"a\":1}'), DROP COLUMN city").await;
+    let with_doc = MySqlKind::here().choose(r#"{"id":"5.0","doc":{"a":1}}"#, r#"{"id":"5.0","doc":{"a": 1}}"#);
+    both_ways(with_doc).await;
     database.run("ALTER TABLE users ADD COLUMN place point").await;
     assert!(refused(&load_one(&star, "user:5").await).contains("GEOMETRY"));
     database.run("ALTER TABLE users DROP COLUMN place").await;
-    both_ways(r#"{"id":"5.0","doc":{"a":1}}"#).await;
+    both_ways(with_doc).await;
     database.run("DROP TABLE users").await;
     assert!(refused(&load_one(&star, "user:5").await).contains("1146"));
     assert_eq!(star.health(), Ok(()), "the source answers");
@@ -208,5 +214,4 @@ async fn a_closed_source_is_unavailable() {
     assert_eq!(load_one(&loader, "user:1").await, user(1));
     database.source.close().await;
     assert!(matches!(load_one(&loader, "user:1").await, Err(LoadError::Unavailable(_))));
-    assert!(database.url.starts_with("mariadb://"));
 }

@@ -3,7 +3,7 @@
 use super::{EXCLUDED, GROUP, Setup, VALUES, error_of, flushed, note_loader, ok, printed_sql};
 use leasehold_tests::process::Directory;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Database, MariaDb, Postgres, Server, Value};
+use leasehold_tests::{Client, Database, MySqlServer, Postgres, Server, Value};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::Path;
@@ -148,12 +148,12 @@ fn postgres_may_lose_its_table_rights_room_or_freedom_to_write_and_no_change_is_
 }
 
 #[test]
-fn mariadb_may_lose_its_table_or_rights_and_no_change_is_lost() {
-    let Some(mariadb) = MariaDb::shared(GROUP) else { return };
+fn mysql_may_lose_its_table_or_rights_and_no_change_is_lost() {
+    let Some(mysql) = MySqlServer::shared(GROUP) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a small runtime");
-    let name = MariaDb::new_name();
+    let name = MySqlServer::new_name();
     let connect = |database: &str| {
-        let url = mariadb.url(database);
+        let url = mysql.url(database);
         runtime.block_on(async { MySqlConnection::connect(&url).await.expect("the server runs") })
     };
     let run = |connection: &mut MySqlConnection, sql: &str| {
@@ -176,8 +176,8 @@ fn mariadb_may_lose_its_table_or_rights_and_no_change_is_lost() {
         ),
     );
     let journal = Directory::new();
-    let url = mariadb.url(&name).replace("://root@", "://writer_behind@");
-    assert_ne!(url, mariadb.url(&name));
+    let url = mysql.url(&name).replace("://root@", "://writer_behind@");
+    assert_ne!(url, mysql.url(&name));
     let server = Server::options().conf(conf(&url, journal.path(), VALUES)).start();
     // What is taken of a table is taken at once, of a database from later connections.
     let revoke = format!("REVOKE INSERT ON {name}.notes FROM writer_behind");

@@ -11,7 +11,7 @@ mod pressure;
 use leasehold_tests::process::{Directory, Process, free_port};
 use leasehold_tests::server::binary;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Database, MariaDb, Postgres, Proxy, Server, SqliteFile, Trouble, Value, groups};
+use leasehold_tests::{Client, Database, MySqlServer, Postgres, Proxy, Server, SqliteFile, Trouble, Value, groups};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::PathBuf;
@@ -610,22 +610,22 @@ fn a_database_that_is_away_gets_all_of_it_later() {
 }
 
 #[test]
-fn mariadb_takes_each_change_once() {
-    let Some(mariadb) = MariaDb::shared(GROUP) else { return };
+fn mysql_takes_each_change_once() {
+    let Some(mysql) = MySqlServer::shared(GROUP) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a small runtime");
     let run = |database: &str, sql: String| {
         runtime.block_on(async {
-            let mut connection = MySqlConnection::connect(&mariadb.url(database)).await.expect("the server runs");
+            let mut connection = MySqlConnection::connect(&mysql.url(database)).await.expect("the server runs");
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("it is SQL");
         });
     };
-    let name = MariaDb::new_name();
+    let name = MySqlServer::new_name();
     run("", format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
     let table =
         "CREATE TABLE notes (name varchar(50) PRIMARY KEY, body varchar(50), CHECK (body <> 'bad')) ENGINE = InnoDB";
     run(&name, table.to_owned());
     run(&name, printed_sql("mysql"));
-    let url = mariadb.url(&name);
+    let url = mysql.url(&name);
     let journal = Directory::new();
     let conf = format!(
         r#"

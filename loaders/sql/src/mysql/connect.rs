@@ -69,6 +69,18 @@ pub(crate) async fn ready(connection: &mut MySqlConnection, timeout: Duration) -
     Ok(())
 }
 
+/// What to do where the driver's own words are for programmers.
+pub(crate) fn advice(error: &sqlx::Error) -> Option<&'static str> {
+    match error {
+        // The other way to hide a password from the network, RSA, is not built in: it does not tell who the server is.
+        sqlx::Error::Configuration(reason) if reason.to_string().contains("mysql-rsa") => Some(
+            "the server wants the password over TLS (caching_sha2_password), and the connection has none; write ssl-mode=required, or \
+             better verify_identity, in the URL, and have the server speak TLS",
+        ),
+        _ => None,
+    }
+}
+
 /// Whether the server is MariaDB, which has names of its own for some things.
 pub(crate) async fn is_mariadb(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::raw_sql("SELECT VERSION()").fetch_one(connection).await?;

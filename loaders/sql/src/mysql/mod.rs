@@ -209,10 +209,10 @@ fn fault_of(number: u16, state: &str, reason: String) -> Fault {
         1053 | 3169 | 1927 | 4031 | 1152 | 1158..=1161 | 1184 => Fault::Broken(reason),
         // A statement that must be prepared again, or that a proxy has lost.
         1615 | 1243 => Fault::Stale(reason),
-        // A full disk or table; table locks of others, row locks, deadlocks, too many locks.
-        1021 | 1114 | 1099 | 1100 | 1205 | 1206 | 1213 | 1223 => Fault::NotNow(reason),
-        // Memory, connections, statements, KILL QUERY, and a Galera node that is not ready.
-        1037 | 1038 | 1040 | 1041 | 1047 | 1129 | 1130 | 1203 | 1226 | 1317 | 1461 => Fault::Unavailable(reason),
+        // A full disk or table; table locks of others, row locks, deadlocks, too many locks; MySQL's NOWAIT.
+        1021 | 1114 | 1099 | 1100 | 1205 | 1206 | 1213 | 1223 | 3572 => Fault::NotNow(reason),
+        // Memory, connections, statements, KILL QUERY, a Galera node that is not ready, and MySQL's offline mode.
+        1037 | 1038 | 1040 | 1041 | 1047 | 1129 | 1130 | 1203 | 1226 | 1317 | 1461 | 3032 => Fault::Unavailable(reason),
         // No such database, or not for this user.
         1044 | 1049 => Fault::Unavailable(reason),
         // A write where only reads are allowed: for a load the statement is wrong, and a write is tried again anyway.
@@ -496,11 +496,20 @@ mod tests {
                     (1114, "HY000"),
                     (1099, "HY000"),
                     (3101, "40000"),
+                    (3572, "HY000"),
                 ],
             ),
             (
                 Fault::Unavailable(reason()),
-                &[(1040, "08004"), (1203, "42000"), (1226, "42000"), (1045, "28000"), (1049, "42000"), (1047, "08S01")],
+                &[
+                    (1040, "08004"),
+                    (1203, "42000"),
+                    (1226, "42000"),
+                    (1045, "28000"),
+                    (1049, "42000"),
+                    (1047, "08S01"),
+                    (3032, "HY000"),
+                ],
             ),
             (
                 Fault::Broken(reason()),

@@ -22,7 +22,16 @@ impl WriteDialect for MySqlDialect {
         let text = pieces.single();
         // The SQL comes from the operator's configuration and from nowhere else.
         let prepared = connection.prepare(AssertSqlSafe(text.sql.clone()).into_sql_str()).await;
-        let prepared = prepared.map_err(|error| not_prepared::<Self>(error, |reason| statement.problem(reason)))?;
+        let prepared = prepared.map_err(|error| {
+            not_prepared::<Self>(error, |mut reason| {
+                // MySQL takes a parameter for text in JSON_EXTRACT, and in JSON_VALUE for nothing.
+                if reason.contains("MySQL error 3146") {
+                    reason
+                        .push_str("; MySQL does not know the type of a parameter here: write CAST($n AS CHAR) for $n");
+                }
+                statement.problem(reason)
+            })
+        })?;
         is_counted(&prepared, &text).map_err(|reason| statement.problem(reason).into())
     }
 

@@ -7,7 +7,7 @@ use super::text::Kind;
 use crate::source::Source;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Levels of foreign keys that are followed to the tables whose changes cascade.
 const CASCADES_MAX: usize = 16;
@@ -29,8 +29,6 @@ pub(super) struct Database {
     grant: &'static str,
     pub(super) schema: String,
     pub(super) table: String,
-    /// At the end of each event.
-    pub(super) checksum_bytes: usize,
 }
 
 /// How far the log goes, and how far readers see what is in it.
@@ -55,12 +53,12 @@ pub(super) enum Visible {
 
 /// Ranges of numbers, both ends inclusive, by the server's UUID, and tag if there is one.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct GtidSet(HashMap<String, Vec<(u64, u64)>>);
+pub(super) struct GtidSet(BTreeMap<String, Vec<(u64, u64)>>);
 
 impl GtidSet {
     /// As MySQL writes it: `uuid:1-5:7,uuid:1:tag:1-3`, with line breaks.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut ranges: HashMap<String, Vec<(u64, u64)>> = HashMap::new();
+        let mut ranges: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let mut words = part.split(':').map(str::trim);
             let uuid = words.next()?.to_ascii_lowercase();
@@ -75,6 +73,14 @@ impl GtidSet {
             }
         }
         Some(Self(ranges))
+    }
+
+    /// `uuid:1-5:7` or `uuid:tag:1-5:7` for each server and tag: the driver takes no tag behind ranges.
+    pub(super) fn parts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(name, ranges)| {
+            let ranges: String = ranges.iter().map(|(first, last)| format!(":{first}-{last}")).collect();
+            format!("{name}{ranges}")
+        })
     }
 
     pub(super) fn contains(&self, name: &str, number: u64) -> bool {
@@ -106,7 +112,7 @@ impl Database {
                 (current.ok_or_else(none)?, settings.table.clone())
             }
         };
-        let mut database = Self { source: source.clone(), connection, flavor, grant, schema, table, checksum_bytes: 0 };
+        let mut database = Self { source: source.clone(), connection, flavor, grant, schema, table };
         database.check_variables(settings).await?;
         Ok(database)
     }
@@ -126,7 +132,7 @@ impl Database {
     /// Whether the log has what it needs to have; settings of a server may change while it runs.
     pub(super) async fn check_variables(&mut self, settings: &FeedSettings) -> Result<(), Trouble> {
         const SQL: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'log_bin_compress', 'server_id', \
-                           'gtid_mode', 'log_slave_updates', 'binlog_checksum')";
+                           'gtid_mode', 'log_slave_updates')";
         let wrong = |reason: String| Err(Trouble::Wrong("source", reason));
         let variables: HashMap<String, String> = pairs(self.rows(SQL).await?);
         let is = |name: &str, value: &str| variables.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
@@ -153,7 +159,6 @@ impl Database {
                 "is the server's own; each follower of the log needs another one".into(),
             ));
         }
-        self.checksum_bytes = if is("binlog_checksum", "CRC32") { 4 } else { 0 };
         let is_replica =
             pairs(self.rows("SHOW GLOBAL STATUS WHERE Variable_name IN ('Slave_running', 'Slaves_running')").await?)
                 .into_values()
@@ -209,16 +214,21 @@ impl Database {
                 Ok(Mark { visible: Visible::To(end.clone()), end })
             }
             Flavor::MySql(_) => {
-                let (end, _, done) = self.shown().await?;
-                let done = GtidSet::parse(&done).ok_or_else(|| Trouble::Failed(format!("GTIDs as {done:?}")))?;
+                let (end, done) = self.shown_gtids().await?;
                 Ok(Mark { end, visible: Visible::Gtids(done) })
             }
         }
     }
 
-    /// The GTIDs that are done, as MySQL writes them.
-    pub(super) async fn gtids(&mut self) -> Result<String, Trouble> {
-        self.shown().await.map(|(.., done)| done)
+    /// The GTIDs that are done, on MySQL.
+    pub(super) async fn gtids(&mut self) -> Result<GtidSet, Trouble> {
+        self.shown_gtids().await.map(|(_, done)| done)
+    }
+
+    async fn shown_gtids(&mut self) -> Result<(LogPosition, GtidSet), Trouble> {
+        let (end, _, done) = self.shown().await?;
+        let done = GtidSet::parse(&done).ok_or_else(|| Trouble::Failed(format!("GTIDs as {done:?}")))?;
+        Ok((end, done))
     }
 
     /// Whether the file of this position has a transaction before it; then those of earlier files can all be read.
@@ -360,6 +370,8 @@ mod tests {
         assert!(holds("aaaa-1", 1) && holds("aaaa-1", 5) && holds("aaaa-1", 7) && holds("cccc", 4));
         assert!(!holds("aaaa-1", 6) && !holds("aaaa-1", 0) && !holds("dddd", 1));
         assert!(holds("bbbb", 3) && !holds("bbbb", 9) && holds("bbbb:blue", 9) && !holds("bbbb:blue", 3));
+        let parts: Vec<String> = set.parts().collect();
+        assert_eq!(parts, ["aaaa-1:1-5:7-7", "bbbb:1-3", "bbbb:blue:1-2:9-9", "cccc:4-4"]);
         assert_eq!(GtidSet::parse(""), Some(GtidSet::default()));
         assert_eq!(GtidSet::parse("aaaa:x-y").map(|set| set.contains("aaaa", 1)), Some(false));
     }

@@ -169,8 +169,8 @@ pub(super) struct LogReader {
     pub(super) layout: Option<Layout>,
     /// Behind the last event.
     pub(super) at: LogPosition,
-    /// The first event, which names the file, comes before the one that says whether events end with a checksum; so the decoder leaves it in.
-    pub(super) first_checksum_bytes: usize,
+    /// Whether the log has said if its events end with a checksum. From then on the decoder takes it off.
+    pub(super) knows_checksums: bool,
     /// Of the transaction that is being read.
     changes: Vec<Change>,
     is_all: bool,
@@ -191,7 +191,7 @@ impl LogReader {
             table: table.to_owned(),
             layout: Some(layout),
             at,
-            first_checksum_bytes: 0,
+            knows_checksums: false,
             changes: Vec::new(),
             is_all: false,
             is_unreadable: false,
@@ -274,13 +274,14 @@ impl LogReader {
             kind::ROTATE => {
                 if let Ok(rotate) = event.read_event::<RotateEvent<'_>>() {
                     let name = rotate.name_raw();
-                    let name = &name[..name.len().saturating_sub(self.first_checksum_bytes)];
+                    let checksum = if self.knows_checksums { 0 } else { checksum_bytes(event) };
+                    let name = &name[..name.len().saturating_sub(checksum)];
                     let file = String::from_utf8_lossy(name).into_owned();
                     self.at = LogPosition { file, offset: rotate.position() };
                 }
             }
             // The first is sent again for those who begin in the middle.
-            kind::FORMAT_DESCRIPTION => self.first_checksum_bytes = 0,
+            kind::FORMAT_DESCRIPTION => self.knows_checksums = true,
             kind::HEARTBEAT if event.data() != self.at.file.as_bytes() => {}
             _ if offset == 0 || flags & ARTIFICIAL != 0 => {}
             _ => {
@@ -396,6 +397,24 @@ impl LogReader {
             Err(NoText) => self.is_unreadable = true,
         }
     }
+}
+
+/// How long the checksum is at the end of the first event, which names the file before anything says whether there are checksums: MariaDB
+/// sends one, MySQL none, whatever their logs have.
+fn checksum_bytes(event: &Event) -> usize {
+    const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+    let (header, data) = (event.header(), event.data());
+    let Some((body, checksum)) = data.split_last_chunk::<4>() else { return 0 };
+    // As it is on the wire: time, type, server, size, position, flags.
+    let mut digest = CRC.digest();
+    digest.update(&header.timestamp().to_le_bytes());
+    digest.update(&[header.event_type_raw()]);
+    digest.update(&header.server_id().to_le_bytes());
+    digest.update(&header.event_size().to_le_bytes());
+    digest.update(&header.log_pos().to_le_bytes());
+    digest.update(&header.flags_raw().to_le_bytes());
+    digest.update(body);
+    if digest.finalize().to_le_bytes() == *checksum { checksum.len() } else { 0 }
 }
 
 /// The name that a set of GTIDs has for the server, and tag if there is one, of this GTID.

@@ -163,8 +163,11 @@ impl Binlog {
         let mut request = BinlogStreamRequest::new(server_id);
         let sids: Vec<Sid<'_>>;
         if let Some(done) = &done {
-            let parts = done.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse);
-            sids = parts.collect::<Result<_, _>>().map_err(|error| Trouble::Failed(format!("{done:?}: {error}")))?;
+            sids = done
+                .parts()
+                .map(|part| part.parse())
+                .collect::<Result<_, _>>()
+                .map_err(|error| Trouble::Failed(format!("{done:?}: {error}")))?;
             request = request.with_gtid().with_gtid_set(sids);
         } else if start.offset > u64::from(u32::MAX) {
             return Err(Trouble::Failed(format!("{} is beyond 4 GiB; the next file can be followed", start.file)));
@@ -175,7 +178,7 @@ impl Binlog {
             }
         }
         self.reader.at = start.clone();
-        self.reader.first_checksum_bytes = self.database.checksum_bytes;
+        self.reader.knows_checksums = false;
         let stream = connection.get_binlog_stream(request).await.map_err(|error| self.database.trouble(&error))?;
         self.stream = Some(stream);
         // The first event, or an error: whether the server gives its log.

@@ -1,6 +1,7 @@
-//! A MariaDB server of a test: its own data directory in a temporary place, its own port on the loopback, ended by its id.
+//! A MariaDB or MySQL server of a test: its own data directory in a temporary place, its own port on the loopback, ended by its id.
 //!
-//! MariaDB refuses to run as root, so root's tests run it as the user `nobody`.
+//! It is the MariaDB that is installed, or the MySQL whose `mysqld` is named by the environment variable `LEASEHOLD_MYSQLD` (`tests/mysql` gets one).
+//! Both refuse to run as root, so root's tests run them as the user `nobody`.
 
 use crate::groups;
 use crate::process::{Process, free_port};
@@ -12,14 +13,45 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+/// Names the `mysqld` of a MySQL.
+const MYSQLD: &str = "LEASEHOLD_MYSQLD";
+const INSTALL_MARIADB: &str = "mariadb-install-db";
+
 /// Starting is tried again with another port if somebody took the one that was free.
 const START_ATTEMPTS: usize = 5;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A MariaDB server whose user `root` has no password. Any number may run at once.
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MySqlKind {
+    /// MariaDB.
+    MariaDb,
+    /// MySQL.
+    MySql,
+}
+
+impl MySqlKind {
+    /// The one that the tests run on.
+    #[must_use]
+    pub fn here() -> Self {
+        if std::env::var_os(MYSQLD).is_some() { Self::MySql } else { Self::MariaDb }
+    }
+
+    /// What the one or the other has a name of its own for.
+    #[must_use]
+    pub fn choose<T>(self, mariadb: T, mysql: T) -> T {
+        match self {
+            Self::MariaDb => mariadb,
+            Self::MySql => mysql,
+        }
+    }
+}
+
+/// A server whose user `root` has no password. Any number may run at once.
 #[derive(Debug)]
-pub struct MariaDb {
+pub struct MySqlServer {
+    kind: MySqlKind,
     program: PathBuf,
     directory: PathBuf,
     port: u16,
@@ -27,16 +59,33 @@ pub struct MariaDb {
     process: Option<Process>,
 }
 
-impl MariaDb {
-    /// Starts a server, or leaves the group of tests out when there is no MariaDB here. `options` are those of its command line;
+impl MySqlServer {
+    /// Options of a server with a binary log that a feed can follow.
+    pub const WITH_LOG: &[&str] = &["--log-bin=bin", "--binlog-format=ROW", "--server-id=7"];
+
+    /// A table of numbers, for `SELECT seq FROM {}`.
+    #[must_use]
+    pub fn numbers(range: std::ops::RangeInclusive<u64>) -> String {
+        let (first, count) = (range.start(), range.end() - range.start());
+        format!(
+            "(SELECT place + {first} - 1 AS seq FROM JSON_TABLE(CONCAT('[', REPEAT('0,', {count}), '0]'), '$[*]' \
+             COLUMNS (place FOR ORDINALITY)) AS places) AS numbers"
+        )
+    }
+
+    /// Starts a server, or leaves the group of tests out when there is none here. `options` are those of its command line;
     /// `{dir}` in them is a directory that it can read, which `fill` may fill before.
     ///
     /// # Panics
     /// If it cannot be started, or is missing while everything is required.
     #[must_use]
     pub fn start(group: &str, options: &[&str], fill: impl FnOnce(&Path)) -> Option<Self> {
-        let program = sbin("mariadbd");
-        let (Some(program), Some(install)) = (program, groups::program("mariadb-install-db")) else {
+        let kind = MySqlKind::here();
+        let program = match std::env::var_os(MYSQLD) {
+            Some(path) => Some(PathBuf::from(path)),
+            None => sbin("mariadbd").filter(|_| groups::program(INSTALL_MARIADB).is_some()),
+        };
+        let Some(program) = program else {
             groups::leave_out(group, "MariaDB (mariadbd, mariadb-install-db) is not installed");
             return None;
         };
@@ -51,8 +100,8 @@ impl MariaDb {
             }
         }
         let options = options.iter().map(|option| option.replace("{dir}", &directory.display().to_string())).collect();
-        let mut server = Self { program, directory, port: 0, options, process: None };
-        server.initialise(&install);
+        let mut server = Self { kind, program, directory, port: 0, options, process: None };
+        server.initialise();
         server.start_on_a_free_port();
         Some(server)
     }
@@ -63,13 +112,13 @@ impl MariaDb {
         Self::shared_with(group, &[])
     }
 
-    /// As [`MariaDb::shared`], with options of the command line: the same in all tests of the binary.
+    /// As [`MySqlServer::shared`], with options of the command line: the same in all tests of the binary.
     ///
     /// # Panics
-    /// As [`MariaDb::start`].
+    /// As [`MySqlServer::start`].
     #[must_use]
     pub fn shared_with(group: &str, options: &[&str]) -> Option<Arc<Self>> {
-        static SHARED: Mutex<Weak<MariaDb>> = Mutex::new(Weak::new());
+        static SHARED: Mutex<Weak<MySqlServer>> = Mutex::new(Weak::new());
         // A test that panicked while it started the server leaves nothing here.
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = shared.upgrade() {
@@ -87,10 +136,23 @@ impl MariaDb {
         format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Which of the two it is.
+    #[must_use]
+    pub fn kind(&self) -> MySqlKind {
+        self.kind
+    }
+
     /// The URL of a database, for `root`.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("mariadb://root@127.0.0.1:{}/{database}?ssl-mode=disabled", self.port)
+        let scheme = self.kind.choose("mariadb", "mysql");
+        format!("{scheme}://root@127.0.0.1:{}/{database}?ssl-mode=disabled", self.port)
+    }
+
+    /// The URL of a database for another user, `name:password`. MySQL wants a password over TLS.
+    #[must_use]
+    pub fn url_of(&self, user: &str, database: &str) -> String {
+        as_user(&self.url(database), user)
     }
 
     /// The path of its unix socket.
@@ -136,13 +198,28 @@ impl MariaDb {
         self.process.as_ref().expect("it runs").resume();
     }
 
-    fn initialise(&self, install: &Path) {
-        let mut command = self.as_user(install);
-        command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+    fn initialise(&self) {
+        let mut command = match self.kind {
+            MySqlKind::MariaDb => {
+                let mut command = self.as_user(Path::new(INSTALL_MARIADB));
+                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                command
+            }
+            MySqlKind::MySql => {
+                let mut command = self.as_user(&self.program);
+                command.args(["--no-defaults", "--initialize-insecure"]);
+                // Who comes by TCP is not `root@localhost`, as names are not looked up.
+                let users = self.directory.join("users.sql");
+                let sql = "CREATE USER root@'127.0.0.1'; GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n";
+                fs::write(&users, sql).expect("the directory is ours");
+                command.arg(format!("--init-file={}", users.display()));
+                command
+            }
+        };
         command.arg(format!("--datadir={}", self.data().display()));
         let output = command.output().expect("the program was found before");
         let text = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&text));
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&text));
     }
 
     fn start_on_a_free_port(&mut self) {
@@ -154,7 +231,7 @@ impl MariaDb {
                 Err(failed) => output = failed,
             }
         }
-        panic!("MariaDB does not start: {output}");
+        panic!("{} does not start: {output}", self.program.display());
     }
 
     fn try_start(&mut self) -> Result<(), String> {
@@ -165,6 +242,17 @@ impl MariaDb {
         // A crash of the server must be survived, one of the machine need not.
         command.args(["--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=32M"]);
         command.args(["--skip-name-resolve", "--max-connections=300", "--character-set-server=utf8mb4"]);
+        if self.kind == MySqlKind::MySql {
+            // Debian's has a directory for files that is not there where MySQL is only unpacked.
+            command.args(["--skip-mysqlx", "--performance-schema=OFF", "--secure-file-priv=NULL"]);
+            // As MariaDB does it: a log only where it is asked for.
+            let has_log = self.options.iter().any(|option| option.starts_with("--log-bin"));
+            command.args(if has_log {
+                &["--gtid-mode=ON", "--enforce-gtid-consistency"][..]
+            } else {
+                &["--skip-log-bin"]
+            });
+        }
         command.args(&self.options);
         match Process::start(command, self.port, START_PATIENCE) {
             Ok(process) => {
@@ -195,13 +283,25 @@ impl MariaDb {
     }
 }
 
-impl Drop for MariaDb {
+impl Drop for MySqlServer {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.terminate(STOP_PATIENCE);
         }
         // What stays behind lies in the temporary directory.
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The URL, of `root`, for another user, `name:password`.
+#[must_use]
+pub fn as_user(url: &str, user: &str) -> String {
+    let url = url.replace("://root@", &format!("://{user}@"));
+    if MySqlKind::here() == MySqlKind::MySql && user.contains(':') {
+        // A password goes over TLS only, and the certificate is one that the server has made for itself.
+        url.replace("ssl-mode=disabled", "ssl-mode=required")
+    } else {
+        url
     }
 }
 
