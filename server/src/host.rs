@@ -8,8 +8,8 @@ use crate::node::Node;
 use crate::reload;
 use bytes::Bytes;
 use leasehold_command::{
-    AuditView, Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule,
-    ReplyError, View, ViolationView,
+    AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL,
+    RefreshRule, ReplyError, View, ViolationView,
 };
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
 use std::cell::{Cell, Ref, RefCell};
@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// The node behind the trait that `command` defines. Each thread has its own.
 pub(crate) struct NodeHost {
     node: Arc<Node>,
+    /// The thread whose commands run with it; `None`: no commands do.
+    thread: Option<u16>,
     /// The connection whose commands run now.
     serving: Cell<u64>,
     /// The loaders, with their generation, as they were when somebody last asked here; `None`: nobody has.
@@ -25,8 +27,8 @@ pub(crate) struct NodeHost {
 }
 
 impl NodeHost {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, serving: Cell::new(0), loaders: RefCell::new(None) }
+    pub(crate) fn new(node: Arc<Node>, thread: Option<u16>) -> Self {
+        Self { node, thread, serving: Cell::new(0), loaders: RefCell::new(None) }
     }
 
     /// The loaders of now. Without a lock, but for the first look after they have changed.
@@ -213,6 +215,12 @@ impl Host for NodeHost {
 
     fn info(&self, sections: &[&[u8]]) -> String {
         info::text(&self.node, sections)
+    }
+
+    fn count(&self, count: Count, number: u64) {
+        if let Some(thread) = self.thread {
+            self.node.threads[usize::from(thread)].stats.memcached[count as usize].add(number);
+        }
     }
 
     fn wall_us(&self) -> u64 {

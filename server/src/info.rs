@@ -3,7 +3,7 @@
 //! Loaders, Feeds, Auditor, Prefixes and Whatif.
 
 use crate::node::Node;
-use leasehold_command::table;
+use leasehold_command::name_by_index;
 use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +88,7 @@ fn server(text: &mut String, node: &Node) {
         "process_id": std::process::id(),
         "run_id": node.run_id,
         "tcp_port": node.port,
+        "memcached_port": node.config.memcached_port,
         "server_time_usec": node.clock.wall_us(),
         "uptime_in_seconds": uptime_s,
         "uptime_in_days": uptime_s / 86_400,
@@ -357,14 +358,13 @@ fn commandstats(text: &mut String, node: &Node) {
         if command.calls + command.rejected == 0 {
             continue;
         }
-        let Some(indexed) = table::spec_by_index(index as u16) else { continue };
+        let Some(name) = name_by_index(index as u16) else { continue };
         let calls = command.calls.saturating_sub(command.rejected);
         let usec = command.usec();
         line(
             text,
             format_args!(
-                "cmdstat_{}:calls={calls},usec={usec},usec_per_call={:.2},rejected_calls={},failed_calls={}",
-                indexed.full_name(),
+                "cmdstat_{name}:calls={calls},usec={usec},usec_per_call={:.2},rejected_calls={},failed_calls={}",
                 usec as f64 / calls.max(1) as f64,
                 command.rejected,
                 command.failed

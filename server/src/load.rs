@@ -552,7 +552,7 @@ fn no_answer_within(timeout: Duration) -> String {
 pub(crate) fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
     let mut turn = node.turn();
     work(&mut turn);
-    let host = NodeHost::new(Arc::clone(node));
+    let host = NodeHost::new(Arc::clone(node), None);
     finish_effects(&node.keyspace, &host, &mut turn);
     node.post_wakes(std::mem::take(&mut turn.effects.wakes));
 }

@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod feed;
 mod freeing;
+mod front;
 #[cfg(feature = "hold-times")]
 mod holds;
 mod host;

@@ -210,6 +210,11 @@ pub trait Host {
     /// The text of `INFO` for these sections (lower case; empty: the default set).
     fn info(&self, sections: &[&[u8]]) -> String;
 
+    /// Counts for memcached's `stats`.
+    fn count(&self, count: Count, number: u64) {
+        let _ = (count, number);
+    }
+
     /// Wall clock in microseconds since 1970, for `TIME`.
     fn wall_us(&self) -> u64;
 
@@ -219,6 +224,36 @@ pub trait Host {
     /// Closes the matching connections of all threads; how many. The caller's own, if it matches, is counted but left
     /// to the caller to close.
     fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize;
+}
+
+/// What memcached's `stats` counts, by the names that it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are memcached's, and say it")]
+pub enum Count {
+    GetHits,
+    GetMisses,
+    CmdSet,
+    CmdFlush,
+    CmdTouch,
+    CmdMeta,
+    DeleteHits,
+    DeleteMisses,
+    IncrHits,
+    IncrMisses,
+    DecrHits,
+    DecrMisses,
+    CasHits,
+    CasBadval,
+    CasMisses,
+    TouchHits,
+    TouchMisses,
+    AuthCmds,
+    AuthErrors,
+}
+
+impl Count {
+    /// So many there are.
+    pub const TOTAL: usize = Self::AuthErrors as usize + 1;
 }
 
 /// One change of a key for its source.

@@ -104,7 +104,7 @@ fn entry<T: 'static>(out: &mut String, option: &Spec<T>) {
             let _ = writeln!(out, "# Example: {} = {example:?}", option.name);
         }
         Default::Absent { example } | Default::Required { example } => {
-            let _ = writeln!(out, "#{} = {example:?}", option.name);
+            let _ = writeln!(out, "#{} = {}", option.name, toml_value(&option.kind, example));
         }
     }
 }

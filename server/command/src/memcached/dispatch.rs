@@ -1,0 +1,88 @@
+//! One request from its first word to its outcome: look up, admit, run.
+
+use super::{buffer, table, writing};
+use crate::context::{Context, Outcome};
+use crate::spec::Flags;
+use leasehold_protocol::memcached::{Fault, Request, reply};
+
+/// No such verb, or a number of words that it does not take.
+pub(super) const ERROR: &[u8] = b"ERROR";
+
+/// A key or a number that cannot be one.
+pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
+
+/// Executes one request.
+#[inline]
+pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let Some((index, verb)) = request.word(0).and_then(table::find) else { return unknown(context, request) };
+    context.client.last_command = Some(index);
+    if request.len() < verb.words_min || request.len() > verb.words_max {
+        return answer(context, ERROR);
+    }
+    let start = context.reply.len();
+    let is_silent = verb.noreply_from.is_some_and(|from| request.len() >= from) && request.is_noreply();
+    let outcome = admit_and_run(context, verb, request);
+    if is_silent {
+        context.reply.truncate(start);
+    }
+    outcome
+}
+
+#[inline]
+fn admit_and_run(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>) -> Outcome {
+    if let Some(fault) = request.fault() {
+        return refuse(context, verb, request, fault);
+    }
+    if verb.flags.has(Flags::WRITE)
+        && context.host.writes_to_sources()
+        && let Some(outcome) = writing::intercept(context, verb, request)
+    {
+        return outcome;
+    }
+    if verb.flags.has(Flags::DENYOOM) && context.keyspace.make_room(context.turn, request.bytes_total()).is_err() {
+        return answer(context, b"SERVER_ERROR out of memory storing object");
+    }
+    (verb.run)(context, request)
+}
+
+/// A line that names no verb.
+#[cold]
+fn unknown(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    if request.fault() == Some(Fault::Skipped) {
+        return Outcome::Replied;
+    }
+    context.client.last_command = None;
+    // What a browser can be made to send to us must not run, nor the lines behind it.
+    let last = request.len().checked_sub(1).and_then(|last| request.word(last));
+    if last.is_some_and(|last| last.starts_with(b"HTTP/")) {
+        return Outcome::Close;
+    }
+    answer(context, ERROR)
+}
+
+/// What the parser found wrong.
+#[cold]
+fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, fault: Fault) -> Outcome {
+    match fault {
+        Fault::LineFormat => answer(context, BAD_FORMAT),
+        Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
+        Fault::TooLarge => {
+            // Who reads on must not find the value that this one was to take the place of.
+            if verb.name == "set"
+                && let Some(key) = request.word(1)
+                && context.host.writer_for(context.client.db, key).is_none()
+            {
+                context.keyspace.update(context.turn, context.client.db, key, |slot| slot.remove());
+            }
+            answer(context, b"SERVER_ERROR object too large for cache")
+        }
+        Fault::Skipped => Outcome::Replied,
+    }
+}
+
+/// Ends a command with a line.
+#[inline]
+pub(super) fn answer(context: &mut Context<'_>, line: &[u8]) -> Outcome {
+    reply::line(buffer(context), line);
+    Outcome::Replied
+}
