@@ -19,7 +19,7 @@ const NO_COMMAND: u16 = u16::MAX;
 #[derive(Debug)]
 pub(crate) struct Card {
     pub(crate) id: u64,
-    fd: i32,
+    pub(crate) fd: i32,
     peer: SocketAddr,
     local: SocketAddr,
     connected_at_ms: u64,
@@ -148,6 +148,18 @@ impl Card {
         ClientRow { id: self.id, line }
     }
 
+    /// What memcached's `stats conns` says of it.
+    pub(crate) fn memcached_stats(&self, now_ms: u64) -> [(&'static str, String); 4] {
+        let state = if self.is_parked() { "conn_waiting" } else { "conn_read" };
+        let idle_s = now_ms.saturating_sub(self.active_at_ms()) / 1_000;
+        [
+            ("addr", format!("tcp:{}", self.peer)),
+            ("listen_addr", format!("tcp:{}", self.local)),
+            ("state", state.to_owned()),
+            ("secs_since_last_cmd", idle_s.to_string()),
+        ]
+    }
+
     fn matches(&self, filter: &ClientFilter, now_ms: u64) -> bool {
         let is =
             |wanted: &Option<String>, value: &SocketAddr| wanted.as_ref().is_none_or(|text| *text == value.to_string());
@@ -176,10 +188,14 @@ impl Cards {
         self.lock().remove(&id);
     }
 
+    /// All cards, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Card>> {
+        self.lock().values().cloned().collect()
+    }
+
     /// Lines for `CLIENT LIST`, in no order, for the connection `asker`.
     pub(crate) fn rows(&self, now_ms: u64, asker: u64, rows: &mut Vec<ClientRow>) {
-        let cards: Vec<_> = self.lock().values().cloned().collect();
-        rows.extend(cards.iter().map(|card| card.row(now_ms, asker)));
+        rows.extend(self.all().iter().map(|card| card.row(now_ms, asker)));
     }
 
     /// Ids of the connections that `filter` means.

@@ -629,7 +629,7 @@ fn machine_bytes() -> u64 {
 }
 
 /// User and system time of the process in seconds, as precise as the kernel's ticks.
-fn cpu_seconds() -> (f64, f64) {
+pub(crate) fn cpu_seconds() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name in parentheses may hold spaces; utime and stime are fields 14 and 15 of the line, 11 behind the name.
     let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

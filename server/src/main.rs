@@ -22,6 +22,7 @@ mod listener;
 mod load;
 mod log;
 mod mailbox;
+mod memcached_stats;
 mod node;
 mod pages;
 mod ping;

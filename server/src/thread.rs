@@ -312,7 +312,7 @@ impl Thread {
         // itself: the copy of this turn may be older than a password that a client has just set.
         client.authenticated = match protocol {
             Protocol::Resp => self.node.live.live().password.is_empty(),
-            Protocol::Memcached => true,
+            Protocol::Memcached => self.node.config.memcached_users.is_empty(),
         };
         let connection = Connection::new(Rc::clone(self), stream, slot, client, protocol);
         tokio::task::spawn_local(connection::serve(connection));
@@ -364,6 +364,9 @@ impl Thread {
         turn.wall_offset_ms = self.node.clock.wall_offset_ms();
         let now_ms = turn.now_ms;
         self.tell_the_late(now_ms);
+        if self.id == 0 {
+            self.node.flush_if_due(turn);
+        }
         let shards = self.own_shards();
         self.node.keyspace.sweep_leases(turn, shards.clone());
         self.node.keyspace.adapt_window_if_due(turn);
@@ -457,7 +460,7 @@ fn lanes(config: &Config) -> Lanes {
             stage: Stage::new(),
             limits,
             limits_unauthenticated: limits.unauthenticated(),
-            password_required: false,
+            password_required: !config.memcached_users.is_empty(),
         },
     }
 }

@@ -42,7 +42,7 @@ pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
     AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_CONFIGURATION,
-    NO_JOURNAL, NO_LOADER_NAMED, RefreshRule, RefreshWhen, ServeStale, View, ViolationView, WarmKeys,
+    NO_JOURNAL, NO_LOADER_NAMED, RefreshRule, RefreshWhen, ServeStale, StatsOf, View, ViolationView, WarmKeys,
 };
 pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use names::{commands_total, name_by_index};

@@ -36,6 +36,10 @@ pub(crate) struct Config {
     pub memcached_key_bytes_max: usize,
     /// Most bytes of an entry that a memcached client may store, as memcached counts them.
     pub item_size_max: usize,
+    /// Names and passwords of memcached clients; none: they need not authenticate.
+    pub memcached_users: Vec<(String, Secret)>,
+    /// Whether memcached clients may end the server.
+    pub memcached_shutdown: bool,
     /// Length of the queue of connections the kernel has accepted and we have not.
     pub tcp_backlog: u32,
     /// Data threads.

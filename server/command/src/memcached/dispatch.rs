@@ -2,6 +2,7 @@
 
 use super::{buffer, table, writing};
 use crate::context::{Context, Outcome};
+use crate::host::Count;
 use crate::spec::Flags;
 use leasehold_protocol::memcached::{Fault, Request, reply};
 
@@ -14,6 +15,9 @@ pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
 /// Executes one request.
 #[inline]
 pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    if !context.client.authenticated {
+        return authenticate(context, request);
+    }
     let Some((index, verb)) = request.word(0).and_then(table::find) else { return unknown(context, request) };
     context.client.last_command = Some(index);
     if request.len() < verb.words_min || request.len() > verb.words_max {
@@ -43,6 +47,35 @@ fn admit_and_run(context: &mut Context<'_>, verb: &table::Verb, request: Request
         return answer(context, b"SERVER_ERROR out of memory storing object");
     }
     (verb.run)(context, request)
+}
+
+/// The first `set` of a client that must authenticate: its data is `user password`. Nothing else is run before.
+#[cold]
+fn authenticate(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    if request.fault() == Some(Fault::Skipped) {
+        return Outcome::Replied;
+    }
+    context.client.last_command = None;
+    if request.word(0) != Some(b"set") {
+        return answer(context, b"CLIENT_ERROR unauthenticated");
+    }
+    let Some(data) = request.data() else {
+        return match request.fault() {
+            Some(Fault::DataChunk) => answer(context, b"CLIENT_ERROR bad command line termination"),
+            _ => answer(context, b"CLIENT_ERROR unauthenticated"),
+        };
+    };
+    let mut words = data.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let (Some(user), Some(password)) = (words.next(), words.next()) else {
+        return answer(context, b"CLIENT_ERROR bad authentication token format");
+    };
+    context.host.count(Count::AuthCmds, 1);
+    if context.host.check_memcached_user(user, password) {
+        context.client.authenticated = true;
+        return answer(context, b"STORED");
+    }
+    context.host.count(Count::AuthErrors, 1);
+    answer(context, b"CLIENT_ERROR authentication failure")
 }
 
 /// A line that names no verb.

@@ -6,6 +6,7 @@
 
 pub mod dispatch;
 mod entry;
+mod number;
 mod parked;
 mod read;
 mod store;

@@ -1,12 +1,79 @@
 //! Verbs about the connection and the node.
 
-use super::dispatch::answer;
+use super::buffer;
+use super::dispatch::{BAD_FORMAT, ERROR, answer};
+use super::entry::expire_at_ms;
 use super::table::{ANY, Verb};
 use crate::context::{Context, Outcome};
+use crate::host::{Count, StatsOf};
 use crate::spec::Flags;
+use leasehold_protocol::memcached::{Request, parser, reply};
 
 /// The verbs of this file.
-pub(super) static VERBS: &[&Verb] = &[&VERSION, &QUIT];
+pub(super) static VERBS: &[&Verb] = &[&FLUSH_ALL, &STATS, &VERSION, &VERBOSITY, &CACHE_MEMLIMIT, &SHUTDOWN, &QUIT];
+
+static FLUSH_ALL: Verb = Verb {
+    name: "flush_all",
+    usage: "[delay] [noreply]",
+    summary: "Deletes everything, as FLUSHALL; on request later",
+    words_min: 1,
+    words_max: 3,
+    flags: Flags::DANGEROUS,
+    noreply_from: Some(2),
+    run: flush_all,
+};
+
+fn flush_all(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let delay = match request.word(1) {
+        None => Some(0),
+        Some(b"noreply") if request.len() == 2 => Some(0),
+        Some(word) => parser::signed(word),
+    };
+    let Some(delay) = delay else { return answer(context, b"CLIENT_ERROR invalid exptime argument") };
+    context.host.count(Count::CmdFlush, 1);
+    match expire_at_ms(delay, context.turn).filter(|&at_ms| at_ms > context.turn.now_ms) {
+        Some(at_ms) => context.host.flush_at(Some(at_ms)),
+        None => {
+            context.host.flush_at(None);
+            context.keyspace.flush(context.turn, None);
+        }
+    }
+    answer(context, b"OK")
+}
+
+static STATS: Verb = Verb {
+    name: "stats",
+    usage: "[settings|items|slabs|sizes|conns|reset]",
+    summary: "Answers what the server counts",
+    words_min: 1,
+    words_max: ANY,
+    flags: Flags::NONE,
+    noreply_from: None,
+    run: stats,
+};
+
+fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let of = match request.word(1) {
+        None => StatsOf::General,
+        Some(b"settings") => StatsOf::Settings,
+        Some(b"items") => StatsOf::Items,
+        Some(b"slabs") => StatsOf::Slabs,
+        Some(b"sizes") => StatsOf::Sizes,
+        Some(b"conns") => StatsOf::Connections,
+        Some(b"reset") => {
+            context.host.reset_stats();
+            return answer(context, b"RESET");
+        }
+        Some(_) => return answer(context, ERROR),
+    };
+    let host = context.host;
+    let buffer = buffer(context);
+    for (name, value) in host.memcached_stats(of) {
+        reply::stat(buffer, &name, value);
+    }
+    buffer.extend_from_slice(b"END\r\n");
+    Outcome::Replied
+}
 
 static VERSION: Verb = Verb {
     name: "version",
@@ -18,6 +85,77 @@ static VERSION: Verb = Verb {
     noreply_from: None,
     run: |context, _| answer(context, concat!("VERSION ", env!("CARGO_PKG_VERSION")).as_bytes()),
 };
+
+static VERBOSITY: Verb = Verb {
+    name: "verbosity",
+    usage: "<level> [noreply]",
+    summary: "Is taken and changes nothing: CONFIG SET loglevel does",
+    words_min: 2,
+    words_max: 3,
+    flags: Flags::FAST,
+    noreply_from: Some(2),
+    run: |context, request| match request.word(1).and_then(parser::unsigned) {
+        Some(_) => answer(context, b"OK"),
+        None => answer(context, BAD_FORMAT),
+    },
+};
+
+static CACHE_MEMLIMIT: Verb = Verb {
+    name: "cache_memlimit",
+    usage: "<megabytes> [noreply]",
+    summary: "Changes the memory limit, as CONFIG SET maxmemory",
+    words_min: 2,
+    words_max: 3,
+    flags: Flags::ADMIN,
+    noreply_from: Some(2),
+    run: cache_memlimit,
+};
+
+/// memcached sets no lower limit than this.
+const MEMLIMIT_MB_MIN: u64 = 8;
+
+/// From here on a number is more likely one of bytes.
+const MEMLIMIT_MB_MAX: u64 = 1_000_000_000;
+
+fn cache_memlimit(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let Some(megabytes) = request.word(1).and_then(parser::unsigned) else { return answer(context, ERROR) };
+    if megabytes < MEMLIMIT_MB_MIN {
+        return answer(context, b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m");
+    }
+    if megabytes > MEMLIMIT_MB_MAX {
+        return answer(context, b"MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes");
+    }
+    let bytes = (megabytes << 20).to_string();
+    match context.host.config_set(&[(b"maxmemory", bytes.as_bytes())]) {
+        Ok(()) => answer(context, b"OK"),
+        Err(error) => {
+            reply::error(buffer(context), "MEMLIMIT_ADJUST_FAILED", &error.to_string());
+            Outcome::Replied
+        }
+    }
+}
+
+static SHUTDOWN: Verb = Verb {
+    name: "shutdown",
+    usage: "[graceful]",
+    summary: "Ends the server, if memcached-shutdown allows it",
+    words_min: 1,
+    words_max: ANY,
+    flags: Flags::ADMIN,
+    noreply_from: None,
+    run: shutdown,
+};
+
+fn shutdown(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    match (context.host.may_shut_down(), request.word(1)) {
+        (false, _) => answer(context, b"ERROR: shutdown not enabled"),
+        (true, None | Some(b"graceful")) if request.len() <= 2 => {
+            context.host.shut_down();
+            Outcome::Close
+        }
+        (true, _) => answer(context, b"CLIENT_ERROR invalid shutdown mode"),
+    }
+}
 
 static QUIT: Verb = Verb {
     name: "quit",

@@ -1,7 +1,7 @@
 //! The options of the port that speaks memcached's text protocol.
 
-use super::super::Config;
 use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::super::{Config, Secret};
 use super::{KB, MB, integer};
 use leasehold_keyspace::KEY_BYTES_MAX;
 
@@ -34,4 +34,33 @@ pub(super) const MEMCACHED: &[Spec<Config>] = &[
         write: |config, value| config.item_size_max = value.usize(),
         read: |config| Value::from_usize(config.item_size_max),
     },
+    Spec {
+        name: "memcached-auth-file",
+        kind: Kind::SecretFile,
+        default: Default::Absent { example: "/run/credentials/leasehold.memcached" },
+        change: Change::Start,
+        doc: "A file of lines user:password. With it a memcached client must first send one of them as the data of a set, as               \"user password\" (memcached's -Y). requirepass does not hold for memcached clients.",
+        write: |config, value| config.memcached_users = users(&value.text()),
+        read: |_| Value::Absent,
+    },
+    Spec {
+        name: "memcached-shutdown",
+        kind: Kind::Choice(&["no", "yes"]),
+        default: Default::Text("no"),
+        change: Change::Start,
+        doc: "Whether memcached clients may end the server by the command shutdown (memcached's -A).",
+        write: |config, value| config.memcached_shutdown = value.choice(&[false, true]),
+        read: |config| Value::from_choice(&[false, true], config.memcached_shutdown),
+    },
 ];
+
+/// Names and passwords, a line each. A line without a colon is a user without a password, which `check` refuses.
+fn users(text: &str) -> Vec<(String, Secret)> {
+    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let (user, password) = line.split_once(':').unwrap_or((line, ""));
+            (user.to_owned(), Secret(password.to_owned()))
+        })
+        .collect()
+}

@@ -107,6 +107,8 @@ impl std::default::Default for Config {
             memcached_port: 0,
             memcached_key_bytes_max: 0,
             item_size_max: 0,
+            memcached_users: Vec::new(),
+            memcached_shutdown: false,
             pin_threads: false,
             loader_threads: 0,
             shards: 0,
