@@ -23,7 +23,7 @@ pub struct Parked {
 }
 
 /// What the reply looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// GET, LOADTHROUGH, LOADER TEST: the value, nil or an error.
     One,
@@ -215,7 +215,7 @@ impl Parked {
     }
 
     fn reply(&mut self, context: &mut Context<'_>) -> Outcome {
-        if let Kind::Memcached(form) = self.kind {
+        if let Kind::Memcached(form) = &self.kind {
             form.reply(context, &self.keys);
             return Outcome::Replied;
         }

@@ -5,7 +5,7 @@ use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
 use crate::host::{
-    AuditView, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View, ViolationView,
+    AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View, ViolationView,
 };
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
@@ -116,6 +116,9 @@ pub(crate) struct FakeHost {
     pub(crate) loader: Option<LoaderPolicy>,
     /// Of the same keys.
     pub(crate) refresh: Option<RefreshRule>,
+    /// Whether it writes, too.
+    pub(crate) is_writer: bool,
+    pub(crate) writes: RefCell<Vec<Change>>,
     pub(crate) orders: RefCell<Vec<(Vec<u8>, LoaderOrder)>>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
@@ -129,6 +132,19 @@ impl Host for FakeHost {
 
     fn refresh_rule(&self, _: Db, key: &[u8], _: u64) -> Option<RefreshRule> {
         self.refresh.filter(|_| key.starts_with(b"load:"))
+    }
+
+    fn writes_to_sources(&self) -> bool {
+        self.is_writer
+    }
+
+    fn writer_for(&self, _: Db, key: &[u8]) -> Option<u32> {
+        (self.is_writer && key.starts_with(b"load:")).then_some(0)
+    }
+
+    fn start_write(&self, _: u32, _: Db, changes: Vec<Change>, _: Waiter) -> Result<u64, String> {
+        self.writes.borrow_mut().extend(changes);
+        Ok(1_000)
     }
 
     fn start_loads(&self, _: Vec<Load>) -> Vec<(Load, String)> {

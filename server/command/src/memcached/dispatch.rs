@@ -1,6 +1,6 @@
 //! One request from its first word to its outcome: look up, admit, run.
 
-use super::{buffer, table, writing};
+use super::{buffer, meta, table, writing};
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::spec::Flags;
@@ -100,6 +100,9 @@ fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, f
         Fault::LineFormat => answer(context, BAD_FORMAT),
         Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
         Fault::TooLarge => {
+            if verb.name == "ms" {
+                meta::too_large(context, request);
+            }
             // Who reads on must not find the value that this one was to take the place of.
             if verb.name == "set"
                 && let Some(key) = request.word(1)

@@ -6,6 +6,8 @@
 
 pub mod dispatch;
 mod entry;
+mod lease;
+mod meta;
 mod number;
 mod parked;
 mod read;

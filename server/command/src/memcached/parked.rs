@@ -1,13 +1,13 @@
 //! How a parked command of memcached's answers once all its keys have their answers.
 
 use super::read::look;
-use super::{buffer, writing};
+use super::{buffer, meta, writing};
 use crate::context::Context;
 use crate::parked::{Answer, Awaited};
 use leasehold_protocol::memcached::reply;
 
 /// What the reply looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// `get`, `gets`: the values that there are, or the first error.
     Get {
@@ -19,17 +19,37 @@ pub(crate) enum Form {
         /// `noreply`.
         is_silent: bool,
     },
+    /// `mg`, with the flags that it was asked with.
+    MetaGet(Box<[u8]>),
+    /// `ms`, `md` of a key whose loader writes.
+    MetaWrite {
+        /// `q`.
+        is_quiet: bool,
+        /// The flags of the reply.
+        flags: Box<[u8]>,
+    },
 }
 
 impl Form {
     /// Writes the reply to keys that all have an answer.
-    pub(crate) fn reply(self, context: &mut Context<'_>, keys: &[Awaited]) {
+    pub(crate) fn reply(&self, context: &mut Context<'_>, keys: &[Awaited]) {
+        let answer = || keys.first().and_then(|key| key.answer.as_ref());
         match self {
-            Self::Get { with_version } => values(context, keys, with_version),
+            Self::Get { with_version } => values(context, keys, *with_version),
             Self::Write { is_silent: true } => {}
             Self::Write { is_silent: false } => {
-                if let Some(answer) = keys.first().and_then(|key| key.answer.as_ref()) {
+                if let Some(answer) = answer() {
                     writing::reply(buffer(context), answer);
+                }
+            }
+            Self::MetaGet(flags) => {
+                if let Some(awaited) = keys.first() {
+                    meta::loaded(context, &awaited.key, flags, awaited.answer.as_ref());
+                }
+            }
+            Self::MetaWrite { is_quiet, flags } => {
+                if let Some(answer) = answer() {
+                    meta::written(buffer(context), answer, *is_quiet, flags);
                 }
             }
         }

@@ -228,9 +228,13 @@ pub(super) fn look(context: &mut Context<'_>, key: &[u8], with_version: bool) ->
 
 /// As [`crate::load_ahead`].
 pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
-    let is_read = matches!(request.word(0), Some(b"get" | b"gets"));
-    if is_read {
-        request.words_from(1).for_each(|key| through::load_ahead_of(context, key));
+    match request.word(0) {
+        Some(b"get" | b"gets") => request.words_from(1).for_each(|key| through::load_ahead_of(context, key)),
+        // With N or R the caller is the loader; the others do not write, and their keys are the words.
+        Some(b"mg") if request.words_from(2).all(|flag| !matches!(flag[0], b'N' | b'R' | b'T' | b'b')) => {
+            request.words_from(1).take(1).for_each(|key| through::load_ahead_of(context, key));
+        }
+        _ => return false,
     }
-    is_read
+    true
 }

@@ -3,7 +3,7 @@
 //! A verb of at most 16 bytes is a number of 128 bits, so that one multiplication and usually one comparison find it. Unlike the names of
 //! Redis's commands these are told apart by case: `GET` is none of them.
 
-use super::{number, read, store, upkeep};
+use super::{lease, meta, number, read, store, upkeep};
 use crate::context::{Context, Outcome};
 use crate::spec::Flags;
 use leasehold_protocol::memcached::Request;
@@ -38,7 +38,7 @@ pub const ANY: usize = usize::MAX;
 /// All verbs, in groups.
 pub static VERBS: &[&Verb] = &JOINED;
 
-static GROUPS: [&[&Verb]; 4] = [read::VERBS, store::VERBS, number::VERBS, upkeep::VERBS];
+static GROUPS: [&[&Verb]; 6] = [read::VERBS, store::VERBS, number::VERBS, upkeep::VERBS, meta::VERBS, lease::VERBS];
 
 static JOINED: [&Verb; TOTAL] = join();
 
