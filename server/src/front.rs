@@ -52,6 +52,9 @@ pub(crate) trait Front: Sized + 'static {
     type Limits;
     type Request<'a>: Copy;
 
+    /// Whether a complete request may leave its parser inside data that is passed over.
+    const PASSES_OVER: bool;
+
     fn lane(lanes: &mut Lanes) -> &mut Lane<Self>;
 
     fn unfinished(unfinished: &mut Unfinished) -> &mut Option<Box<Self::Parser>>;
@@ -90,6 +93,7 @@ impl Front for Resp {
     type Parser = Parser;
     type Limits = Limits;
     type Request<'a> = Request<'a>;
+    const PASSES_OVER: bool = false;
 
     #[inline]
     fn lane(lanes: &mut Lanes) -> &mut Lane<Self> {
@@ -158,6 +162,7 @@ impl Front for Memcached {
     type Parser = text::Parser;
     type Limits = text::Limits;
     type Request<'a> = text::Request<'a>;
+    const PASSES_OVER: bool = true;
 
     #[inline]
     fn lane(lanes: &mut Lanes) -> &mut Lane<Self> {
@@ -209,9 +214,8 @@ impl Front for Memcached {
 
     #[inline]
     fn error_of(reply: &[u8]) -> Option<&[u8]> {
-        let is_error = reply.starts_with(b"ERROR")
-            || reply.get(1..).is_some_and(|rest| rest.starts_with(b"LIENT_ERROR") || rest.starts_with(b"ERVER_ERROR"));
-        is_error.then_some(reply)
+        // ERROR, CLIENT_ERROR, SERVER_ERROR: no other reply begins with these two bytes.
+        matches!(reply, [b'E', b'R', ..] | [b'C', b'L', ..] | [b'S', b'E', ..]).then_some(reply)
     }
 
     fn complain(reply: &mut Reply, error: ProtocolError) {

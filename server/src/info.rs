@@ -2,6 +2,7 @@
 //! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases,
 //! Loaders, Feeds, Auditor, Prefixes and Whatif.
 
+use crate::memcached_stats;
 use crate::node::Node;
 use leasehold_command::name_by_index;
 use leasehold_keyspace::{Db, EvictionPolicy, PolicyStats, Share, Stats};
@@ -274,6 +275,9 @@ fn stats(text: &mut String, node: &Node) {
         "x_protocol_errors": totals.protocol_errors,
         "x_panics": totals.panics,
     );
+    for (name, count) in memcached_stats::counts(node) {
+        line(text, format_args!("x_memcached_{name}:{count}"));
+    }
     #[cfg(feature = "hold-times")]
     hold_times(text);
 }

@@ -48,7 +48,7 @@ impl<F: Front> Stage<F> {
 
     /// Parses up to `len_max` requests from the front of `input`, the first of them with what its parser knows already.
     pub(crate) fn parse(&mut self, input: &[u8], limits: &F::Limits, len_max: usize) -> StageEnd {
-        if self.len > 0 && F::is_inside_request(&self.parsers[self.len]) {
+        if F::PASSES_OVER && self.len > 0 && F::is_inside_request(&self.parsers[self.len]) {
             self.parsers.swap(0, self.len);
         }
         self.begin();
@@ -58,16 +58,15 @@ impl<F: Front> Stage<F> {
             match F::parse(parser, &input[start..], limits) {
                 Ok(Parsed::Complete { consumed }) => {
                     self.consumed += consumed;
-                    let is_request = F::request(parser, &input[start..]).is_some();
-                    let owes = F::is_inside_request(parser);
-                    if is_request {
-                        self.spans[self.len] = Span { start, end: self.consumed };
-                        self.len += 1;
-                        if owes {
-                            // The data behind it is passed over by a parser that is not asked for this request any more.
-                            self.parsers[self.len] = F::rest(&mut self.parsers[self.len - 1]);
-                            return StageEnd::Full;
-                        }
+                    if F::request(parser, &input[start..]).is_none() {
+                        continue;
+                    }
+                    self.spans[self.len] = Span { start, end: self.consumed };
+                    self.len += 1;
+                    if F::PASSES_OVER && F::is_inside_request(parser) {
+                        // This parser keeps the request; another passes over the data behind it.
+                        self.parsers[self.len] = F::rest(parser);
+                        return StageEnd::Full;
                     }
                 }
                 Ok(Parsed::Incomplete) => return StageEnd::Starved,
@@ -101,8 +100,8 @@ impl<F: Front> Stage<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::Resp;
-    use leasehold_protocol::Limits;
+    use crate::front::{Memcached, Resp};
+    use leasehold_protocol::{Limits, memcached};
 
     fn words(stage: &Stage<Resp>, input: &[u8]) -> Vec<String> {
         (0..stage.len)
@@ -152,5 +151,36 @@ mod tests {
         assert_eq!(end, StageEnd::Broken(ProtocolError::ExpectedDollar(b':')));
         assert_eq!(words(&stage, broken), ["PING"]);
         assert!(stage.take_unfinished().is_none(), "a broken request is forgotten");
+    }
+
+    #[test]
+    fn a_stage_ends_behind_a_request_whose_data_is_passed_over() {
+        let limits = memcached::Limits { entry_bytes_max: 70, ..memcached::Limits::DEFAULT };
+        let mut stage = Stage::<Memcached>::new();
+        let input = b"get a\r\nset b 0 0 20\r\n01234567890123456789\r\nget c\r\nget d\r\n";
+        let words = |stage: &Stage<Memcached>, input: &[u8]| -> Vec<String> {
+            let key = |index| stage.request(index, input).word(1).map(|key| String::from_utf8_lossy(key).into_owned());
+            (0..stage.len).filter_map(key).collect()
+        };
+        // Whole, and with the data in two pieces.
+        for cut in [input.len(), 30] {
+            stage.begin();
+            assert_eq!(stage.parse(&input[..cut], &limits, PREFETCH_KEYS_MAX), StageEnd::Full);
+            assert_eq!(words(&stage, input), ["a", "b"]);
+            assert_eq!(stage.request(1, input).fault(), Some(memcached::Fault::TooLarge));
+            let mut done = stage.consumed;
+            assert_eq!(done, 21);
+            if cut < input.len() {
+                assert_eq!(stage.parse(&input[done..cut], &limits, PREFETCH_KEYS_MAX), StageEnd::Starved);
+                assert_eq!((stage.len, stage.consumed), (0, cut - done));
+                done = cut;
+                let parser = stage.take_unfinished().expect("inside the data");
+                stage.begin();
+                stage.parsers[0] = parser;
+            }
+            assert_eq!(stage.parse(&input[done..], &limits, PREFETCH_KEYS_MAX), StageEnd::Starved);
+            assert_eq!(words(&stage, &input[done..]), ["c", "d"]);
+            assert!(stage.take_unfinished().is_none());
+        }
     }
 }

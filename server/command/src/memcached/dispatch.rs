@@ -122,3 +122,70 @@ pub(super) fn answer(context: &mut Context<'_>, line: &[u8]) -> Outcome {
     reply::line(buffer(context), line);
     Outcome::Replied
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::context::Outcome;
+    use crate::testing::Node;
+
+    #[test]
+    fn mistakes_are_answered_and_the_next_line_is_a_command() {
+        let (format, error) = ("CLIENT_ERROR bad command line format\r\n", "ERROR\r\n");
+        let long = "k".repeat(251);
+        for (input, reply) in [
+            ("\r\n".to_owned(), error.to_owned()),
+            ("GET a\r\n".to_owned(), error.to_owned()),
+            ("get\r\n".to_owned(), error.to_owned()),
+            ("set a 0 0\r\n".to_owned(), error.to_owned()),
+            ("set a 0 0 x\r\n".to_owned(), format.to_owned()),
+            // What would be the data is a command, as in memcached.
+            ("set a x 0 1\r\n1\r\n".to_owned(), format!("{format}{error}")),
+            ("set a 0 0 -1\r\n1\r\n".to_owned(), format!("{format}{error}")),
+            ("set a 4294967296 0 1\r\n1\r\n".to_owned(), format!("{format}{error}")),
+            ("set a 0 x 1 noreply\r\n".to_owned(), String::new()),
+            (format!("set {long} 0 0 1\r\n1\r\n"), format!("{format}{error}")),
+            (format!("get a {long}\r\n"), format.to_owned()),
+            (format!("incr {long}\r\n"), error.to_owned()),
+            ("set a 0 0 1\r\n12\r\n".to_owned(), format!("CLIENT_ERROR bad data chunk\r\n{error}")),
+            ("set a 0 0 1 noreply\r\n12\r\n".to_owned(), error.to_owned()),
+            ("set a 0 0 1 noreply x\r\n1\r\n".to_owned(), format!("{error}{error}")),
+            ("touch a x\r\n".to_owned(), "CLIENT_ERROR invalid exptime argument\r\n".to_owned()),
+            ("touch a noreply\r\n".to_owned(), String::new()),
+        ] {
+            let mut node = Node::new();
+            let version = concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n");
+            assert_eq!(node.talk(format!("{input}version\r\n")), format!("{reply}{version}"), "{input:?}");
+            assert_eq!(node.talk("get a\r\n"), "END\r\n", "{input:?} stores nothing");
+        }
+    }
+
+    #[test]
+    fn who_speaks_http_is_not_served() {
+        let mut node = Node::new();
+        assert_eq!(node.talk("POST / HTTP/1.1\r\nset a 0 0 1\r\n1\r\n"), "");
+        assert!(matches!(node.outcome, Outcome::Close));
+        assert_eq!(node.talk("get a\r\n"), "END\r\n");
+    }
+
+    #[test]
+    fn a_client_that_must_authenticate_does_so_with_its_first_set() {
+        let mut node = Node::new();
+        node.host.memcached_user = Some(("ann", "secret"));
+        node.client.authenticated = false;
+        for (input, reply) in [
+            ("get a\r\n", "CLIENT_ERROR unauthenticated\r\n"),
+            ("version\r\n", "CLIENT_ERROR unauthenticated\r\n"),
+            ("set x 0 0 3\r\nann\r\n", "CLIENT_ERROR bad authentication token format\r\n"),
+            ("set x 0 0 9\r\nann wrong\r\n", "CLIENT_ERROR authentication failure\r\n"),
+            ("set x 0 0 10\r\nbob secret\r\n", "CLIENT_ERROR authentication failure\r\n"),
+            (
+                "set x 0 0 8\r\nann secret\r\n",
+                "CLIENT_ERROR bad command line termination\r\nCLIENT_ERROR unauthenticated\r\n",
+            ),
+            ("set x 0 0 10\r\nann secret\r\n", "STORED\r\n"),
+            ("get x\r\n", "END\r\n"),
+        ] {
+            assert_eq!(node.talk(input), reply, "{input:?}");
+        }
+    }
+}

@@ -238,3 +238,90 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::context::Outcome;
+    use crate::host::{LoaderPolicy, ServeStale};
+    use crate::testing::Node;
+    use leasehold_keyspace::{Db, Expiry, Fill};
+
+    /// A node whose keys `load:…` have a transparent loader.
+    fn node_with_loader() -> Node {
+        let mut node = Node::new();
+        node.host.loader = Some(LoaderPolicy {
+            loader: 0,
+            transparent: true,
+            serve_stale: ServeStale::Never,
+            soft_timeout_ms: 50,
+            hard_timeout_ms: 1_000,
+            loads_max: 10,
+        });
+        node
+    }
+
+    /// Ends all loads that were asked for; each brings its key.
+    fn load_all(node: &mut Node) -> usize {
+        let loads = std::mem::take(&mut node.turn.effects.loads);
+        let count = loads.len();
+        for load in loads {
+            let fill = Fill::Value {
+                value: &load.key,
+                expiry: Expiry::Never,
+                stale_for_ms: 0,
+                version: None,
+                client_flags: 0,
+                tags: &[],
+            };
+            node.keyspace.fill(&mut node.turn, Db(0), &load.key, load.token, fill);
+        }
+        count
+    }
+
+    #[test]
+    fn multi_get_answers_what_there_is_in_the_order_of_the_keys() {
+        let mut node = Node::new();
+        node.talk("set a 1 0 1\r\n1\r\nset c 3 0 1\r\n3\r\n");
+        assert_eq!(node.talk("get c b a c\r\n"), "VALUE c 3 1\r\n3\r\nVALUE a 1 1\r\n1\r\nVALUE c 3 1\r\n3\r\nEND\r\n");
+        assert_eq!(node.talk("gat 0 c b\r\n"), "VALUE c 3 1\r\n3\r\nEND\r\n");
+        assert_eq!(node.talk("gat 0\r\n"), "END\r\n");
+        assert_eq!(node.talk("gat x a\r\n"), "CLIENT_ERROR invalid exptime argument\r\n");
+        let stats = node.keyspace.stats();
+        assert_eq!((stats.hits, stats.misses), (4, 2));
+    }
+
+    #[test]
+    fn missing_keys_of_a_loader_are_loaded_together() {
+        for verb in ["get", "gets"] {
+            let mut node = node_with_loader();
+            node.talk("set a 7 0 1\r\n1\r\n");
+            assert_eq!(node.talk(format!("{verb} load:1 a absent load:2\r\n")), "");
+            assert!(matches!(node.outcome, Outcome::Parked(_)));
+            assert_eq!(load_all(&mut node), 2);
+            let reply = node.wake().expect("all keys have an answer");
+            let parked: Vec<&str> = reply.split("\r\n").collect();
+            let again = node.talk(format!("{verb} load:1 a absent load:2\r\n"));
+            assert_eq!(again, reply, "with the flags and versions that a hit tells");
+            assert!(parked[0].starts_with("VALUE load:1 0 6"), "{reply}");
+            assert!(parked[2].starts_with("VALUE a 7 1"), "{reply}");
+            assert_eq!((parked[1], parked[3], parked[5], parked[6]), ("load:1", "1", "load:2", "END"), "{reply}");
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_load_is_the_reply() {
+        let mut node = node_with_loader();
+        node.talk("set a 7 0 1\r\n1\r\n");
+        node.talk("get a load:1\r\n");
+        let load = node.turn.effects.loads.pop().expect("a load is to start");
+        node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &"LOADFAIL users down".into(), 0);
+        assert_eq!(node.wake().as_deref(), Some("SERVER_ERROR LOADFAIL users down\r\n"));
+    }
+
+    #[test]
+    fn gat_loads_nothing() {
+        let mut node = node_with_loader();
+        assert_eq!(node.talk("gat 10 load:1\r\n"), "END\r\n");
+        assert!(node.turn.effects.loads.is_empty());
+    }
+}

@@ -167,3 +167,75 @@ static QUIT: Verb = Verb {
     noreply_from: None,
     run: |_: &mut Context<'_>, _| Outcome::Close,
 };
+
+#[cfg(test)]
+mod tests {
+    use crate::context::Outcome;
+    use crate::testing::{Node, START_MS};
+
+    #[test]
+    fn flush_all_deletes_at_once_or_asks_for_later() {
+        let mut node = Node::new();
+        for now in ["flush_all", "flush_all 0", "flush_all noreply", "flush_all 0 noreply", "flush_all -1"] {
+            node.talk("set a 0 0 1\r\n1\r\n");
+            node.talk(format!("{now}\r\n"));
+            assert_eq!(node.talk("get a\r\n"), "END\r\n", "{now}");
+        }
+        node.talk("set a 0 0 1\r\n1\r\n");
+        assert_eq!(node.talk("flush_all 10\r\n"), "OK\r\n");
+        assert_eq!(node.host.flush_at_ms.get(), Some(START_MS + 10_000));
+        assert_eq!(node.talk("get a\r\n"), "VALUE a 0 1\r\n1\r\nEND\r\n");
+        assert_eq!(node.talk("flush_all x\r\n"), "CLIENT_ERROR invalid exptime argument\r\n");
+        assert_eq!(node.talk("flush_all 1 2 3\r\n"), "ERROR\r\n");
+        node.talk("flush_all\r\n");
+        assert_eq!(node.host.flush_at_ms.get(), None, "the newest word counts");
+    }
+
+    #[test]
+    fn cache_memlimit_is_config_set_maxmemory() {
+        let mut node = Node::new();
+        for (input, reply) in [
+            ("cache_memlimit\r\n", "ERROR\r\n"),
+            ("cache_memlimit x\r\n", "ERROR\r\n"),
+            ("cache_memlimit 7\r\n", "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n"),
+            ("cache_memlimit 8\r\n", "OK\r\n"),
+            ("cache_memlimit 1000000001\r\n", "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n"),
+        ] {
+            assert_eq!(node.talk(input), reply);
+        }
+        assert_eq!(node.host.options.borrow().get("maxmemory").map(String::as_str), Some("8388608"));
+        assert_eq!(node.talk("cache_memlimit 16 noreply\r\n"), "");
+        assert_eq!(node.host.options.borrow().get("maxmemory").map(String::as_str), Some("16777216"));
+    }
+
+    #[test]
+    fn shutdown_needs_leave() {
+        let mut node = Node::new();
+        assert_eq!(node.talk("shutdown\r\n"), "ERROR: shutdown not enabled\r\n");
+        assert!(!node.host.has_shut_down.get());
+        node.host.may_shut_down = true;
+        assert_eq!(node.talk("shutdown now\r\n"), "CLIENT_ERROR invalid shutdown mode\r\n");
+        assert!(!node.host.has_shut_down.get());
+        assert_eq!(node.talk("shutdown graceful\r\n"), "");
+        assert!(node.host.has_shut_down.get() && matches!(node.outcome, Outcome::Close));
+    }
+
+    #[test]
+    fn stats_are_lines_that_end() {
+        let mut node = Node::new();
+        assert_eq!(node.talk("stats\r\n"), "STAT asked General\r\nEND\r\n");
+        assert_eq!(node.talk("stats conns\r\n"), "STAT asked Connections\r\nEND\r\n");
+        assert_eq!(node.talk("stats nothing\r\n"), "ERROR\r\n");
+        assert_eq!(node.talk("stats reset\r\n"), "RESET\r\n");
+        assert_eq!(node.host.stats_resets.get(), 1);
+    }
+
+    #[test]
+    fn verbosity_takes_a_number_and_quit_closes() {
+        let mut node = Node::new();
+        assert_eq!(node.talk("verbosity 1\r\nverbosity 1 noreply\r\nverbosity noreply\r\n"), "OK\r\n");
+        assert_eq!(node.talk("verbosity\r\nverbosity x\r\n"), "ERROR\r\nCLIENT_ERROR bad command line format\r\n");
+        assert_eq!(node.talk("quit\r\nversion\r\n"), "");
+        assert!(matches!(node.outcome, Outcome::Close));
+    }
+}

@@ -49,9 +49,8 @@ use crate::context::{Context, Outcome};
 use crate::spec::Flags;
 pub(super) use get::loaded;
 use leasehold_keyspace::Sight;
-use leasehold_protocol::memcached::Request;
+use leasehold_protocol::memcached::{Request, reply};
 pub(super) use set::too_large;
-use std::io::Write as _;
 pub(super) use writing::written;
 
 /// The verbs of this file.
@@ -131,8 +130,8 @@ fn debug(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         let (idle_s, fetched) = (entry.idle_ms / 1000, if sighting.is_used { "yes" } else { "no" });
         let (version, bytes) = (sighting.version, entry.memory_bytes);
         // There is one class of sizes here.
-        write!(buffer, " exp=-{left_s} la={idle_s} cas={version} fetch={fetched} cls=1 size={bytes}\r\n")
-            .expect("a Vec takes every write");
+        let rest = format!(" exp=-{left_s} la={idle_s} cas={version} fetch={fetched} cls=1 size={bytes}");
+        reply::line(buffer, rest.as_bytes());
     });
     Outcome::Replied
 }

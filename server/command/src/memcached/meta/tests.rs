@@ -1,38 +1,11 @@
 //! Meta commands against what memcached's `doc/protocol.txt` says and 1.6.18 answers, and leases through all fronts at once.
 
-use crate::context::Context;
-use crate::memcached::execute;
 use crate::testing::Node;
-use leasehold_protocol::Reply;
-use leasehold_protocol::memcached::{Limits, Parser};
-use leasehold_protocol::resp::parser::Parsed;
 use std::collections::BTreeMap;
 
 mod flags;
 mod loaders;
 mod machine;
-
-/// Sends memcached's bytes, and gives the bytes of the replies.
-pub(super) fn send(node: &mut Node, mut input: &[u8]) -> Vec<u8> {
-    node.client.authenticated = true;
-    let (mut parser, mut reply) = (Parser::new(), Reply::new(node.version));
-    loop {
-        match parser.parse(input, &Limits::DEFAULT).expect("no error of the protocol") {
-            Parsed::Incomplete => return reply.as_bytes().to_vec(),
-            Parsed::Complete { consumed } => {
-                let mut context = Context {
-                    keyspace: &node.keyspace,
-                    host: &node.host,
-                    client: &mut node.client,
-                    reply: &mut reply,
-                    turn: &mut node.turn,
-                };
-                node.outcome = execute(&mut context, parser.request(input));
-                input = &input[consumed..];
-            }
-        }
-    }
-}
 
 /// Plays transcripts: lines that are sent, the replies that must come, and names for numbers in them.
 ///
@@ -100,8 +73,7 @@ impl Player {
 
 /// Sends lines with `|` for CR LF, and gives the replies in the same form.
 pub(super) fn memcached(node: &mut Node, text: &str) -> String {
-    let input = format!("{text}|").replace('|', "\r\n");
-    String::from_utf8_lossy(&send(node, input.as_bytes())).replace("\r\n", "|")
+    node.talk(format!("{text}|").replace('|', "\r\n")).replace("\r\n", "|")
 }
 
 pub(super) fn pass_ms(node: &mut Node, ms: u64) {

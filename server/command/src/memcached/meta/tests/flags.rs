@@ -1,7 +1,7 @@
 //! Each flag of each command. Where 1.6.18 knows a flag, its replies are the expected ones; where it does not (`E`, `x`, `s` of
 //! `ms`), those of protocol.txt of 1.6.45 are.
 
-use super::{Player, memcached, send};
+use super::{Player, memcached};
 use crate::testing::Node;
 use leasehold_keyspace::EvictionPolicy;
 
@@ -527,5 +527,5 @@ fn a_value_that_is_too_large_takes_away_the_one_before() {
     let mut input = b"ms YQ== 2000000 b q\r\n".to_vec();
     input.resize(input.len() + 2_000_000, b'x');
     input.extend_from_slice(b"\r\nmg a\r\n");
-    assert_eq!(send(&mut node, &input), b"SERVER_ERROR object too large for cache\r\nEN\r\n");
+    assert_eq!(node.talk(&input), "SERVER_ERROR object too large for cache\r\nEN\r\n");
 }

@@ -119,31 +119,31 @@ fn mg_with_n_or_r_and_lease_get_never_ask_the_source() {
 
 #[test]
 fn whole_values_and_deletions_go_to_the_source_first() {
-    let mut node = loading();
-    node.host.is_writer = true;
+    let mut node = Node::new();
+    node.host.writer = Some(0);
     for (line, value, rows, reply) in [
-        ("ms load:1 3 k O1 T60|row", Some("row"), 1, "HD kload:1 O1|"),
-        ("ms load:1 3 q|row", Some("row"), 1, ""),
-        ("ms bG9hZDox 3 b k|row", Some("row"), 1, "HD kbG9hZDox b|"),
-        ("md load:1 k", None, 1, "HD kload:1|"),
-        ("md load:1 q", None, 1, ""),
-        ("md load:1 q", None, 0, "NF|"),
+        ("ms write:1 3 k O1 T60|row", Some("row"), 1, "HD kwrite:1 O1|"),
+        ("ms write:1 3 q|row", Some("row"), 1, ""),
+        ("ms d3JpdGU6MQ== 3 b k|row", Some("row"), 1, "HD kd3JpdGU6MQ== b|"),
+        ("md write:1 k", None, 1, "HD kwrite:1|"),
+        ("md write:1 q", None, 1, ""),
+        ("md write:1 q", None, 0, "NF|"),
     ] {
         let mut parked = park(&mut node, line);
-        let change = node.host.writes.borrow_mut().pop().expect("a write is to start");
-        assert_eq!((&*change.key, change.value.as_deref()), (&b"load:1"[..], value.map(str::as_bytes)), "{line}");
+        let change = node.host.changes.borrow_mut().pop().expect("a write is to start");
+        assert_eq!((&*change.key, change.value.as_deref()), (&b"write:1"[..], value.map(str::as_bytes)), "{line}");
         assert_eq!(wake(&mut node, &mut parked, WakeEvent::Written { rows }), reply, "{line}");
     }
     let refused = |what: &str, by: &str| {
         format!("SERVER_ERROR {what} cannot write a key that loader '?' writes to its source; {by} can|")
     };
     for (line, what) in [
-        ("ms load:1 1 MA|x", "ms with C, E or M"),
-        ("ms load:1 1 ME|x", "ms with C, E or M"),
-        ("ms load:1 1 E5|x", "ms with C, E or M"),
-        ("md load:1 x", "md with x or E"),
-        ("md load:1 E5", "md with x or E"),
-        ("ma load:1", "ma"),
+        ("ms write:1 1 MA|x", "ms with C, E or M"),
+        ("ms write:1 1 ME|x", "ms with C, E or M"),
+        ("ms write:1 1 E5|x", "ms with C, E or M"),
+        ("md write:1 x", "md with x or E"),
+        ("md write:1 E5", "md with x or E"),
+        ("ma write:1", "ma"),
     ] {
         assert_eq!(memcached(&mut node, line), refused(what, "ms and md"), "{line}");
     }
@@ -151,22 +151,22 @@ fn whole_values_and_deletions_go_to_the_source_first() {
     Player::default().play(
         &mut node,
         "
-        m> mg load:1 N30 c
+        m> mg write:1 N30 c
         m< HD c{t} W|
-        m> ms load:1 3 C{t} c|row
+        m> ms write:1 3 C{t} c|row
         m< HD c{v}|
         # A version is no lease: that would be a write.
-        m> ms load:1 3 C{v}|new
+        m> ms write:1 3 C{v}|new
         m< EX|
-        m> md load:1 I T30
+        m> md write:1 I T30
         m< HD|
-        m> mg load:1 v N30 c
+        m> mg write:1 v N30 c
         m< VA 3 c{u} X W|row|
-        m> md load:1 C{u}
+        m> md write:1 C{u}
         m< HD|
-        m> md load:1 C{u}
+        m> md write:1 C{u}
         m< EX|
         ",
     );
-    assert!(node.host.writes.borrow().is_empty());
+    assert!(node.host.changes.borrow().is_empty());
 }
