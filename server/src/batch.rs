@@ -9,11 +9,9 @@
 //! another, so that each finds its code warm, and the memory of all keys is fetched side by side.
 
 use crate::connection::{Connection, REPLY_BYTES_KEPT, REPLY_BYTES_PER_TURN};
-use crate::stage::Stage;
 use crate::thread::{Desk, Thread};
 use crate::vital::Vital;
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
-use leasehold_protocol::first_key;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -99,7 +97,7 @@ pub(crate) fn execute(thread: &Thread, desk: &mut Desk) {
             let ended = catch_unwind(AssertUnwindSafe(|| connection.run_staged(work, &input[span.clone()])));
             if ended.is_err() {
                 connection.note_panic();
-                work.stage = Stage::new();
+                work.lanes.reset();
                 work.reply.truncate(start);
             }
             *end = work.reply.len();
@@ -131,5 +129,8 @@ fn prefetch(thread: &Thread, input: &[u8], staged: &[Staged]) {
     let db = first.connection.borrow().db();
     let same_db = staged.iter().filter(|staged| staged.connection.borrow().db() == db);
     let short = same_db.filter(|staged| staged.input.len() <= HINT_BYTES_MAX);
-    thread.node.keyspace.prefetch(db, short.filter_map(|staged| first_key(&input[staged.input.clone()])));
+    thread
+        .node
+        .keyspace
+        .prefetch(db, short.filter_map(|staged| staged.connection.borrow().first_key(&input[staged.input.clone()])));
 }

@@ -1,6 +1,7 @@
 //! Who is connected: a card per connection that any thread may read, for `CLIENT LIST`, `CLIENT KILL` and the idle sweep.
 
-use leasehold_command::{Client, ClientFilter, ClientRow, Names, table};
+use crate::front::Protocol;
+use leasehold_command::{Client, ClientFilter, ClientRow, Names, name_by_index};
 use leasehold_protocol::RespVersion;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,7 +19,7 @@ const NO_COMMAND: u16 = u16::MAX;
 #[derive(Debug)]
 pub(crate) struct Card {
     pub(crate) id: u64,
-    fd: i32,
+    pub(crate) fd: i32,
     peer: SocketAddr,
     local: SocketAddr,
     connected_at_ms: u64,
@@ -26,6 +27,7 @@ pub(crate) struct Card {
     active_at_ms: AtomicU64,
     last_command: AtomicU16,
     db: AtomicU8,
+    /// The version of RESP; 0: the connection speaks memcached's protocol.
     resp: AtomicU8,
     no_evict: AtomicBool,
     no_touch: AtomicBool,
@@ -39,7 +41,7 @@ pub(crate) struct Card {
 
 // All loads and stores are relaxed: each field stands for itself, and its reader wants a recent value.
 impl Card {
-    pub(crate) fn new(id: u64, fd: i32, peer: SocketAddr, local: SocketAddr, now_ms: u64) -> Self {
+    pub(crate) fn new(id: u64, fd: i32, peer: SocketAddr, local: SocketAddr, protocol: Protocol, now_ms: u64) -> Self {
         Self {
             id,
             fd,
@@ -49,7 +51,7 @@ impl Card {
             active_at_ms: AtomicU64::new(now_ms),
             last_command: AtomicU16::new(NO_COMMAND),
             db: AtomicU8::new(0),
-            resp: AtomicU8::new(2),
+            resp: AtomicU8::new(if protocol == Protocol::Resp { 2 } else { 0 }),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             parked: AtomicBool::new(false),
@@ -118,8 +120,7 @@ impl Card {
         let command = if self.id == asker {
             "client|list".to_owned()
         } else {
-            table::spec_by_index(self.last_command.load(Ordering::Relaxed))
-                .map_or_else(|| "NULL".to_owned(), |indexed| indexed.full_name())
+            name_by_index(self.last_command.load(Ordering::Relaxed)).unwrap_or_else(|| "NULL".to_owned())
         };
         let (input, output) = (self.input_bytes.load(Ordering::Relaxed), self.output_bytes());
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
@@ -145,6 +146,18 @@ impl Card {
         )
         .expect("a String takes every write");
         ClientRow { id: self.id, line }
+    }
+
+    /// What memcached's `stats conns` says of it.
+    pub(crate) fn memcached_stats(&self, now_ms: u64) -> [(&'static str, String); 4] {
+        let state = if self.is_parked() { "conn_waiting" } else { "conn_read" };
+        let idle_s = now_ms.saturating_sub(self.active_at_ms()) / 1_000;
+        [
+            ("addr", format!("tcp:{}", self.peer)),
+            ("listen_addr", format!("tcp:{}", self.local)),
+            ("state", state.to_owned()),
+            ("secs_since_last_cmd", idle_s.to_string()),
+        ]
     }
 
     fn matches(&self, filter: &ClientFilter, now_ms: u64) -> bool {
@@ -175,10 +188,14 @@ impl Cards {
         self.lock().remove(&id);
     }
 
+    /// All cards, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Card>> {
+        self.lock().values().cloned().collect()
+    }
+
     /// Lines for `CLIENT LIST`, in no order, for the connection `asker`.
     pub(crate) fn rows(&self, now_ms: u64, asker: u64, rows: &mut Vec<ClientRow>) {
-        let cards: Vec<_> = self.lock().values().cloned().collect();
-        rows.extend(cards.iter().map(|card| card.row(now_ms, asker)));
+        rows.extend(self.all().iter().map(|card| card.row(now_ms, asker)));
     }
 
     /// Ids of the connections that `filter` means.
@@ -197,7 +214,7 @@ mod tests {
 
     fn card(id: u64) -> Card {
         let peer = SocketAddr::from(([127, 0, 0, 1], 40_000 + id as u16));
-        Card::new(id, 9, peer, SocketAddr::from(([127, 0, 0, 1], 6379)), 10_000)
+        Card::new(id, 9, peer, SocketAddr::from(([127, 0, 0, 1], 6379)), Protocol::Resp, 10_000)
     }
 
     #[test]

@@ -12,16 +12,17 @@
 //! reply buffer; only what is left over (half a request, replies the socket did not take) moves to buffers of its own. What
 //! a request announces is never allocated, only what arrives.
 //!
-//! Fairness: a turn ends after [`COMMANDS_PER_TURN`] commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
+//! Fairness: a turn ends after `COMMANDS_PER_TURN` commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
+mod running;
+
 use crate::batch;
-use crate::clients::Card;
-use crate::stage::{Stage, StageEnd};
+use crate::front::{Front, Memcached, Protocol, Resp, Unfinished};
 use crate::thread::{Desk, Slot, Thread, Work};
-use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, load_ahead};
-use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX};
-use leasehold_protocol::{Limits, Parsed, Parser, Request, RespVersion};
+use leasehold_command::{Client, Context, Outcome, Parked, give_back};
+use leasehold_keyspace::Db;
+use leasehold_protocol::RespVersion;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -29,7 +30,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -40,9 +40,6 @@ pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 /// longer one is a big argument on its way and collects in a buffer of its own.
 pub(crate) const CARRY_BYTES_MAX: usize = 16 * 1024;
 
-/// Commands executed before other connections have their turn.
-const COMMANDS_PER_TURN: usize = 1_024;
-
 /// Bytes of replies written in a turn before they are sent.
 pub(crate) const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
 
@@ -50,18 +47,11 @@ pub(crate) const REPLY_BYTES_PER_TURN: usize = 256 * 1024;
 /// before it reads the first reply, and would wait for us for ever.
 const OUTPUT_PAUSE_BYTES: usize = 32 * 1024 * 1024;
 
-/// Requests looked at behind a parked one, for loads to start ahead.
-const LOADS_AHEAD_MAX: usize = 256;
-
 /// A parked connection goes on being read, to notice a hang-up, up to so many bytes.
 const PARKED_INPUT_BYTES_MAX: usize = 256 * 1024;
 
 /// A reply buffer that grew beyond this is given back.
 pub(crate) const REPLY_BYTES_KEPT: usize = 512 * 1024;
-
-/// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
-/// would cost a tenth of a pipelined GET.
-const TIMED_TURN_EVERY: u64 = 16;
 
 /// Input discarded after an error before the socket is closed: closing with unread input would reset the connection and the
 /// client might never see the error.
@@ -73,11 +63,12 @@ pub(crate) struct Connection {
     stream: TcpStream,
     slot: Rc<Slot>,
     client: Client,
+    protocol: Protocol,
     version: RespVersion,
     /// Input not executed: the rest of a request, or requests that must wait.
     input: Vec<u8>,
-    /// The state of a request that is half received; `None` between requests.
-    parser: Option<Box<Parser>>,
+    /// The state of a request that is half received.
+    unfinished: Unfinished,
     /// `input` may hold whole requests.
     runnable: bool,
     /// The peer will send no more.
@@ -126,15 +117,22 @@ enum Stop {
 }
 
 impl Connection {
-    pub(crate) fn new(thread: Rc<Thread>, stream: TcpStream, slot: Rc<Slot>, client: Client) -> Self {
+    pub(crate) fn new(
+        thread: Rc<Thread>,
+        stream: TcpStream,
+        slot: Rc<Slot>,
+        client: Client,
+        protocol: Protocol,
+    ) -> Self {
         Self {
             thread,
             stream,
             slot,
             client,
+            protocol,
             version: RespVersion::V2,
             input: Vec::new(),
-            parser: None,
+            unfinished: Unfinished::default(),
             runnable: false,
             ended: false,
             output: Vec::new(),
@@ -167,7 +165,7 @@ pub(crate) fn serve(connection: Connection) -> impl Future<Output = ()> {
             }
             Err(_) => {
                 this.note_panic();
-                desk.work.stage = Stage::new();
+                desk.work.lanes.reset();
                 desk.work.reply.buffer_mut().clear();
                 Poll::Ready(())
             }
@@ -280,12 +278,19 @@ impl Connection {
         self.client.db
     }
 
+    /// The key of the first request in `input`, if it is easily seen: a hint for fetching memory ahead.
+    pub(crate) fn first_key<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        match self.protocol {
+            Protocol::Resp => leasehold_protocol::first_key(input),
+            Protocol::Memcached => leasehold_protocol::memcached::first_key(input),
+        }
+    }
+
     /// A command panicked: the connection ends at its next turn.
     #[cold]
     pub(crate) fn note_panic(&mut self) {
         self.thread.stats().panics.add(1);
-        let command = self.client.last_command.and_then(leasehold_command::table::spec_by_index);
-        let command = command.map(|indexed| indexed.full_name()).unwrap_or_default();
+        let command = self.client.last_command.and_then(leasehold_command::name_by_index).unwrap_or_default();
         tracing::error!(client = %self.client.address, command, "a command panicked; closing its connection");
         self.slot.kill();
     }
@@ -360,86 +365,6 @@ impl Connection {
         self.input = input;
         self.runnable = stop != Stop::Starved;
         stop
-    }
-
-    /// Executes the requests in `input`; how many bytes they had, and why it stopped. They are worked off in stages of
-    /// [`PREFETCH_KEYS_MAX`]: parse, fetch the keys' memory side by side, execute.
-    fn run(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
-        let thread = Rc::clone(&self.thread);
-        let stats = thread.stats();
-        let Work { stage, reply, turn, turns, limits, limits_unauthenticated, password_required, .. } = work;
-        if let Some(own) = self.parser.take() {
-            stage.parsers[0] = *own;
-        }
-        *turns += 1;
-        let mut timed_from = turns.is_multiple_of(TIMED_TURN_EVERY).then(Instant::now);
-        let start = reply.len();
-        reply.set_version(self.version);
-        thread.host.serve(self.client.id);
-        let mut context =
-            Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
-        let mut done = 0;
-        let mut commands = 0;
-        let stop = 'turn: loop {
-            let base = done;
-            let input = &input[base..];
-            let end = if *password_required && !context.client.authenticated {
-                // One by one: after AUTH other limits hold.
-                stage.parse(input, limits_unauthenticated, 1)
-            } else {
-                stage.parse(input, limits, PREFETCH_KEYS_MAX)
-            };
-            if stage.len > 1 {
-                context.keyspace.prefetch(context.client.db, stage.first_keys(input));
-            }
-            for index in 0..stage.len {
-                let outcome =
-                    run_one(&mut context, stage.request(index, input), &thread, &self.slot.card, &mut timed_from);
-                done = base + stage.spans[index].end;
-                commands += 1;
-                match outcome {
-                    Outcome::Replied if context.reply.len() - start < REPLY_BYTES_PER_TURN => {}
-                    Outcome::Replied => break 'turn Stop::Bound,
-                    Outcome::Parked(parked) => {
-                        self.parked = Some(parked);
-                        break 'turn Stop::Parked;
-                    }
-                    Outcome::Close => {
-                        self.closing = Closing::Flush;
-                        break 'turn Stop::Closing;
-                    }
-                }
-            }
-            done = base + stage.consumed;
-            match end {
-                StageEnd::Full if commands < COMMANDS_PER_TURN => {}
-                StageEnd::Full => break Stop::Bound,
-                StageEnd::Starved => break Stop::Starved,
-                StageEnd::Broken(error) => {
-                    stats.protocol_errors.add(1);
-                    tracing::debug!(client = %context.client.address, %error, "protocol error");
-                    context.reply.error(&format_args!("ERR Protocol error: {error}"));
-                    self.closing = Closing::Linger;
-                    break Stop::Closing;
-                }
-            }
-        };
-        if stop == Stop::Parked {
-            load_ahead_of(&mut context, &input[done..], limits);
-        }
-        self.version = context.reply.version();
-        self.slot.card.note_command(context.client.last_command);
-        if let Some(parser) = stage.take_unfinished()
-            && stop == Stop::Starved
-        {
-            self.parser = Some(Box::new(parser));
-        }
-        stats.turns.add(1);
-        stats.commands_total.add(commands as u64);
-        if let Some(parked) = &self.parked {
-            thread.park(&self.slot, parked.deadline_ms);
-        }
-        (done, stop)
     }
 
     /// After commands were run: delivers wakes, starts loads, sends replies.
@@ -568,8 +493,12 @@ impl Connection {
                     if matches!(outcome, Outcome::Close) {
                         self.closing = Closing::Flush;
                     }
-                    if context.reply.as_bytes().first() == Some(&b'-') {
-                        thread.stats().count_error(context.client.last_command, context.reply.as_bytes());
+                    let error = match self.protocol {
+                        Protocol::Resp => Resp::error_of(context.reply.as_bytes()),
+                        Protocol::Memcached => Memcached::error_of(context.reply.as_bytes()),
+                    };
+                    if let Some(error) = error {
+                        thread.stats().count_error(context.client.last_command, error);
                     }
                     self.version = context.reply.version();
                     self.parked = None;
@@ -606,53 +535,6 @@ impl Connection {
                 }
             }
         }
-    }
-}
-
-/// Executes one request and accounts for it.
-#[inline]
-fn run_one(
-    context: &mut Context<'_>,
-    request: Request<'_>,
-    thread: &Thread,
-    card: &Card,
-    timed_from: &mut Option<Instant>,
-) -> Outcome {
-    let start = context.reply.len();
-    let client = &mut *context.client;
-    client.ticket = client.ticket.wrapping_add(1);
-    client.last_command = None;
-    let outcome = execute(context, request);
-    let index = context.client.last_command;
-    if let Some(index) = index
-        && let Some(counters) = thread.stats().commands.get(usize::from(index))
-    {
-        counters.calls.add(1);
-        if let Some(from) = timed_from {
-            let now = Instant::now();
-            counters.timed_calls.add(1);
-            counters.timed_nanos.add((now - *from).as_nanos() as u64);
-            *from = now;
-        }
-        if thread.changes_client(index) {
-            card.note_state(context.client, context.reply.version());
-        }
-    }
-    if context.reply.as_bytes().get(start) == Some(&b'-') {
-        thread.stats().count_error(index, &context.reply.as_bytes()[start..]);
-    }
-    outcome
-}
-
-/// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.
-fn load_ahead_of(context: &mut Context<'_>, mut rest: &[u8], limits: &Limits) {
-    let mut parser = Parser::new();
-    for _ in 0..LOADS_AHEAD_MAX {
-        let Ok(Parsed::Complete { consumed }) = parser.parse(rest, limits) else { return };
-        if !load_ahead(context, parser.request(rest)) {
-            return;
-        }
-        rest = &rest[consumed..];
     }
 }
 

@@ -4,20 +4,24 @@ use crate::audit::Auditor;
 use crate::behind::{self, Behind};
 use crate::info;
 use crate::load::{self, Table};
+use crate::memcached_stats;
 use crate::node::Node;
 use crate::reload;
 use bytes::Bytes;
 use leasehold_command::{
-    AuditView, Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL, RefreshRule,
-    ReplyError, View, ViolationView,
+    AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL,
+    RefreshRule, ReplyError, StatsOf, View, ViolationView,
 };
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
 use std::cell::{Cell, Ref, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The node behind the trait that `command` defines. Each thread has its own.
 pub(crate) struct NodeHost {
     node: Arc<Node>,
+    /// The thread whose commands run with it; `None`: no commands do.
+    thread: Option<u16>,
     /// The connection whose commands run now.
     serving: Cell<u64>,
     /// The loaders, with their generation, as they were when somebody last asked here; `None`: nobody has.
@@ -25,8 +29,8 @@ pub(crate) struct NodeHost {
 }
 
 impl NodeHost {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, serving: Cell::new(0), loaders: RefCell::new(None) }
+    pub(crate) fn new(node: Arc<Node>, thread: Option<u16>) -> Self {
+        Self { node, thread, serving: Cell::new(0), loaders: RefCell::new(None) }
     }
 
     /// The loaders of now. Without a lock, but for the first look after they have changed.
@@ -213,6 +217,42 @@ impl Host for NodeHost {
 
     fn info(&self, sections: &[&[u8]]) -> String {
         info::text(&self.node, sections)
+    }
+
+    fn check_memcached_user(&self, user: &[u8], password: &[u8]) -> bool {
+        let users = &self.node.config.memcached_users;
+        // All are compared, so that the time does not tell which was right.
+        users.iter().filter(|(name, secret)| secret.accepts(password) & (name.as_bytes() == user)).count() > 0
+    }
+
+    fn memcached_entry_bytes_max(&self) -> usize {
+        self.node.config.item_size_max
+    }
+
+    fn flush_at(&self, at_ms: Option<u64>) {
+        self.node.flush_at_ms.store(at_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn may_shut_down(&self) -> bool {
+        self.node.config.memcached_shutdown
+    }
+
+    fn shut_down(&self) {
+        use rustix::process::{Signal, getpid, kill_process};
+        tracing::info!("a memcached client asks for the end");
+        if let Err(error) = kill_process(getpid(), Signal::TERM) {
+            tracing::warn!(%error, "cannot signal the own process");
+        }
+    }
+
+    fn memcached_stats(&self, of: StatsOf) -> Vec<(String, String)> {
+        memcached_stats::pairs(&self.node, of)
+    }
+
+    fn count(&self, count: Count, number: u64) {
+        if let Some(thread) = self.thread {
+            self.node.threads[usize::from(thread)].stats.memcached[count as usize].add(number);
+        }
     }
 
     fn wall_us(&self) -> u64 {

@@ -2,8 +2,9 @@
 //! a client library or redis_exporter looks for it, and absent otherwise. Ours are `x_…` and the sections Eviction, Leases,
 //! Loaders, Feeds, Auditor, Prefixes and Whatif.
 
+use crate::memcached_stats;
 use crate::node::Node;
-use leasehold_command::table;
+use leasehold_command::name_by_index;
 use leasehold_keyspace::{Count, Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +89,7 @@ fn server(text: &mut String, node: &Node) {
         "process_id": std::process::id(),
         "run_id": node.run_id,
         "tcp_port": node.port,
+        "memcached_port": node.config.memcached_port,
         "server_time_usec": node.clock.wall_us(),
         "uptime_in_seconds": uptime_s,
         "uptime_in_days": uptime_s / 86_400,
@@ -273,6 +275,9 @@ fn stats(text: &mut String, node: &Node) {
         "x_protocol_errors": totals.protocol_errors,
         "x_panics": totals.panics,
     );
+    for (name, count) in memcached_stats::counts(node) {
+        line(text, format_args!("x_memcached_{name}:{count}"));
+    }
     #[cfg(feature = "hold-times")]
     hold_times(text);
 }
@@ -357,14 +362,13 @@ fn commandstats(text: &mut String, node: &Node) {
         if command.calls + command.rejected == 0 {
             continue;
         }
-        let Some(indexed) = table::spec_by_index(index as u16) else { continue };
+        let Some(name) = name_by_index(index as u16) else { continue };
         let calls = command.calls.saturating_sub(command.rejected);
         let usec = command.usec();
         line(
             text,
             format_args!(
-                "cmdstat_{}:calls={calls},usec={usec},usec_per_call={:.2},rejected_calls={},failed_calls={}",
-                indexed.full_name(),
+                "cmdstat_{name}:calls={calls},usec={usec},usec_per_call={:.2},rejected_calls={},failed_calls={}",
                 usec as f64 / calls.max(1) as f64,
                 command.rejected,
                 command.failed
@@ -627,7 +631,7 @@ fn machine_bytes() -> u64 {
 }
 
 /// User and system time of the process in seconds, as precise as the kernel's ticks.
-fn cpu_seconds() -> (f64, f64) {
+pub(crate) fn cpu_seconds() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name in parentheses may hold spaces; utime and stime are fields 14 and 15 of the line, 11 behind the name.
     let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

@@ -1,10 +1,11 @@
 //! The addresses we listen on, and the acceptor that gives connections to the reactor threads.
 
 use crate::config::{BindAddress, Config};
+use crate::front::Protocol;
 use crate::mailbox::Message;
 use crate::node::Node;
 use anyhow::{Context as _, bail};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -14,19 +15,23 @@ use std::time::Duration;
 /// Pause after an accept that failed for want of file descriptors or memory: trying at once would only burn the CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The reply to one connection too many, as Redis has it.
-const MAXCLIENTS_REPLY: &[u8] = b"-ERR max number of clients reached\r\n";
+/// The reply to one connection too many, as Redis and memcached have it.
+fn refusal(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Resp => b"-ERR max number of clients reached\r\n",
+        Protocol::Memcached => b"ERROR Too many open connections\r\n",
+    }
+}
 
 /// Probes of a dead peer after the keepalive time, and the share of that time between two of them; as Redis.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Listens on all addresses of the configuration; the port is the same on all, also where the system chose it.
+/// Listens on all addresses of the configuration; `port` is the same on all, also where the system chooses it (0).
 ///
 /// # Errors
 /// An address cannot be had that is not optional, or none can.
-pub(crate) fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+pub(crate) fn listen(config: &Config, mut port: u16) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
-    let mut port = config.port;
     for address in &config.bind {
         match listen_on(address, port, config.tcp_backlog) {
             Ok(listener) => {
@@ -49,7 +54,7 @@ pub(crate) fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
 
 fn listen_on(address: &BindAddress, port: u16, backlog: u32) -> std::io::Result<TcpListener> {
     let address = SocketAddr::new(address.ip, port);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     if address.is_ipv6() {
         // `*` and `::*` are two addresses of their own.
         socket.set_only_v6(true)?;
@@ -69,11 +74,11 @@ fn is_missing_address(error: &std::io::Error) -> bool {
 }
 
 /// Accepts until dropped, and gives each connection to the thread with the fewest.
-pub(crate) async fn accept_all(node: Arc<Node>, listener: tokio::net::TcpListener) {
+pub(crate) async fn accept_all(node: Arc<Node>, listener: tokio::net::TcpListener, protocol: Protocol) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if let Err(error) = admit(&node, stream, peer) {
+                if let Err(error) = admit(&node, stream, peer, protocol) {
                     tracing::debug!(%peer, %error, "a connection was gone before it was served");
                 }
             }
@@ -91,13 +96,13 @@ fn is_passing(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
-fn admit(node: &Node, stream: tokio::net::TcpStream, peer: SocketAddr) -> std::io::Result<()> {
+fn admit(node: &Node, stream: tokio::net::TcpStream, peer: SocketAddr, protocol: Protocol) -> std::io::Result<()> {
     let mut stream = stream.into_std()?;
     let live = node.live.live();
     if node.connections() >= live.clients_max {
         node.count_rejected_connection();
         // Best effort, as the socket does not block: a new socket takes so short a text.
-        let _ = stream.write(MAXCLIENTS_REPLY);
+        let _ = stream.write(refusal(protocol));
         return Ok(());
     }
     stream.set_nodelay(true)?;
@@ -109,6 +114,6 @@ fn admit(node: &Node, stream: tokio::net::TcpStream, peer: SocketAddr) -> std::i
     let desk = node.least_loaded();
     // Counted here, not by the thread: the next connection must already see it.
     desk.connections.fetch_add(1, Ordering::Relaxed);
-    desk.mailbox.post(Message::Accepted { stream, peer, id: node.next_client_id() });
+    desk.mailbox.post(Message::Accepted { stream, peer, id: node.next_client_id(), protocol });
     Ok(())
 }

@@ -491,7 +491,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
             named = tags.iter().map(|tag| node.keyspace.tag(tag)).collect();
             let ttl_ms = desk.ttl_ms(turn, is_behind);
             let expiry = Expiry::At(turn.now_ms.saturating_add(ttl_ms));
-            Fill::Value { value, expiry, stale_for_ms, version: *version, tags: &named }
+            Fill::Value { value, expiry, stale_for_ms, version: *version, client_flags: 0, tags: &named }
         }
         Ok(Row::Absent | Row::Behind(_)) => {
             counters.absent.fetch_add(1, Ordering::Relaxed);
@@ -552,7 +552,7 @@ fn no_answer_within(timeout: Duration) -> String {
 pub(crate) fn end(node: &Arc<Node>, work: impl FnOnce(&mut Turn)) {
     let mut turn = node.turn();
     work(&mut turn);
-    let host = NodeHost::new(Arc::clone(node));
+    let host = NodeHost::new(Arc::clone(node), None);
     finish_effects(&node.keyspace, &host, &mut turn);
     node.post_wakes(std::mem::take(&mut turn.effects.wakes));
 }

@@ -4,6 +4,7 @@
 //! wakes by the number of parked commands (each waits for a bounded number of keys, each key wakes it once), kills by
 //! the number of connections. A refused wake would be a client that hangs.
 
+use crate::front::Protocol;
 use crossbeam::queue::SegQueue;
 use leasehold_keyspace::Wake;
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A connection that this thread serves from now on.
-    Accepted { stream: TcpStream, peer: SocketAddr, id: u64 },
+    Accepted { stream: TcpStream, peer: SocketAddr, id: u64, protocol: Protocol },
     /// For a command parked on this thread.
     Wake(Wake),
     /// `CLIENT KILL`.

@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod feed;
 mod freeing;
+mod front;
 #[cfg(feature = "hold-times")]
 mod holds;
 mod host;
@@ -21,6 +22,7 @@ mod listener;
 mod load;
 mod log;
 mod mailbox;
+mod memcached_stats;
 mod node;
 mod pages;
 mod ping;

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) freeing: Freeing,
     /// Rung when the first command parks, so that ticks come often from now on.
     pub(crate) pace: Notify,
+    /// Server time at which all is flushed, as a memcached client has asked; `u64::MAX`: at none.
+    pub(crate) flush_at_ms: AtomicU64,
     /// Commands parked now, on all threads.
     parked: AtomicUsize,
     clients_made: AtomicU64,
@@ -119,6 +121,7 @@ impl Node {
             freeing: Freeing::start(),
             port,
             pace: Notify::new(),
+            flush_at_ms: AtomicU64::new(u64::MAX),
             parked: AtomicUsize::new(0),
             clients_made: AtomicU64::new(0),
             connections_rejected: AtomicU64::new(0),
@@ -135,6 +138,16 @@ impl Node {
         let mut turn = Turn::new(self.clock.now_ms(), seed);
         turn.wall_offset_ms = self.clock.wall_offset_ms();
         turn
+    }
+
+    /// Flushes if that is due. Relaxed: one thread calls this, and a client that asks anew meanwhile may have it a tick later.
+    pub(crate) fn flush_if_due(&self, turn: &mut Turn) {
+        let at_ms = self.flush_at_ms.load(Ordering::Relaxed);
+        if at_ms <= turn.now_ms
+            && self.flush_at_ms.compare_exchange(at_ms, u64::MAX, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.keyspace.flush(turn, None);
+        }
     }
 
     /// Open connections of all threads.

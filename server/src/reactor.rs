@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::config::live::LiveConfig;
 use crate::config::parse::Given;
 use crate::feed;
+use crate::front::Protocol;
 use crate::listener;
 use crate::load::{self, Loaders, Opened};
 use crate::log::LogControl;
@@ -54,8 +55,12 @@ const DESCRIPTORS_SPARE: u64 = 256;
 pub(crate) fn run(mut config: Config, given: Given, log: LogControl) -> anyhow::Result<()> {
     let as_read = config.clone();
     allow_descriptors(&mut config);
-    let listeners = listener::listen(&config)?;
+    let listeners = listener::listen(&config, config.port)?;
     let port = listeners[0].local_addr()?.port();
+    let text_listeners =
+        if config.memcached_port == 0 { Vec::new() } else { listener::listen(&config, config.memcached_port)? };
+    let of = |listeners: Vec<TcpListener>, protocol| listeners.into_iter().map(move |listener| (listener, protocol));
+    let listeners = of(listeners, Protocol::Resp).chain(of(text_listeners, Protocol::Memcached)).collect();
     let loader_runtime = loader_runtime(&config)?;
     let (sources, loaders) = match &loader_runtime {
         Some(runtime) => runtime.block_on(open_loaders(&config))?,
@@ -181,14 +186,14 @@ fn start_threads(node: &Arc<Node>) -> anyhow::Result<Vec<JoinHandle<()>>> {
 }
 
 /// What the main thread does between start and end.
-async fn serve(node: &Arc<Node>, listeners: Vec<TcpListener>, welcome: &[String]) -> anyhow::Result<()> {
+async fn serve(node: &Arc<Node>, listeners: Vec<(TcpListener, Protocol)>, welcome: &[String]) -> anyhow::Result<()> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut acceptors = tokio::task::JoinSet::new();
-    for listener in listeners {
-        tracing::info!(address = %listener.local_addr()?, threads = node.threads.len(), "listening");
+    for (listener, protocol) in listeners {
+        tracing::info!(address = %listener.local_addr()?, ?protocol, threads = node.threads.len(), "listening");
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        acceptors.spawn(listener::accept_all(Arc::clone(node), listener));
+        acceptors.spawn(listener::accept_all(Arc::clone(node), listener, protocol));
     }
     let mut hangups = signal(SignalKind::hangup())?;
     let reloaded = Arc::clone(node);
@@ -336,7 +341,8 @@ mod tests {
             stream.set_nonblocking(true).expect("a socket");
             let desk = &self.node.threads[0];
             desk.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            desk.mailbox.post(Message::Accepted { stream, peer, id: self.node.next_client_id() });
+            let id = self.node.next_client_id();
+            desk.mailbox.post(Message::Accepted { stream, peer, id, protocol: Protocol::Resp });
             client
         }
     }

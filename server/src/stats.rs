@@ -4,7 +4,7 @@
 //! costs no more than an ordinary variable. `CONFIG RESETSTAT` cannot clear what another thread adds to, so the
 //! totals at the reset are kept and subtracted.
 
-use leasehold_command::table;
+use leasehold_command::{Count, commands_total};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -54,6 +54,8 @@ pub(crate) struct ThreadStats {
     pub(crate) idle_closes: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) panics: Counter,
+    /// By [`Count`].
+    pub(crate) memcached: [Counter; Count::TOTAL],
     /// By the index that `table::find` gives.
     pub(crate) commands: Box<[CommandCounters]>,
     /// Error replies by their code; errors are rare enough for a lock.
@@ -75,15 +77,16 @@ impl ThreadStats {
             idle_closes: Counter::default(),
             protocol_errors: Counter::default(),
             panics: Counter::default(),
-            commands: (0..table::commands_total()).map(|_| CommandCounters::default()).collect(),
+            memcached: Default::default(),
+            commands: (0..commands_total()).map(|_| CommandCounters::default()).collect(),
             errors: Mutex::default(),
         }
     }
 
-    /// Counts an error reply; `reply` opens with `-`. `index` is the command, if there is such a command.
+    /// Counts an error reply, of which `text` begins with its code. `index` is the command, if there is such a command.
     #[cold]
-    pub(crate) fn count_error(&self, index: Option<u16>, reply: &[u8]) {
-        let text = &reply[1.min(reply.len())..reply.len().min(64)];
+    pub(crate) fn count_error(&self, index: Option<u16>, text: &[u8]) {
+        let text = &text[..text.len().min(64)];
         let end = text.iter().position(|byte| byte.is_ascii_whitespace()).unwrap_or(text.len());
         let code = String::from_utf8_lossy(&text[..end]);
         if let Some(counters) = index.and_then(|index| self.commands.get(usize::from(index))) {
@@ -116,6 +119,7 @@ pub(crate) struct Totals {
     pub(crate) idle_closes: u64,
     pub(crate) protocol_errors: u64,
     pub(crate) panics: u64,
+    pub(crate) memcached: [u64; Count::TOTAL],
     pub(crate) commands: Vec<CommandTotals>,
     pub(crate) errors: BTreeMap<String, u64>,
 }
@@ -133,7 +137,7 @@ pub(crate) struct CommandTotals {
 impl Totals {
     /// The sum over `threads`.
     pub(crate) fn of<'a>(threads: impl Iterator<Item = &'a ThreadStats>) -> Self {
-        let mut totals = Self { commands: vec![CommandTotals::default(); table::commands_total()], ..Self::default() };
+        let mut totals = Self { commands: vec![CommandTotals::default(); commands_total()], ..Self::default() };
         for stats in threads {
             totals.commands_total += stats.commands_total.value();
             totals.turns += stats.turns.value();
@@ -144,6 +148,9 @@ impl Totals {
             totals.idle_closes += stats.idle_closes.value();
             totals.protocol_errors += stats.protocol_errors.value();
             totals.panics += stats.panics.value();
+            for (total, counter) in totals.memcached.iter_mut().zip(&stats.memcached) {
+                *total += counter.value();
+            }
             for (total, counters) in totals.commands.iter_mut().zip(&stats.commands) {
                 total.calls += counters.calls.value();
                 total.timed_calls += counters.timed_calls.value();
@@ -173,7 +180,12 @@ impl Totals {
             now.failed -= before.failed.min(now.failed);
             now.rejected -= before.rejected.min(now.rejected);
         }
+        let mut memcached = self.memcached;
+        for (now, before) in memcached.iter_mut().zip(&before.memcached) {
+            *now -= (*before).min(*now);
+        }
         Self {
+            memcached,
             commands_total: self.commands_total.saturating_sub(before.commands_total),
             turns: self.turns.saturating_sub(before.turns),
             bytes_in: self.bytes_in.saturating_sub(before.bytes_in),
@@ -241,10 +253,10 @@ mod tests {
     fn a_reset_subtracts_what_was_there_before() {
         let stats = ThreadStats::new();
         stats.commands_total.add(5);
-        stats.count_error(None, b"-ERR no such thing\r\n");
+        stats.count_error(None, b"ERR no such thing\r\n");
         let before = Totals::of(std::iter::once(&stats));
         stats.commands_total.add(2);
-        stats.count_error(None, b"-WRONGTYPE Operation\r\n");
+        stats.count_error(None, b"WRONGTYPE Operation\r\n");
         let since = Totals::of(std::iter::once(&stats)).since(&before);
         assert_eq!(since.commands_total, 2);
         assert_eq!(since.errors.into_iter().collect::<Vec<_>>(), [("WRONGTYPE".to_owned(), 1)]);
@@ -254,7 +266,7 @@ mod tests {
     fn error_codes_a_client_can_make_up_do_not_fill_the_memory() {
         let stats = ThreadStats::new();
         for code in 0..10_000 {
-            stats.count_error(None, format!("-CODE{code} text\r\n").as_bytes());
+            stats.count_error(None, format!("CODE{code} text\r\n").as_bytes());
         }
         assert_eq!(Totals::of(std::iter::once(&stats)).errors.len(), ERROR_CODES_MAX);
     }

@@ -2,18 +2,19 @@
 
 use crate::batch::{self, Batch};
 use crate::clients::Card;
-use crate::config::Live;
 use crate::config::live::LiveConfig;
+use crate::config::{Config, Live};
 use crate::connection::{self, CARRY_BYTES_MAX, Connection, READ_BYTES_MAX};
+use crate::front::{Lane, Lanes, Protocol};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
 use crate::stage::Stage;
 use crate::stats::ThreadStats;
 use crate::vital::Vital;
-use leasehold_command::{Client, finish_effects, give_back, table};
+use leasehold_command::{Client, commands_total, finish_effects, give_back, name_by_index};
 use leasehold_keyspace::{Turn, Wake, WakeEvent};
-use leasehold_protocol::{Limits, Reply, RespVersion};
+use leasehold_protocol::{Reply, RespVersion};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -64,17 +65,13 @@ pub(crate) struct Desk {
 
 /// The desk without the input, so that requests can borrow that while they run.
 pub(crate) struct Work {
-    pub(crate) stage: Stage,
+    pub(crate) lanes: Lanes,
     pub(crate) reply: Reply,
     pub(crate) turn: Turn,
     /// Turns so far.
     pub(crate) turns: u64,
-    // As configured at the start.
-    pub(crate) limits: Limits,
-    pub(crate) limits_unauthenticated: Limits,
-    // Copies of live settings, refreshed by the tick.
+    /// A copy of the live settings, refreshed by the tick.
     pub(crate) live: Live,
-    pub(crate) password_required: bool,
     live_generation: u64,
     expired_at_ms: u64,
     swept_at_ms: u64,
@@ -150,13 +147,10 @@ impl Thread {
     fn new(id: u16, node: Arc<Node>) -> Self {
         let turn = node.turn();
         let work = Work {
-            stage: Stage::new(),
+            lanes: lanes(&node.config),
             reply: Reply::new(RespVersion::V2),
             turn,
             turns: 0,
-            limits: node.config.limits,
-            limits_unauthenticated: node.config.limits.unauthenticated(),
-            password_required: false,
             live: node.live.live(),
             live_generation: u64::MAX,
             expired_at_ms: 0,
@@ -164,13 +158,13 @@ impl Thread {
         };
         let mut desk = Desk { input: vec![0; INPUT_BYTES].into_boxed_slice(), batch: Batch::default(), work };
         desk.work.take_live(&node.live);
-        let changes_client = (0..table::commands_total() as u16).map(|index| {
-            let name = table::spec_by_index(index).map(|indexed| indexed.full_name()).unwrap_or_default();
+        let changes_client = (0..commands_total() as u16).map(|index| {
+            let name = name_by_index(index).unwrap_or_default();
             matches!(&*name, "hello" | "reset" | "auth" | "select") || name.starts_with("client|")
         });
         Self {
             id,
-            host: NodeHost::new(Arc::clone(&node)),
+            host: NodeHost::new(Arc::clone(&node), Some(id)),
             desk: RefCell::new(desk),
             slots: RefCell::default(),
             deadlines: RefCell::default(),
@@ -296,7 +290,7 @@ impl Thread {
         }
     }
 
-    fn accept(self: &Rc<Self>, stream: std::net::TcpStream, peer: SocketAddr, id: u64) {
+    fn accept(self: &Rc<Self>, stream: std::net::TcpStream, peer: SocketAddr, id: u64, protocol: Protocol) {
         let now_ms = self.node.clock.now_ms();
         let fd = stream.as_raw_fd();
         let opened = stream.local_addr().and_then(|local| Ok((local, tokio::net::TcpStream::from_std(stream)?)));
@@ -308,7 +302,7 @@ impl Thread {
                 return;
             }
         };
-        let card = Arc::new(Card::new(id, fd, peer, local, now_ms));
+        let card = Arc::new(Card::new(id, fd, peer, local, protocol, now_ms));
         let slot = Rc::new(Slot::new(Arc::clone(&card)));
         self.slots.borrow_mut().insert(id, Rc::clone(&slot));
         self.shown().cards.add(card);
@@ -316,8 +310,12 @@ impl Thread {
         let mut client = Client::new(id, self.id, peer, local, now_ms);
         // As in Redis: who connects while there is no password stays in when one is set. Asked of the configuration
         // itself: the copy of this turn may be older than a password that a client has just set.
-        client.authenticated = self.node.live.live().password.is_empty();
-        tokio::task::spawn_local(connection::serve(Connection::new(Rc::clone(self), stream, slot, client)));
+        client.authenticated = match protocol {
+            Protocol::Resp => self.node.live.live().password.is_empty(),
+            Protocol::Memcached => self.node.config.memcached_users.is_empty(),
+        };
+        let connection = Connection::new(Rc::clone(self), stream, slot, client, protocol);
+        tokio::task::spawn_local(connection::serve(connection));
     }
 
     /// Serves what others leave here, until told to stop.
@@ -333,7 +331,7 @@ impl Thread {
             }
             while let Some(message) = mailbox.take() {
                 match message {
-                    Message::Accepted { stream, peer, id } => self.accept(stream, peer, id),
+                    Message::Accepted { stream, peer, id, protocol } => self.accept(stream, peer, id, protocol),
                     Message::Wake(wake) => {
                         if let Some(event) = self.deliver(wake) {
                             let mut turn = node.turn();
@@ -366,6 +364,9 @@ impl Thread {
         turn.wall_offset_ms = self.node.clock.wall_offset_ms();
         let now_ms = turn.now_ms;
         self.tell_the_late(now_ms);
+        if self.id == 0 {
+            self.node.flush_if_due(turn);
+        }
         let shards = self.own_shards();
         self.node.keyspace.sweep_leases(turn, shards.clone());
         self.node.keyspace.adapt_window_if_due(turn);
@@ -441,7 +442,26 @@ impl Work {
         }
         self.live_generation = generation;
         self.live = live.live();
-        self.password_required = !self.live.password.is_empty();
+        self.lanes.resp.password_required = !self.live.password.is_empty();
+    }
+}
+
+/// What the connections of each protocol are executed with.
+fn lanes(config: &Config) -> Lanes {
+    let limits = config.memcached_limits();
+    Lanes {
+        resp: Lane {
+            stage: Stage::new(),
+            limits: config.limits,
+            limits_unauthenticated: config.limits.unauthenticated(),
+            password_required: false,
+        },
+        memcached: Lane {
+            stage: Stage::new(),
+            limits,
+            limits_unauthenticated: limits.unauthenticated(),
+            password_required: !config.memcached_users.is_empty(),
+        },
     }
 }
 

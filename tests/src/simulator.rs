@@ -384,6 +384,7 @@ impl Simulator {
                 expiry: Expiry::At(self.turn.now_ms + loader.ttl_ms),
                 stale_for_ms: loader.stale_for_ms,
                 version: None,
+                client_flags: 0,
                 tags: &[],
             },
             Row::Absent => Fill::Absent { ttl_ms: loader.negative_ttl_ms },

@@ -141,8 +141,14 @@ fn filled_tagged(keys: u64) -> (Keyspace, Turn, Vec<Vec<u8>>) {
             unreachable!("nobody else asks for a lease")
         };
         let tags = [keyspace.tag(b"all"), keyspace.tag(format!("one:{}", number / 100).as_bytes())];
-        let fill =
-            Fill::Value { value: &[b'v'; 32], expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &tags };
+        let fill = Fill::Value {
+            value: &[b'v'; 32],
+            expiry: Expiry::Never,
+            stale_for_ms: 0,
+            version: None,
+            client_flags: 0,
+            tags: &tags,
+        };
         keyspace.fill(&mut turn, Db(0), &key, token, fill);
         if number % 10_000 == 0 {
             // Records of leases go.

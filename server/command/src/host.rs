@@ -210,6 +210,43 @@ pub trait Host {
     /// The text of `INFO` for these sections (lower case; empty: the default set).
     fn info(&self, sections: &[&[u8]]) -> String;
 
+    // What only memcached's clients ask for.
+
+    /// Whether the password is this user's, in the file of `memcached-auth-file`.
+    fn check_memcached_user(&self, user: &[u8], password: &[u8]) -> bool {
+        let _ = (user, password);
+        false
+    }
+
+    /// The largest entry that memcached's clients may store, as memcached counts it.
+    fn memcached_entry_bytes_max(&self) -> usize {
+        leasehold_protocol::memcached::Limits::DEFAULT.entry_bytes_max
+    }
+
+    /// Flushes all databases at that server time, instead of when it was asked for before; `None`: at none.
+    fn flush_at(&self, at_ms: Option<u64>) {
+        let _ = at_ms;
+    }
+
+    /// Whether [`Host::shut_down`] is allowed.
+    fn may_shut_down(&self) -> bool {
+        false
+    }
+
+    /// Ends the server in order, soon.
+    fn shut_down(&self) {}
+
+    /// Names and values of `stats`.
+    fn memcached_stats(&self, of: StatsOf) -> Vec<(String, String)> {
+        let _ = of;
+        Vec::new()
+    }
+
+    /// Counts for memcached's `stats`.
+    fn count(&self, count: Count, number: u64) {
+        let _ = (count, number);
+    }
+
     /// Wall clock in microseconds since 1970, for `TIME`.
     fn wall_us(&self) -> u64;
 
@@ -219,6 +256,53 @@ pub trait Host {
     /// Closes the matching connections of all threads; how many. The caller's own, if it matches, is counted but left
     /// to the caller to close.
     fn kill_clients(&self, filter: &ClientFilter, caller: u64) -> usize;
+}
+
+/// Which of memcached's `stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsOf {
+    /// Without a word behind it.
+    General,
+    /// `settings`.
+    Settings,
+    /// `items`.
+    Items,
+    /// `slabs`.
+    Slabs,
+    /// `sizes`.
+    Sizes,
+    /// `conns`.
+    Connections,
+}
+
+/// What memcached's `stats` counts, by the names that it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are memcached's, and say it")]
+pub enum Count {
+    GetHits,
+    GetMisses,
+    CmdSet,
+    CmdFlush,
+    CmdTouch,
+    CmdMeta,
+    DeleteHits,
+    DeleteMisses,
+    IncrHits,
+    IncrMisses,
+    DecrHits,
+    DecrMisses,
+    CasHits,
+    CasBadval,
+    CasMisses,
+    TouchHits,
+    TouchMisses,
+    AuthCmds,
+    AuthErrors,
+}
+
+impl Count {
+    /// So many there are.
+    pub const TOTAL: usize = Self::AuthErrors as usize + 1;
 }
 
 /// One change of a key for its source.

@@ -23,6 +23,8 @@ pub mod host;
 pub mod lease;
 pub(crate) mod listing;
 pub mod loader;
+pub mod memcached;
+mod names;
 pub mod parked;
 pub mod readme;
 pub mod server;
@@ -39,9 +41,10 @@ pub use context::{Context, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{
-    AuditView, Change, ClientFilter, ClientRow, Host, LetterView, LoaderOrder, LoaderPolicy, NO_CONFIGURATION,
-    NO_JOURNAL, NO_LOADER_NAMED, RefreshRule, RefreshWhen, ServeStale, View, ViolationView, WarmKeys,
+    AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_CONFIGURATION,
+    NO_JOURNAL, NO_LOADER_NAMED, RefreshRule, RefreshWhen, ServeStale, StatsOf, View, ViolationView, WarmKeys,
 };
 pub use loader::{WARM_RATE_MAX, load_ahead};
+pub use names::{commands_total, name_by_index};
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};

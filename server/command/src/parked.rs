@@ -7,6 +7,7 @@ use crate::context::{Context, Outcome};
 use crate::dispatch::silence;
 use crate::lease::getl;
 use crate::loader::through;
+use crate::memcached::Form;
 use crate::writing::Effect;
 use bytes::Bytes;
 use leasehold_keyspace::{Db, Keyspace, Release, Turn, Waiter, WakeEvent};
@@ -22,7 +23,7 @@ pub struct Parked {
 }
 
 /// What the reply looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// GET, LOADTHROUGH, LOADER TEST: the value, nil or an error.
     One,
@@ -32,6 +33,8 @@ pub(crate) enum Kind {
     ManyWithErrors,
     /// GETL: its array of five.
     Getl,
+    /// A command of memcached's.
+    Memcached(Form),
 }
 
 /// One key of a parked command.
@@ -73,6 +76,13 @@ pub(crate) enum Patience {
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     Value(Bytes),
+    /// A value with what memcached's clients see of its entry.
+    Entry {
+        client_flags: u32,
+        value: Bytes,
+        /// 0: none was asked for.
+        version: u64,
+    },
     Absent,
     Ok,
     Count(u64),
@@ -205,9 +215,14 @@ impl Parked {
     }
 
     fn reply(&mut self, context: &mut Context<'_>) -> Outcome {
+        if let Kind::Memcached(form) = &self.kind {
+            form.reply(context, &self.keys);
+            return Outcome::Replied;
+        }
         let start = context.reply.len();
         let answers = || self.keys.iter().filter_map(|awaited| awaited.answer.as_ref());
         match self.kind {
+            Kind::Memcached(_) => {}
             Kind::One | Kind::Getl => answers().for_each(|answer| write_answer(context, answer)),
             Kind::Many => match answers().find(|answer| matches!(answer, Answer::Error(_))) {
                 Some(error) => write_answer(context, error),
@@ -304,7 +319,7 @@ pub fn give_back(keyspace: &Keyspace, turn: &mut Turn, event: WakeEvent) {
 
 fn write_answer(context: &mut Context<'_>, answer: &Answer) {
     match answer {
-        Answer::Value(value) => context.reply.bulk(value),
+        Answer::Value(value) | Answer::Entry { value, .. } => context.reply.bulk(value),
         Answer::Absent => context.reply.null(),
         Answer::Ok => context.reply.ok(),
         Answer::Count(count) => context.reply.integer(i64::try_from(*count).unwrap_or(i64::MAX)),

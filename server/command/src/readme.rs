@@ -1,5 +1,6 @@
 //! The README's command table, from the one table; a test of the README compares.
 
+use crate::memcached::VERBS;
 use crate::spec::{Group, Spec};
 use crate::table::TABLE;
 use crate::usage::usage;
@@ -27,6 +28,11 @@ pub fn readme_table() -> String {
         }
         text.push_str(&format!("### {title}\n\n| command | what it does | since |\n|---|---|---|\n"));
         rows.iter().for_each(|row| text.push_str(row));
+    }
+    text.push_str("\n### memcached\n\n| command | what it does | since |\n|---|---|---|\n");
+    for verb in VERBS {
+        let usage = format!("{} {}", verb.name, verb.usage).trim_end().replace('|', "\\|");
+        text.push_str(&format!("| `{usage}` | {} | memcached |\n", verb.summary));
     }
     text
 }

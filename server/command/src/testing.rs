@@ -5,9 +5,11 @@ use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
 use crate::host::{
-    AuditView, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, View, ViolationView,
+    AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, StatsOf, View,
+    ViolationView,
 };
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
+use leasehold_protocol::memcached;
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -62,6 +64,48 @@ impl Node {
         self.outcome = execute(&mut context, parser.request(&input));
         self.version = reply.version();
         reply.as_bytes().to_vec()
+    }
+
+    /// Runs all of memcached's requests in `input`, and gives the replies as text. Ends where a command parks or closes.
+    pub(crate) fn talk(&mut self, input: impl AsRef<[u8]>) -> String {
+        self.talk_within(input.as_ref(), &memcached::Limits::DEFAULT)
+    }
+
+    /// As [`Node::talk`], with other limits.
+    pub(crate) fn talk_within(&mut self, mut input: &[u8], limits: &memcached::Limits) -> String {
+        let mut reply = Reply::new(self.version);
+        let mut parser = memcached::Parser::new();
+        self.outcome = Outcome::Replied;
+        // As the server does when the client connects.
+        self.client.authenticated |= self.host.memcached_user.is_none();
+        while let (Outcome::Replied, Ok(Parsed::Complete { consumed })) = (&self.outcome, parser.parse(input, limits)) {
+            let mut context = Context {
+                keyspace: &self.keyspace,
+                host: &self.host,
+                client: &mut self.client,
+                reply: &mut reply,
+                turn: &mut self.turn,
+            };
+            self.outcome = crate::memcached::execute(&mut context, parser.request(input));
+            input = &input[consumed..];
+        }
+        String::from_utf8_lossy(reply.as_bytes()).into_owned()
+    }
+
+    /// Delivers what wakes there are to the command that parked last; its reply, if that ended it.
+    pub(crate) fn wake(&mut self) -> Option<String> {
+        let Outcome::Parked(parked) = &mut self.outcome else { panic!("nothing is parked") };
+        let mut reply = Reply::new(self.version);
+        let wakes = std::mem::take(&mut self.turn.effects.wakes);
+        let mut context = Context {
+            keyspace: &self.keyspace,
+            host: &self.host,
+            client: &mut self.client,
+            reply: &mut reply,
+            turn: &mut self.turn,
+        };
+        let is_done = wakes.into_iter().any(|wake| parked.wake(&mut context, wake.waiter.index, wake.event).is_some());
+        is_done.then(|| String::from_utf8_lossy(reply.as_bytes()).into_owned())
     }
 
     /// Lets time pass.
@@ -119,6 +163,13 @@ pub(crate) struct FakeHost {
     pub(crate) orders: RefCell<Vec<(Vec<u8>, LoaderOrder)>>,
     pub(crate) stats_resets: Cell<usize>,
     pub(crate) info_sections: RefCell<Vec<String>>,
+    /// Of keys that begin with `write:`.
+    pub(crate) writer: Option<u32>,
+    pub(crate) changes: RefCell<Vec<Change>>,
+    pub(crate) memcached_user: Option<(&'static str, &'static str)>,
+    pub(crate) flush_at_ms: Cell<Option<u64>>,
+    pub(crate) may_shut_down: bool,
+    pub(crate) has_shut_down: Cell<bool>,
     pub(crate) audited: RefCell<Option<(Vec<AuditView>, Vec<ViolationView>)>>,
 }
 
@@ -158,6 +209,39 @@ impl Host for FakeHost {
 
     fn test_load(&self, _: Db, _: &[u8], _: Waiter) -> Result<(), String> {
         Err("ERR no loader matches".to_owned())
+    }
+
+    fn writes_to_sources(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    fn writer_for(&self, _: Db, key: &[u8]) -> Option<u32> {
+        self.writer.filter(|_| key.starts_with(b"write:"))
+    }
+
+    fn start_write(&self, _: u32, _: Db, changes: Vec<Change>, _: Waiter) -> Result<u64, String> {
+        self.changes.borrow_mut().extend(changes);
+        Ok(1_000)
+    }
+
+    fn check_memcached_user(&self, user: &[u8], password: &[u8]) -> bool {
+        self.memcached_user.is_some_and(|(name, secret)| name.as_bytes() == user && secret.as_bytes() == password)
+    }
+
+    fn flush_at(&self, at_ms: Option<u64>) {
+        self.flush_at_ms.set(at_ms);
+    }
+
+    fn may_shut_down(&self) -> bool {
+        self.may_shut_down
+    }
+
+    fn shut_down(&self) {
+        self.has_shut_down.set(true);
+    }
+
+    fn memcached_stats(&self, of: StatsOf) -> Vec<(String, String)> {
+        vec![("asked".to_owned(), format!("{of:?}"))]
     }
 
     fn audits(&self) -> Option<Vec<AuditView>> {

@@ -67,19 +67,30 @@ fn delete(context: &mut Context<'_>, db: Db, loader: u32, request: Request<'_>) 
 }
 
 fn write(context: &mut Context<'_>, db: Db, loader: u32, changes: Vec<Change>, effect: Effect) -> Outcome {
+    write_as(context, Kind::One, db, loader, changes, effect).unwrap_or_else(|text| {
+        context.reply.error(&text);
+        Outcome::Replied
+    })
+}
+
+/// Begins a write that is answered in the form of `kind`.
+///
+/// # Errors
+/// The text of the error reply: nothing was begun.
+pub(crate) fn write_as(
+    context: &mut Context<'_>,
+    kind: Kind,
+    db: Db,
+    loader: u32,
+    changes: Vec<Change>,
+    effect: Effect,
+) -> Result<Outcome, String> {
     next_ticket(context);
     let waiter = waiter(context, 0);
     let key = changes.first().map(|change| change.key.clone()).unwrap_or_default();
-    match context.host.start_write(loader, db, changes, waiter) {
-        Err(text) => {
-            context.reply.error(&text);
-            Outcome::Replied
-        }
-        Ok(timeout_ms) => {
-            let asked_ms = context.turn.now_ms;
-            let deadline_ms = asked_ms.saturating_add(timeout_ms);
-            let patience = Patience::Write { loader, effect, asked_ms, deadline_ms };
-            Parked::park_or_reply(context, Kind::One, vec![Awaited { db, key, waiter, patience, answer: None }])
-        }
-    }
+    let timeout_ms = context.host.start_write(loader, db, changes, waiter)?;
+    let asked_ms = context.turn.now_ms;
+    let deadline_ms = asked_ms.saturating_add(timeout_ms);
+    let patience = Patience::Write { loader, effect, asked_ms, deadline_ms };
+    Ok(Parked::park_or_reply(context, kind, vec![Awaited { db, key, waiter, patience, answer: None }]))
 }

@@ -205,7 +205,14 @@ impl Shard {
         }
     }
 
-    fn fill(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, has_room: bool, turn: &mut Turn) -> Filled {
+    pub(crate) fn fill(
+        &mut self,
+        key: &Key<'_>,
+        token: u64,
+        fill: &Fill<'_>,
+        has_room: bool,
+        turn: &mut Turn,
+    ) -> Filled {
         let now_ms = turn.now_ms;
         match self.judge(key, token, fill, now_ms) {
             TokenState::Lost(reason) => {
@@ -289,17 +296,19 @@ impl Shard {
 
     /// The fill with the TTL that the key has, if it is to keep that.
     fn with_kept_ttl<'f>(&mut self, key: &Key<'_>, fill: Fill<'f>, now_ms: u64) -> Fill<'f> {
-        let Fill::Value { value, expiry: Expiry::Keep, stale_for_ms, version, tags } = fill else { return fill };
+        let Fill::Value { value, expiry: Expiry::Keep, stale_for_ms, version, client_flags, tags } = fill else {
+            return fill;
+        };
         let fresh = self.find_live(key, now_ms).map(|place| self.entry(place)).filter(|entry| entry.is_fresh(now_ms));
         let expiry = fresh.and_then(|entry| entry.expire_at_ms()).map_or(Expiry::Never, Expiry::At);
-        Fill::Value { value, expiry, stale_for_ms, version, tags }
+        Fill::Value { value, expiry, stale_for_ms, version, client_flags, tags }
     }
 
     fn store_fill(&mut self, key: &Key<'_>, fill: &Fill<'_>, under: LoadedUnder, now_ms: u64) -> u64 {
         let LoadedUnder { load_ms, stamp } = under;
         let place = self.find_live(key, now_ms);
         match *fill {
-            Fill::Value { value, expiry, stale_for_ms, version, tags } => {
+            Fill::Value { value, expiry, stale_for_ms, version, client_flags, tags } => {
                 let expire_at_ms = match expiry {
                     Expiry::Never | Expiry::Keep => None,
                     Expiry::At(at_ms) => Some(at_ms),
@@ -311,6 +320,7 @@ impl Shard {
                     expire_at_ms,
                     stale_for_ms,
                     external_version: version,
+                    client_flags,
                     load_ms: u32::try_from(load_ms.max(1)).unwrap_or(u32::MAX),
                     ..Fields::default()
                 };
@@ -353,7 +363,7 @@ impl Shard {
         self.next_version()
     }
 
-    fn leave_tombstone(&mut self, key: &Key<'_>, version_floor: Option<u64>, now_ms: u64) {
+    pub(crate) fn leave_tombstone(&mut self, key: &Key<'_>, version_floor: Option<u64>, now_ms: u64) {
         let until_ms = now_ms.saturating_add(self.lease_settings.tombstone_ttl_ms);
         let version = self.next_version();
         self.set_absence(key, Absence { kind: AbsenceKind::Tombstone, until_ms, version, version_floor });
@@ -361,7 +371,9 @@ impl Shard {
 
     /// A fill that was overtaken by a soft invalidation: better than the stale value that is there, no more.
     fn fill_stale(&mut self, key: &Key<'_>, fill: &Fill<'_>, stamp: u64, now_ms: u64) -> Filled {
-        let Fill::Value { value, version, tags, .. } = *fill else { return Filled::Lost(LostReason::Revoked) };
+        let Fill::Value { value, version, client_flags, tags, .. } = *fill else {
+            return Filled::Lost(LostReason::Revoked);
+        };
         let floor = self.version_floor(key, now_ms);
         let stale = self.find_live(key, now_ms).filter(|&place| !self.entry(place).is_fresh(now_ms));
         match stale {
@@ -370,7 +382,7 @@ impl Shard {
             }
             Some(place) => {
                 let before = self.entry(place).fields();
-                let fields = Fields { external_version: version.or(before.external_version), ..before };
+                let fields = Fields { external_version: version.or(before.external_version), client_flags, ..before };
                 let kept = self.entry(place).tag_set();
                 let tags = if tags.is_empty() { kept.borrow() } else { Tags { birth: stamp, tags } };
                 self.store(Some(place), key, value, Contents { fields, tags }, now_ms);
@@ -398,7 +410,7 @@ impl Shard {
     }
 
     /// The fill of `token` was overtaken by a change of the key.
-    fn overtaken(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, turn: &mut Turn) {
+    pub(crate) fn overtaken(&mut self, key: &Key<'_>, token: u64, fill: &Fill<'_>, turn: &mut Turn) {
         if self.leases.has_waiters(key.db, key.bytes) {
             let event = fill_event(fill, 0, turn.now_ms);
             self.lease_event(key, turn, |leases, mut at| leases.overtaken(&mut at, token, &event));
@@ -540,7 +552,7 @@ impl Shard {
         Some((Bytes::copy_from_slice(self.entry(place).value()), version))
     }
 
-    fn count_fill(&mut self, filled: Filled) {
+    pub(crate) fn count_fill(&mut self, filled: Filled) {
         let stats = &mut self.stats;
         *match filled {
             Filled::Stored => &mut stats.fills_stored,

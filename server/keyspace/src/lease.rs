@@ -97,6 +97,8 @@ pub enum Fill<'a> {
         stale_for_ms: u64,
         /// External version.
         version: Option<u64>,
+        /// memcached's client flags.
+        client_flags: u32,
         /// At most [`TAGS_MAX`](crate::TAGS_MAX). A bump of one of them after the token was issued voids the fill, and a later one
         /// makes the entry stale.
         tags: &'a [Tag],

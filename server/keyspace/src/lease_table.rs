@@ -1,6 +1,7 @@
 //! The lease table of one shard: who leads, who waits, which tokens may still fill.
 
 mod record;
+mod standing;
 
 use self::record::{Holder, Issued, Issuing, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};

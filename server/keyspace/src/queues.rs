@@ -206,6 +206,15 @@ impl Queues {
         }
     }
 
+    /// Whether an entry with this control byte was used since it was stored, or since it came near its eviction; `false` where the
+    /// policy notes no such thing.
+    pub(crate) fn is_used(&self, control: u8) -> bool {
+        match self.policy.engine() {
+            Engine::Frequency | Engine::Recency => Control(control).is_visited(),
+            Engine::None | Engine::Random | Engine::Ttl => false,
+        }
+    }
+
     /// The control byte and the list of an entry that is stored for a key without one.
     pub(crate) fn store(&mut self, newcomer: &Newcomer, log: &mut Log) -> (u8, ListNumber) {
         let control = match self.policy.engine() {

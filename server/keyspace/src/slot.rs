@@ -6,6 +6,7 @@
 use crate::bumps::TagSet;
 use crate::entry::{Fields, Key};
 use crate::keyspace::{Attributes, Entry, Expiry, Locks};
+use crate::lease_table::TokenState;
 use crate::log::{EntryView, Location};
 use crate::shard::{Contents, Shard};
 use crate::turn::{Actor, Turn};
@@ -79,6 +80,26 @@ impl<'s> Slot<'s> {
     #[must_use]
     pub fn version_floor(&self) -> Option<u64> {
         self.shard.version_floor(&self.key, self.now_ms)
+    }
+
+    /// Whether there is an entry that is past its fresh life, within its stale window.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.location.is_some() && self.fresh().is_none()
+    }
+
+    /// Whether a token is out that may fill the key.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.shard.leases.has_tokens(self.key.db, self.key.bytes, self.now_ms)
+    }
+
+    /// Whether a number is the version of the entry, fresh or stale, or a token that may fill the key.
+    #[must_use]
+    pub fn is_named(&self, number: u64) -> bool {
+        let version = self.location.and_then(|location| self.shard.known_version(location));
+        let is_token = || self.shard.leases.check(self.key.db, self.key.bytes, number, self.now_ms);
+        version == Some(number) || matches!(is_token(), TokenState::Valid { .. })
     }
 
     /// Counts as use of the entry, and as hit or miss.
@@ -161,6 +182,39 @@ impl<'s> Slot<'s> {
         }
         self.shard.end_negative(&self.key, self.now_ms);
         was_fresh
+    }
+
+    /// Makes the entry stale, if it is not, until `expiry`; `Keep` = as long as it would have been readable. Tokens issued so far
+    /// may at most replace its value. Whether there was an entry.
+    pub fn make_stale(&mut self, expiry: Expiry) -> bool {
+        let now_ms = self.now_ms;
+        self.shard.note_change(&self.key, ChangeKind::Invalidated, self.actor, now_ms);
+        if let Some(location) = self.location {
+            let change = |before: Fields| {
+                let before = before.with_own_life();
+                let since_ms = before.expire_at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms));
+                let gone_at_ms = match expiry {
+                    Expiry::Keep => before.gone_at_ms().unwrap_or(u64::MAX),
+                    Expiry::Never => u64::MAX,
+                    Expiry::At(at_ms) => at_ms,
+                };
+                let stale_for_ms = gone_at_ms.saturating_sub(since_ms);
+                Fields { expire_at_ms: Some(since_ms), stale_for_ms, ..before }
+            };
+            self.location = Some(self.shard.set_fields(location, &self.key, change, now_ms));
+        }
+        // A negative entry is a claim about the source, and the source has changed.
+        self.shard.end_negative(&self.key, now_ms);
+        if !self.shard.leases.is_empty() {
+            self.shard.leases.soften(self.key.db, self.key.bytes);
+            *self.is_written = true;
+        }
+        self.location.is_some()
+    }
+
+    /// Remembers a version for a while: no write that brings an older one, or the same, is stored meanwhile.
+    pub fn remember_version(&mut self, version: u64) {
+        self.shard.leave_tombstone(&self.key, Some(version), self.now_ms);
     }
 
     /// As [`Slot::set`], of an entry that is not evicted until [`Slot::remove_pinned`]. It may expire or be deleted all the same, and

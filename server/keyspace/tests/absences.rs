@@ -164,8 +164,14 @@ fn a_scan_of_absent_keys_pushes_out_no_entry() {
     let mut loaded = 0;
     while keyspace.stats().evicted < 50_000 {
         for number in loaded..loaded + 10_000 {
-            let value =
-                Fill::Value { value: &[7; 100], expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+            let value = Fill::Value {
+                value: &[7; 100],
+                expiry: Expiry::Never,
+                stale_for_ms: 0,
+                version: None,
+                client_flags: 0,
+                tags: &[],
+            };
             load(&keyspace, &mut turn, format!("real:{number}").as_bytes(), value);
         }
         loaded += 10_000;

@@ -14,7 +14,7 @@ use leasehold_keyspace::{
 fn fill_tagged(node: &mut Node, token: u64, value: &[u8], stale_for_ms: u64, tags: &[&[u8]]) -> Filled {
     let tags: Vec<Tag> = tags.iter().map(|name| node.keyspace.tag(name)).collect();
     let expiry = if stale_for_ms > 0 { Expiry::At(node.turn.now_ms + 60_000) } else { Expiry::Never };
-    let fill = Fill::Value { value, expiry, stale_for_ms, version: None, tags: &tags };
+    let fill = Fill::Value { value, expiry, stale_for_ms, version: None, client_flags: 0, tags: &tags };
     node.keyspace.fill(&mut node.turn, DB, KEY, token, fill)
 }
 
@@ -383,8 +383,14 @@ fn what_a_bump_covers_makes_room() {
     for number in 0..1_000 {
         let key = format!("old:{number}");
         let token = token(keyspace.claim(&mut turn, DB, key.as_bytes(), claim));
-        let fill =
-            Fill::Value { value: &[b'v'; 100], expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[tag] };
+        let fill = Fill::Value {
+            value: &[b'v'; 100],
+            expiry: Expiry::Never,
+            stale_for_ms: 0,
+            version: None,
+            client_flags: 0,
+            tags: &[tag],
+        };
         assert_eq!(keyspace.fill(&mut turn, DB, key.as_bytes(), token, fill), Filled::Stored);
     }
     keyspace.invalidate_tag(&mut turn, b"tag");

@@ -78,7 +78,8 @@ fn an_unknown_token_is_lost() {
     }
     let own = node.lead();
     let other = Keyspace::new(Settings { boot_unix_ms: START_MS + 1, ..settings() }, HashSeed([1, 2, 3, 4]));
-    let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+    let fill =
+        Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, client_flags: 0, tags: &[] };
     assert_eq!(other.fill(&mut node.turn, DB, KEY, own, fill), LOST_UNKNOWN);
 }
 
@@ -133,7 +134,14 @@ fn a_key_slower_than_the_others_is_not_loaded_over_and_over_and_its_first_load_f
         let key = number.to_le_bytes();
         let token = token(node.keyspace.claim(&mut node.turn, DB, &key, CLIENT));
         node.pass_ms(1);
-        let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+        let fill = Fill::Value {
+            value: b"v",
+            expiry: Expiry::Never,
+            stale_for_ms: 0,
+            version: None,
+            client_flags: 0,
+            tags: &[],
+        };
         assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, token, fill), Filled::Stored));
     }
     let first = node.lead();
@@ -283,7 +291,8 @@ fn records_are_bounded_and_a_lost_record_fails_closed() {
     let mut turn = Turn::new(START_MS, 1);
     let first = token(keyspace.claim(&mut turn, DB, b"a", CLIENT));
     let second = token(keyspace.claim(&mut turn, DB, b"b", CLIENT));
-    let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+    let fill =
+        Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, client_flags: 0, tags: &[] };
     assert_eq!(keyspace.fill(&mut turn, DB, b"a", first, fill), LOST_UNKNOWN);
     assert!(matches!(keyspace.fill(&mut turn, DB, b"b", second, fill), Filled::Stored));
 }
@@ -440,7 +449,14 @@ fn a_rush_of_leases_leaves_the_memory_to_the_entries() {
             node.keyspace.stats().leases
         );
         let key = [&19_999u32.to_le_bytes()[..], &[round; 1_000]].concat();
-        let fill = Fill::Value { value: b"v", expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+        let fill = Fill::Value {
+            value: b"v",
+            expiry: Expiry::Never,
+            stale_for_ms: 0,
+            version: None,
+            client_flags: 0,
+            tags: &[],
+        };
         assert!(matches!(node.keyspace.fill(&mut node.turn, DB, &key, last, fill), Filled::Stored));
         // A limit set later holds too.
         node.keyspace.set_memory_bytes_max(0);

@@ -6,13 +6,13 @@
 //! rule 1 of SPEC §2 off and demands that the checker sees it.
 //!
 //! What writers do after the database's change is one of: delete, hard or soft invalidation of the key, a bump of one of its tags
-//! (only tagged keys), a bump of a prefix of it.
+//! (only tagged keys), a bump of a prefix of it. What readers bring back names their token, or the version of the value that they saw.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use leasehold_keyspace::{
-    Access, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, HashSeed, Invalidation, Keyspace,
-    LeaseSettings, Refresh, Release, Settings, Tag, Turn, Waiter, WakeEvent,
+    Access, Attributes, Claim, Claimant, Claimed, Db, EvictionPolicy, Expiry, Fill, HashSeed, Invalidation, Keyspace,
+    LeaseSettings, Refresh, Release, Replaced, Replacement, Settings, Sight, Standing, Tag, Turn, Waiter, WakeEvent,
 };
 use std::collections::HashMap;
 
@@ -72,6 +72,8 @@ struct World {
     violations: u64,
     fills: u64,
     refreshes: u64,
+    /// Values stored for a version.
+    exchanges: u64,
     by: By,
 }
 
@@ -106,6 +108,7 @@ impl World {
             violations: 0,
             fills: 0,
             refreshes: 0,
+            exchanges: 0,
             by,
         }
     }
@@ -157,6 +160,7 @@ impl World {
             }
             2 => self.refresh(key),
             3..=4 => self.read_by_server(actor, key),
+            5..=6 => self.read_by_sight(key),
             _ => self.read_by_lease(actor, key),
         }
     }
@@ -188,6 +192,30 @@ impl World {
             },
             Claimed::Parked { .. } => Step::Parked { key, oldest_allowed },
             Claimed::Wait { .. } | Claimed::Negative { .. } => Step::Idle,
+        }
+    }
+
+    /// A reader who sees value and lease at once. One who does not lead may bring what it loads all the same, for the version that it saw.
+    fn read_by_sight(&mut self, key: usize) -> Step {
+        let oldest_allowed = self.acknowledged[key];
+        let sight = Sight {
+            version_wanted: true,
+            leads_on_miss: self.below(2) == 0,
+            leads_on_stale: self.below(2) == 0,
+            leads_before_ms: self.below(2) * (self.turn.now_ms + 50),
+            ..Sight::QUIET
+        };
+        let (value, version, standing) = self.keyspace.sight(&mut self.turn, DB, &name(key), sight, |sighting| {
+            let value = sighting.entry.filter(|_| sighting.is_fresh).map(|entry| entry.value.to_vec());
+            (value, sighting.version, sighting.standing)
+        });
+        if let Some(value) = &value {
+            self.check(value, oldest_allowed);
+        }
+        match standing {
+            Standing::Won { token, .. } => Step::Query { key, token },
+            Standing::Free if value.is_some() && key >= TAGGED_KEYS => Step::Query { key, token: version },
+            Standing::Free | Standing::Led { .. } => Step::Idle,
         }
     }
 
@@ -257,15 +285,30 @@ impl World {
             _ => Expiry::Never,
         };
         let stale_for_ms = self.below(2) * 50;
+        // It has no tags.
+        if key >= TAGGED_KEYS && self.below(2) == 0 {
+            let replacement = Replacement {
+                named: token,
+                fills_only: false,
+                value: value.as_bytes(),
+                attributes: Attributes { expiry, stale_for_ms, ..Attributes::PLAIN },
+                stale_suffices: self.below(2) == 0,
+                version_wanted: false,
+            };
+            let replaced = self.keyspace.replace(&mut self.turn, DB, &name(key), replacement);
+            self.exchanges += u64::from(matches!(replaced, Replaced::Stored { .. }));
+            return;
+        }
         let tags: Vec<Tag> = tags(key).iter().map(|tag| self.keyspace.tag(tag)).collect();
-        let fill = Fill::Value { value: value.as_bytes(), expiry, stale_for_ms, version: None, tags: &tags };
+        let fill =
+            Fill::Value { value: value.as_bytes(), expiry, stale_for_ms, version: None, client_flags: 0, tags: &tags };
         self.keyspace.fill(&mut self.turn, DB, &name(key), token, fill);
     }
 
     fn invalidate(&mut self, key: usize) {
         let (name, tags, turn) = (name(key), tags(key), &mut self.turn);
         let by = match self.by {
-            By::Anything => self.random.random() % 5,
+            By::Anything => self.random.random() % 6,
             By::Bumps => 3 + u64::from(tags.is_empty()),
         };
         let chance = self.random.random();
@@ -274,6 +317,7 @@ impl World {
             3 | 4 => self.keyspace.invalidate_prefix(turn, DB, &name[..chance as usize % 3]),
             0 => drop(self.keyspace.update(turn, DB, &name, |slot| slot.remove())),
             1 => drop(self.keyspace.invalidate(turn, DB, &name, Invalidation::Hard, None)),
+            5 => drop(self.keyspace.update(turn, DB, &name, |slot| slot.make_stale(Expiry::Keep))),
             _ => drop(self.keyspace.invalidate(turn, DB, &name, Invalidation::Soft { stale_ms: None }, None)),
         }
     }
@@ -363,6 +407,7 @@ fn no_read_is_older_than_an_acknowledged_delete() {
         let world = run(seed, 40_000, by, true);
         assert_eq!(world.violations, 0, "seed {seed}");
         assert!(world.fills > 1_000, "seed {seed}: only {} fills", world.fills);
+        assert!(world.exchanges > 500, "seed {seed}: only {} exchanges", world.exchanges);
         assert!(world.refreshes > 50, "seed {seed}: only {} refreshes", world.refreshes);
     }
 }

@@ -23,7 +23,7 @@ fn loaded() -> Node {
 
 fn bring(node: &mut Node, token: u64, value: &[u8]) -> Filled {
     let expiry = Expiry::At(node.turn.now_ms + TTL_MS);
-    let fill = Fill::Value { value, expiry, stale_for_ms: 1_000, version: None, tags: &[] };
+    let fill = Fill::Value { value, expiry, stale_for_ms: 1_000, version: None, client_flags: 0, tags: &[] };
     node.keyspace.fill(&mut node.turn, DB, KEY, token, fill)
 }
 

@@ -154,8 +154,14 @@ fn no_read_after_a_bump_sees_what_was_loaded_before_it() {
             Claimed::Lead { token, .. } => {
                 let value = source.load(SeqCst).to_le_bytes();
                 let tags = [keyspace.tag(b"tag"), keyspace.tag(&key)];
-                let fill =
-                    Fill::Value { value: &value, expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &tags };
+                let fill = Fill::Value {
+                    value: &value,
+                    expiry: Expiry::Never,
+                    stale_for_ms: 0,
+                    version: None,
+                    client_flags: 0,
+                    tags: &tags,
+                };
                 keyspace.fill(turn, Db(0), &key, token, fill);
             }
             _ => {

@@ -27,6 +27,8 @@ pub enum ProtocolError {
     MissingBulkTerminator,
     /// The whole request is longer than `Limits::request_bytes_max`.
     RequestTooLong,
+    /// A line of memcached's text protocol is longer than its command may have it.
+    LineTooLong,
     /// The peer speaks HTTP or another protocol that a browser can be made to send (`POST`, `Host:`).
     CrossProtocol,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for ProtocolError {
             Self::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
             Self::MissingBulkTerminator => f.write_str("an argument is not followed by CRLF"),
             Self::RequestTooLong => f.write_str("request longer than client-query-buffer-limit"),
+            Self::LineTooLong => f.write_str("line too long"),
             Self::CrossProtocol => f.write_str("this is not an HTTP server"),
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod limits;
+pub mod memcached;
 pub mod resp;
 
 pub use error::ProtocolError;

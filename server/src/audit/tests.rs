@@ -48,7 +48,14 @@ fn lead(node: &Node) -> u64 {
 fn fill(node: &Node, token: u64, actor: Actor) -> Filled {
     let mut turn = node.turn();
     turn.actor = actor;
-    let fill = Fill::Value { value: b"old", expiry: Expiry::Never, stale_for_ms: 0, version: None, tags: &[] };
+    let fill = Fill::Value {
+        value: b"old",
+        expiry: Expiry::Never,
+        stale_for_ms: 0,
+        version: None,
+        client_flags: 0,
+        tags: &[],
+    };
     node.keyspace.fill(&mut turn, DB, KEY, token, fill)
 }
 

@@ -436,6 +436,7 @@ pub(crate) fn answer(node: &Arc<Node>, loads: Vec<Load>) -> Vec<Load> {
                         expiry: leasehold_keyspace::Expiry::Never,
                         stale_for_ms: 0,
                         version: None,
+                        client_flags: 0,
                         tags: &[],
                     },
                     None => Fill::Absent { ttl_ms: desk.negative_ttl_ms },

@@ -25,6 +25,12 @@ pub(crate) fn between_options(config: &Config) -> Option<(&'static str, String)>
         let most = show_bytes(config.limits.request_bytes_max as u64);
         return Some(("proto-max-bulk-len", format!("is more than client-query-buffer-limit ({most})")));
     }
+    if config.memcached_users.iter().any(|(user, password)| user.is_empty() || password.is_empty()) {
+        return Some(("memcached-auth-file", "has a line that is not user:password".to_owned()));
+    }
+    if config.memcached_port != 0 && config.memcached_port == config.port {
+        return Some(("memcached-port", "is that of Redis clients (port)".to_owned()));
+    }
     // Without a limit a shard that is full evicts, or answers OOM.
     too_few_shards(config.shards, config.live.memory_bytes_max).map(|text| ("maxmemory", text))
 }
@@ -45,6 +51,13 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         found.error(&Section::Server, option, text);
     }
     found.not_both(&Section::Server, "requirepass", "requirepass-file");
+    if config.memcached_port != 0
+        && config.memcached_users.is_empty()
+        && (!config.live.password.is_empty() || config.bind.iter().any(|address| !address.ip.is_loopback()))
+    {
+        let text = "memcached clients need no password: there is no memcached-auth-file".to_owned();
+        found.warning(&Section::Server, "memcached-port", text);
+    }
     if config.live.password.is_empty() && config.bind.iter().any(|address| !address.ip.is_loopback()) {
         let text = "other machines can reach the server and no requirepass is set".to_owned();
         found.warning(&Section::Server, "bind", text);

@@ -125,6 +125,7 @@ fn each_mistake_is_told_with_place_reason_and_range() {
             "requirepass-file = \"gone\"",
             &["x.toml:1:20: requirepass-file: gone cannot be read: No such file or directory (os error 2)"],
         ),
+        ("memcached-port = 6379", &["x.toml:1:18: memcached-port: is that of Redis clients (port)"]),
         ("lease-ms = \"10m\"", &["x.toml:1:12: lease-ms: is longer than lease-ms-max (5m)"]),
         ("client-query-buffer-limit = \"1mb\"", &["proto-max-bulk-len: is more than client-query-buffer-limit (1mb)"]),
         ("ttl = \"5m\"", &["x.toml:1:1: ttl: is an option of [loaders.NAME]"]),
@@ -367,6 +368,21 @@ fn files_are_relative_to_the_conf_and_lose_their_line_end() {
     assert_eq!(config.log_file.as_deref(), Some(folder.0.join("a.log").as_path()));
     assert_eq!(config.sources[0].url, "sqlite:x.db");
     assert_eq!(config.sources[0].create_with.as_deref(), Some("CREATE TABLE t (id INTEGER);\n"));
+}
+
+#[test]
+fn memcached_users_are_lines_with_a_colon() {
+    let folder = Folder::new();
+    folder.write("users", "ann:a:b\nbob:secret\r\n\n");
+    let conf = folder.write("x.toml", "memcached-port = 11211\nmemcached-auth-file = \"users\"\n");
+    let reading = read(&Given { conf: Some(conf.clone()), arguments: Vec::new() });
+    assert_eq!(heads(&reading, &folder.0), Vec::<String>::new());
+    let users: Vec<(&str, &str)> =
+        reading.config.memcached_users.iter().map(|(user, password)| (&**user, &*password.0)).collect();
+    assert_eq!(users, [("ann", "a:b"), ("bob", "secret")]);
+    folder.write("users", "ann\n");
+    let reading = read(&Given { conf: Some(conf), arguments: Vec::new() });
+    assert_eq!(heads(&reading, &folder.0), ["x.toml:2:23: memcached-auth-file: has a line that is not user:password"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{FeedColumn, FeedSettings, Fsync, JournalSettings, LoaderSettings, SourceSettings, Via};
-use leasehold_protocol::Limits;
+use leasehold_protocol::{Limits, memcached};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +31,15 @@ pub(crate) struct Config {
     /// Addresses to listen on.
     pub bind: Vec<BindAddress>,
     pub port: u16,
+    /// Of memcached's protocol; 0 = none.
+    pub memcached_port: u16,
+    pub memcached_key_bytes_max: usize,
+    /// Most bytes of an entry that a memcached client may store, as memcached counts them.
+    pub item_size_max: usize,
+    /// Names and passwords of memcached clients; none: they need not authenticate.
+    pub memcached_users: Vec<(String, Secret)>,
+    /// Whether memcached clients may end the server.
+    pub memcached_shutdown: bool,
     /// Length of the queue of connections the kernel has accepted and we have not.
     pub tcp_backlog: u32,
     /// Data threads.
@@ -68,6 +77,19 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// What a request of memcached's may be.
+    pub(crate) fn memcached_limits(&self) -> memcached::Limits {
+        let key_bytes_max = self.memcached_key_bytes_max;
+        memcached::Limits {
+            // Room for a key and what else stands on a line.
+            line_bytes_max: memcached::Limits::DEFAULT.line_bytes_max.max(key_bytes_max + 1024),
+            multiget_bytes_max: self.limits.request_bytes_max,
+            words_max: self.limits.args_max,
+            key_bytes_max,
+            entry_bytes_max: self.item_size_max,
+        }
+    }
+
     /// The keyspace's settings; the seed of the hash is not part of them.
     pub(crate) fn keyspace_settings(&self, boot_unix_ms: u64) -> Settings {
         Settings {

@@ -103,6 +103,9 @@ fn entry<T: 'static>(out: &mut String, option: &Spec<T>) {
         Default::Absent { example } if matches!(option.kind, Kind::SecretFile | Kind::Script) => {
             let _ = writeln!(out, "# Example: {} = {example:?}", option.name);
         }
+        Default::Absent { example } if matches!(option.kind, Kind::Integer { .. }) => {
+            let _ = writeln!(out, "#{} = {example}", option.name);
+        }
         Default::Absent { example } | Default::Required { example } => {
             let _ = writeln!(out, "#{} = {example:?}", option.name);
         }

@@ -152,7 +152,7 @@ mod tests {
         };
         assert_eq!(node.run("DEL a b"), ":0\r\n");
         let expiry = leasehold_keyspace::Expiry::Never;
-        let fill = Fill::Value { value: b"1", expiry, stale_for_ms: 0, version: None, tags: &[] };
+        let fill = Fill::Value { value: b"1", expiry, stale_for_ms: 0, version: None, client_flags: 0, tags: &[] };
         let filled = node.keyspace.fill(&mut node.turn, Db(0), b"a", token, fill);
         assert_eq!(filled, Filled::Lost(LostReason::Revoked));
     }

@@ -18,7 +18,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         context.reply.simple(LostReason::Revoked.reply());
         return Outcome::Replied;
     }
-    let fill = Fill::Value { value: request.arg(3), expiry, stale_for_ms, version, tags: &tags };
+    let fill = Fill::Value { value: request.arg(3), expiry, stale_for_ms, version, client_flags: 0, tags: &tags };
     match context.keyspace.fill(context.turn, context.client.db, request.arg(1), token, fill) {
         Filled::Stored => context.reply.simple("STORED"),
         Filled::Stale => context.reply.simple("STALE"),

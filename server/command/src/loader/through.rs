@@ -83,9 +83,20 @@ pub(crate) fn transparent_loader(context: &Context<'_>, key: &[u8]) -> Option<Lo
 
 /// Answers or parks one key.
 pub(crate) fn load_one(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy, demand: Demand) -> Outcome {
+    load_as(context, Kind::One, key, policy, demand)
+}
+
+/// As [`load_one`], answered in the form of `kind`.
+pub(crate) fn load_as(
+    context: &mut Context<'_>,
+    kind: Kind,
+    key: &[u8],
+    policy: LoaderPolicy,
+    demand: Demand,
+) -> Outcome {
     next_ticket(context);
     let awaited = want(context, 0, key, policy, demand, &mut Started::default());
-    Parked::park_or_reply(context, Kind::One, vec![awaited])
+    Parked::park_or_reply(context, kind, vec![awaited])
 }
 
 /// Answers or parks many keys; each is its value already, or absent, or to be loaded.
@@ -261,18 +272,18 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
         _ => request.arg(0).eq_ignore_ascii_case(b"mget"),
     };
     if is_read {
-        for key in request.args_from(1) {
-            let Some(policy) = transparent_loader(context, key) else { continue };
-            let (db, turn) = (context.client.db, &mut *context.turn);
-            if matches!(
-                context.keyspace.lookup(turn, db, key, Access::Quiet, |_| ()),
-                Lookup::Stale(()) | Lookup::Absent
-            ) {
-                refresh_behind(context, key, policy);
-            }
-        }
+        request.args_from(1).for_each(|key| load_ahead_of(context, key));
     }
     is_read
+}
+
+/// Starts the load that a read of `key` will want.
+pub(crate) fn load_ahead_of(context: &mut Context<'_>, key: &[u8]) {
+    let Some(policy) = transparent_loader(context, key) else { return };
+    let (db, turn) = (context.client.db, &mut *context.turn);
+    if matches!(context.keyspace.lookup(turn, db, key, Access::Quiet, |_| ()), Lookup::Stale(()) | Lookup::Absent) {
+        refresh_behind(context, key, policy);
+    }
 }
 
 /// Loads a key without anybody waiting for it.

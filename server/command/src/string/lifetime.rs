@@ -61,7 +61,7 @@ impl<'a> Lifetime<'a> {
 }
 
 /// Stores a value, or deletes the key if the value's time has passed already.
-pub(super) fn store(slot: &mut Slot<'_>, value: &[u8], attributes: Attributes, now_ms: u64) {
+pub(crate) fn store(slot: &mut Slot<'_>, value: &[u8], attributes: Attributes, now_ms: u64) {
     match attributes.expiry {
         Expiry::At(expire_at_ms) if expire_at_ms <= now_ms => {
             slot.remove();

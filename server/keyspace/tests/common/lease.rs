@@ -70,7 +70,7 @@ impl Node {
             DB,
             KEY,
             token,
-            Fill::Value { value, expiry, stale_for_ms, version, tags: &[] },
+            Fill::Value { value, expiry, stale_for_ms, version, client_flags: 0, tags: &[] },
         )
     }
 

@@ -402,6 +402,7 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                     expiry: expire_at_ms.map_or(Expiry::Never, Expiry::At),
                     stale_for_ms,
                     version: None,
+                    client_flags: 0,
                     tags: &named,
                 };
                 let filled = keyspace.fill(&mut turn, db, &key, token, fill);

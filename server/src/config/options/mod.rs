@@ -10,6 +10,7 @@ mod breaking;
 mod feeding;
 mod journaling;
 mod loading;
+mod memcached;
 mod server;
 
 pub(crate) use auditing::AUDITOR;
@@ -103,6 +104,11 @@ impl std::default::Default for Config {
             port: 0,
             tcp_backlog: 0,
             threads: 0,
+            memcached_port: 0,
+            memcached_key_bytes_max: 0,
+            item_size_max: 0,
+            memcached_users: Vec::new(),
+            memcached_shutdown: false,
             pin_threads: false,
             loader_threads: 0,
             shards: 0,

@@ -19,6 +19,7 @@ pub(crate) struct Group {
 pub(crate) const GROUPS: &[Group] = &[
     Group { title: "Network", options: NETWORK },
     Group { title: "Access", options: ACCESS },
+    Group { title: "memcached", options: super::memcached::MEMCACHED },
     Group { title: "Threads and data", options: THREADS },
     Group { title: "Memory", options: MEMORY },
     Group { title: "Leases", options: LEASES },

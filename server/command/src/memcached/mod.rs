@@ -1,0 +1,31 @@
+//! memcached's commands, on the same keys as Redis's: the same database 0, the same loaders, the same leases.
+//!
+//! Verbs are declared once, in [`table`], and have the shape of Redis's commands: a handler gets the [`Context`] that those get,
+//! since keyspace, host, client, turn and parking are the same. Only the reply is not RESP: it is appended to the bytes of
+//! [`leasehold_protocol::Reply`] with the helpers of [`leasehold_protocol::memcached::reply`].
+
+pub mod dispatch;
+mod entry;
+mod lease;
+mod meta;
+mod number;
+mod parked;
+mod read;
+mod store;
+pub mod table;
+mod upkeep;
+pub(crate) mod writing;
+
+pub use dispatch::execute;
+pub use read::load_ahead;
+pub use table::{Handler, VERBS, Verb};
+
+pub(crate) use parked::Form;
+
+use crate::context::Context;
+
+/// Where the reply of the command under way goes.
+#[inline]
+pub(crate) fn buffer<'c>(context: &'c mut Context<'_>) -> &'c mut Vec<u8> {
+    context.reply.buffer_mut()
+}

@@ -1,0 +1,492 @@
+//! The request parser: a resumable scanner over the connection's input buffer, as [`crate::resp::parser`].
+//!
+//! A request is the words of its line and, for commands that store, the block of data whose length the line announces. What the
+//! parser must know to find the end of a request, it reads: so the numbers of a storage line are read here, once. It copies nothing
+//! and keeps the ranges of the words only. A block that is too large is passed over as it arrives and never held.
+//!
+//! ```text
+//! set user:42 0 60 3\r\n abc\r\n
+//! └─┴ words ┴─┴──┴─┘     └ data        ranges into the input buffer
+//! ```
+//!
+//! A mistake on the line that leaves the end of the request known is a [`Fault`] of the request: it has an answer, and the connection
+//! goes on, in step where memcached is, and out of step where memcached is.
+
+use crate::error::ProtocolError;
+use crate::resp::parser::Parsed;
+
+/// Bounds of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest line in bytes, its end included, of all commands but those that read many keys.
+    pub line_bytes_max: usize,
+    /// Longest line of `get`, `gets`, `gat` and `gats`.
+    pub multiget_bytes_max: usize,
+    /// Most words of such a line.
+    pub words_max: usize,
+    /// Longest key in bytes; it bounds all other words behind the first, too.
+    pub key_bytes_max: usize,
+    /// Most bytes of an entry, as memcached counts them: see [`ENTRY_OVERHEAD_BYTES`].
+    pub entry_bytes_max: usize,
+}
+
+impl Limits {
+    /// What memcached accepts.
+    pub const DEFAULT: Self = Self {
+        line_bytes_max: 2048,
+        multiget_bytes_max: 64 * 1024 * 1024,
+        words_max: 1024 * 1024,
+        key_bytes_max: 250,
+        entry_bytes_max: 1024 * 1024,
+    };
+
+    /// What a client may send before it has authenticated.
+    #[must_use]
+    pub fn unauthenticated(self) -> Self {
+        Self { multiget_bytes_max: self.line_bytes_max, entry_bytes_max: self.entry_bytes_max.min(16 * 1024), ..self }
+    }
+}
+
+/// What memcached counts of an entry beside key and value (its header, the CAS, a NUL and the CR LF), on 64-bit machines: so that
+/// the same values are too large here and there.
+pub const ENTRY_OVERHEAD_BYTES: usize = 59;
+
+/// Client flags that are not 0 count so many bytes more.
+pub const FLAGS_BYTES: usize = 4;
+
+/// What is wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A key is too long, or a number of a storage line is none: what would be its data is read as requests.
+    LineFormat,
+    /// No CR LF stands behind so many bytes of data as the line announces; that many, and two, are gone.
+    DataChunk,
+    /// The line announces more data than an entry may have. It is passed over.
+    TooLarge,
+    /// No request at all: data of a block that is passed over.
+    Skipped,
+}
+
+/// One word: a range of the input.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word {
+    start: u32,
+    len: u32,
+}
+
+/// The numbers of a storage line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// Client flags.
+    pub flags: u32,
+    /// As the client wrote it.
+    pub exptime: i64,
+    /// `cas`: the version that the entry must have; `lease-set`: the token.
+    pub unique: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// On the line.
+    Line,
+    /// Behind the line, at a block of this length.
+    Data { len: u32 },
+    /// In a block that is too large: so many bytes are left to pass over.
+    Skip { left: usize },
+}
+
+/// Parses requests from the front of a growing buffer, and remembers where it was.
+#[derive(Debug)]
+pub struct Parser {
+    state: State,
+    /// Next byte of the input that was not looked at.
+    position: usize,
+    /// Where the word under way begins; `position` if none has begun.
+    word_start: usize,
+    /// Bytes of the longest word behind the first.
+    longest: u32,
+    words: Vec<Word>,
+    data: Option<Word>,
+    storage: Storage,
+    fault: Option<Fault>,
+}
+
+/// The words and the data of one request, borrowed from the input buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    bytes: &'a [u8],
+    words: &'a [Word],
+    data: Option<Word>,
+    storage: Storage,
+    fault: Option<Fault>,
+}
+
+impl<'a> Request<'a> {
+    /// Number of words, the command's name included.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The word at `index`; 0 is the command's name.
+    #[inline]
+    #[must_use]
+    pub fn word(&self, index: usize) -> Option<&'a [u8]> {
+        self.words.get(index).map(|&word| self.range(word))
+    }
+
+    /// The words from `first` on.
+    pub fn words_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
+        let Request { bytes, words, .. } = *self;
+        words[first.min(words.len())..].iter().map(move |word| &bytes[word.start as usize..][..word.len as usize])
+    }
+
+    /// The block of data, of a storage command whose block is whole.
+    #[inline]
+    #[must_use]
+    pub fn data(&self) -> Option<&'a [u8]> {
+        self.data.map(|data| self.range(data))
+    }
+
+    /// The numbers of a storage line; zeros for other commands.
+    #[inline]
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// What is wrong with it, if something is.
+    #[inline]
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Whether the last word is `noreply`.
+    #[inline]
+    #[must_use]
+    pub fn is_noreply(&self) -> bool {
+        self.words.last().is_some_and(|&word| self.range(word) == b"noreply")
+    }
+
+    /// Bytes of all words and the data together.
+    #[must_use]
+    pub fn bytes_total(&self) -> usize {
+        self.words.iter().chain(&self.data).map(|word| word.len as usize).sum()
+    }
+
+    #[inline]
+    fn range(&self, word: Word) -> &'a [u8] {
+        &self.bytes[word.start as usize..][..word.len as usize]
+    }
+}
+
+/// Words kept between requests; a larger list is given back to the allocator.
+const WORDS_KEPT_MAX: usize = 1024;
+
+/// memcached reads lengths as signed 32-bit numbers, and adds the two bytes of CR LF.
+const DATA_BYTES_MAX: i64 = i32::MAX as i64 - 2;
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Parser {
+    /// A parser at the start of a request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: State::Line,
+            position: 0,
+            word_start: 0,
+            longest: 0,
+            words: Vec::new(),
+            data: None,
+            storage: Storage::default(),
+            fault: None,
+        }
+    }
+
+    /// Whether a request has begun and is not complete: the peer owes bytes.
+    #[inline]
+    #[must_use]
+    pub fn is_inside_request(&self) -> bool {
+        self.state != State::Line || self.position > 0
+    }
+
+    /// Behind a request of [`Fault::TooLarge`]: a parser that passes over its data, so that this one can keep the request.
+    #[must_use]
+    pub fn take_rest(&mut self) -> Self {
+        Self { state: std::mem::replace(&mut self.state, State::Line), ..Self::new() }
+    }
+
+    /// Parses on from where the last call stopped. `input` is everything received since the last complete request.
+    ///
+    /// After `Complete` the request is read with [`Parser::request`]; the next call starts a new one, for which the caller must have
+    /// dropped the consumed bytes. A request of [`Fault::TooLarge`] leaves the parser inside its data: the calls that follow must be
+    /// to this same parser, or to its [`Parser::take_rest`], and complete [`Fault::Skipped`] requests until the data has passed.
+    ///
+    /// # Errors
+    /// A [`ProtocolError`]; the caller closes the connection.
+    #[inline]
+    pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        if let State::Line = self.state {
+            if self.position == 0 {
+                self.begin();
+            }
+            let Some(line_end) = self.scan_line(input, limits)? else { return Ok(Parsed::Incomplete) };
+            self.position = 0;
+            self.word_start = 0;
+            if self.longest as usize > limits.key_bytes_max {
+                self.fault = Some(Fault::LineFormat);
+            } else if let Some(announced) = self.announced(input) {
+                return self.begin_data(input, line_end, announced, limits);
+            }
+            return Ok(Parsed::Complete { consumed: line_end });
+        }
+        self.parse_data(input)
+    }
+
+    #[inline]
+    fn begin(&mut self) {
+        self.words.clear();
+        if self.words.capacity() > WORDS_KEPT_MAX {
+            self.words.shrink_to(WORDS_KEPT_MAX);
+        }
+        self.longest = 0;
+        self.data = None;
+        self.storage = Storage::default();
+        self.fault = None;
+    }
+
+    /// Finds words up to the end of the line; the offset behind it, or `None` if it is not whole yet.
+    #[inline]
+    fn scan_line(&mut self, input: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+        let (mut at, mut start) = (self.position, self.word_start);
+        while let Some(found) = next_break(input, at) {
+            if input[found] == b' ' {
+                if found > start {
+                    self.push(start, found);
+                }
+                (at, start) = (found + 1, found + 1);
+                continue;
+            }
+            let end = if found > start && input[found - 1] == b'\r' { found - 1 } else { found };
+            if end > start {
+                self.push(start, end);
+            }
+            self.check_length(found + 1, input, limits)?;
+            return Ok(Some(found + 1));
+        }
+        (self.position, self.word_start) = (input.len(), start);
+        self.check_length(input.len(), input, limits)?;
+        Ok(None)
+    }
+
+    #[inline]
+    fn push(&mut self, start: usize, end: usize) {
+        let len = (end - start) as u32;
+        if !self.words.is_empty() {
+            self.longest = self.longest.max(len);
+        }
+        // In range: `check_length` holds lines to less than 4 GiB.
+        self.words.push(Word { start: start as u32, len });
+    }
+
+    /// Whether so long a line is allowed to the command that it names.
+    #[inline]
+    fn check_length(&self, len: usize, input: &[u8], limits: &Limits) -> Result<(), ProtocolError> {
+        if len <= limits.line_bytes_max { Ok(()) } else { self.check_long_line(len, input, limits) }
+    }
+
+    #[cold]
+    fn check_long_line(&self, len: usize, input: &[u8], limits: &Limits) -> Result<(), ProtocolError> {
+        let is_multiget = self.words.first().is_some_and(|&Word { start, len }| {
+            matches!(&input[start as usize..][..len as usize], b"get" | b"gets" | b"gat" | b"gats")
+        });
+        let bytes_max = if is_multiget { limits.multiget_bytes_max } else { limits.line_bytes_max };
+        let fits = len <= bytes_max.min(u32::MAX as usize) && self.words.len() <= limits.words_max;
+        if fits { Ok(()) } else { Err(ProtocolError::LineTooLong) }
+    }
+
+    /// How many bytes of data the line announces; `None`: it has none. Notes what is wrong with it.
+    #[inline]
+    fn announced(&mut self, input: &[u8]) -> Option<u32> {
+        let name = self.range(0, input)?;
+        let shape = match name {
+            b"set" | b"add" | b"replace" | b"append" | b"prepend" => Shape { words: 5..=6, unique: None, flags: 2 },
+            b"cas" => Shape { words: 6..=7, unique: Some(5), flags: 2 },
+            b"lease-set" => Shape { words: 6..=7, unique: Some(2), flags: 3 },
+            b"ms" => return self.announced_by_meta_set(input),
+            _ => return None,
+        };
+        if !shape.words.contains(&self.words.len()) {
+            // An error of the command, which knows how many words it takes.
+            return None;
+        }
+        let numbers = || {
+            let flags = u32::try_from(unsigned(self.range(shape.flags, input)?)?).ok()?;
+            let exptime = signed(self.range(shape.flags + 1, input)?)?;
+            let len = signed(self.range(shape.flags + 2, input)?).filter(|len| (0..=DATA_BYTES_MAX).contains(len))?;
+            let unique = match shape.unique {
+                Some(index) => unsigned(self.range(index, input)?)?,
+                None => 0,
+            };
+            Some((Storage { flags, exptime, unique }, len as u32))
+        };
+        match numbers() {
+            Some((storage, len)) => {
+                self.storage = storage;
+                Some(len)
+            }
+            None => {
+                self.fault = Some(Fault::LineFormat);
+                None
+            }
+        }
+    }
+
+    fn announced_by_meta_set(&mut self, input: &[u8]) -> Option<u32> {
+        let word = self.range(2, input)?;
+        match signed(word).filter(|len| (0..=DATA_BYTES_MAX).contains(len)) {
+            Some(len) => Some(len as u32),
+            None => {
+                self.fault = Some(Fault::LineFormat);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn begin_data(
+        &mut self,
+        input: &[u8],
+        line_end: usize,
+        len: u32,
+        limits: &Limits,
+    ) -> Result<Parsed, ProtocolError> {
+        let key = self.words.get(1).map_or(0, |key| key.len as usize);
+        let flags = if self.storage.flags == 0 { 0 } else { FLAGS_BYTES };
+        if len as usize + key + flags + ENTRY_OVERHEAD_BYTES > limits.entry_bytes_max {
+            self.fault = Some(Fault::TooLarge);
+            self.state = State::Skip { left: len as usize + 2 };
+            return Ok(Parsed::Complete { consumed: line_end });
+        }
+        self.position = line_end;
+        self.state = State::Data { len };
+        self.parse_data(input)
+    }
+
+    #[inline]
+    fn parse_data(&mut self, input: &[u8]) -> Result<Parsed, ProtocolError> {
+        match self.state {
+            State::Data { len } => {
+                let end = self.position + len as usize;
+                let Some(terminator) = input.get(end..end + 2) else { return Ok(Parsed::Incomplete) };
+                if terminator == b"\r\n" {
+                    self.data = Some(Word { start: self.position as u32, len });
+                } else {
+                    self.fault = Some(Fault::DataChunk);
+                }
+                self.position = 0;
+                self.state = State::Line;
+                Ok(Parsed::Complete { consumed: end + 2 })
+            }
+            State::Skip { left } => {
+                if input.is_empty() {
+                    return Ok(Parsed::Incomplete);
+                }
+                let consumed = left.min(input.len());
+                self.begin();
+                self.fault = Some(Fault::Skipped);
+                self.state = if consumed == left { State::Line } else { State::Skip { left: left - consumed } };
+                Ok(Parsed::Complete { consumed })
+            }
+            State::Line => unreachable!("the caller looked"),
+        }
+    }
+
+    /// The request that the last call of [`Parser::parse`] completed; `input` is what that call was given.
+    #[inline]
+    #[must_use]
+    pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
+        let Self { ref words, data, storage, fault, .. } = *self;
+        Request { bytes: input, words, data, storage, fault }
+    }
+
+    #[inline]
+    fn range<'a>(&self, index: usize, input: &'a [u8]) -> Option<&'a [u8]> {
+        self.words.get(index).map(|word| &input[word.start as usize..][..word.len as usize])
+    }
+}
+
+/// Where the numbers of a storage line stand: client flags, exptime and length follow one another.
+struct Shape {
+    words: std::ops::RangeInclusive<usize>,
+    flags: usize,
+    unique: Option<usize>,
+}
+
+/// Offset of the first space or line feed from `at` on.
+#[inline]
+fn next_break(input: &[u8], mut at: usize) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x80 * EACH;
+    /// The top bit of each byte that is 0; above the first of them also of some that are not.
+    fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(EACH) & !word & TOPS
+    }
+    let rest = input.get(at..)?;
+    let (chunks, tail) = rest.as_chunks::<8>();
+    for chunk in chunks {
+        let word = u64::from_le_bytes(*chunk);
+        let found = zeros(word ^ (EACH * b' ' as u64)) | zeros(word ^ (EACH * b'\n' as u64));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    tail.iter().position(|&byte| byte == b' ' || byte == b'\n').map(|found| at + found)
+}
+
+/// A number from 0 to 2⁶⁴ − 1, with a plus sign if the client likes.
+#[inline]
+#[must_use]
+pub fn unsigned(word: &[u8]) -> Option<u64> {
+    let digits = word.strip_prefix(b"+").unwrap_or(word);
+    let (&first, rest) = digits.split_first()?;
+    let digit = |byte: u8| {
+        let value = byte.wrapping_sub(b'0');
+        (value < 10).then_some(u64::from(value))
+    };
+    let mut value = digit(first)?;
+    for &byte in rest {
+        value = value.checked_mul(10)?.checked_add(digit(byte)?)?;
+    }
+    Some(value)
+}
+
+/// A number of 64 bits with a sign if the client likes.
+#[inline]
+#[must_use]
+pub fn signed(word: &[u8]) -> Option<i64> {
+    match word.strip_prefix(b"-") {
+        Some(digits) if digits.first() != Some(&b'+') => 0i64.checked_sub_unsigned(unsigned(digits)?),
+        Some(_) => None,
+        None => i64::try_from(unsigned(word)?).ok(),
+    }
+}
+
+/// The second word of a line, which is the key for nearly all commands: a hint for fetching memory ahead.
+#[inline]
+#[must_use]
+pub fn first_key(input: &[u8]) -> Option<&[u8]> {
+    let start = next_break(input, 0)? + 1;
+    let end = next_break(input, start)?;
+    let key = &input[start..end];
+    Some(key.strip_suffix(b"\r").unwrap_or(key))
+}

@@ -1,0 +1,166 @@
+//! The part of a connection that executes: parse, fetch ahead, run, account.
+
+use super::{Closing, Connection, REPLY_BYTES_PER_TURN, Stop};
+use crate::clients::Card;
+use crate::front::{Front, Lane, Memcached, Protocol, Resp};
+use crate::stage::StageEnd;
+use crate::thread::{Thread, Work};
+use leasehold_command::{Context, Outcome};
+use leasehold_keyspace::PREFETCH_KEYS_MAX;
+use leasehold_protocol::{Parsed, ProtocolError};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Commands executed before other connections have their turn.
+const COMMANDS_PER_TURN: usize = 1_024;
+
+/// Requests looked at behind a parked one, for loads to start ahead.
+const LOADS_AHEAD_MAX: usize = 256;
+
+/// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
+/// would cost a tenth of a pipelined GET.
+const TIMED_TURN_EVERY: u64 = 16;
+
+impl Connection {
+    /// Executes the requests in `input`; how many bytes they had, and why it stopped. They are worked off in stages of
+    /// [`PREFETCH_KEYS_MAX`]: parse, fetch the keys' memory side by side, execute.
+    pub(super) fn run(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
+        match self.protocol {
+            Protocol::Resp => self.run_as::<Resp>(work, input),
+            Protocol::Memcached => self.run_as::<Memcached>(work, input),
+        }
+    }
+
+    fn run_as<F: Front>(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
+        let thread = Rc::clone(&self.thread);
+        let stats = thread.stats();
+        let Work { lanes, reply, turn, turns, .. } = work;
+        let Lane { stage, limits, limits_unauthenticated, password_required } = F::lane(lanes);
+        if let Some(own) = F::unfinished(&mut self.unfinished).take() {
+            stage.parsers[0] = *own;
+        }
+        stage.begin();
+        *turns += 1;
+        let mut timed_from = turns.is_multiple_of(TIMED_TURN_EVERY).then(Instant::now);
+        let start = reply.len();
+        reply.set_version(self.version);
+        thread.host.serve(self.client.id);
+        let mut context =
+            Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
+        let is_foreign = F::is_foreign(context.client, input);
+        let mut base;
+        let mut done = 0;
+        let mut commands = 0;
+        let stop = 'turn: loop {
+            base = done;
+            let input = &input[base..];
+            let end = if is_foreign {
+                StageEnd::Broken(ProtocolError::CrossProtocol)
+            } else if *password_required && !context.client.authenticated {
+                // One by one: after AUTH other limits hold.
+                stage.parse(input, limits_unauthenticated, 1)
+            } else {
+                stage.parse(input, limits, PREFETCH_KEYS_MAX)
+            };
+            if stage.len > 1 {
+                context.keyspace.prefetch(context.client.db, stage.first_keys(input));
+            }
+            for index in 0..stage.len {
+                let request = stage.request(index, input);
+                let outcome = run_one::<F>(&mut context, request, &thread, &self.slot.card, &mut timed_from);
+                done = base + stage.spans[index].end;
+                commands += 1;
+                match outcome {
+                    Outcome::Replied if context.reply.len() - start < REPLY_BYTES_PER_TURN => {}
+                    Outcome::Replied => break 'turn Stop::Bound,
+                    Outcome::Parked(parked) => {
+                        self.parked = Some(parked);
+                        break 'turn Stop::Parked;
+                    }
+                    Outcome::Close => {
+                        self.closing = Closing::Flush;
+                        break 'turn Stop::Closing;
+                    }
+                }
+            }
+            done = base + stage.consumed;
+            match end {
+                StageEnd::Full if commands < COMMANDS_PER_TURN => {}
+                StageEnd::Full => break Stop::Bound,
+                StageEnd::Starved => break Stop::Starved,
+                StageEnd::Broken(error) => {
+                    stats.protocol_errors.add(1);
+                    tracing::debug!(client = %context.client.address, %error, "protocol error");
+                    F::complain(context.reply, error);
+                    self.closing = Closing::Linger;
+                    break Stop::Closing;
+                }
+            }
+        };
+        if stop == Stop::Parked {
+            load_ahead_of::<F>(&mut context, &input[done..], limits);
+        }
+        self.version = context.reply.version();
+        self.slot.card.note_command(context.client.last_command);
+        // Else what comes next is parsed again.
+        let is_stage_done = done == base + stage.consumed;
+        if let Some(parser) = stage.take_unfinished()
+            && is_stage_done
+        {
+            *F::unfinished(&mut self.unfinished) = Some(Box::new(parser));
+        }
+        stats.turns.add(1);
+        stats.commands_total.add(commands as u64);
+        if let Some(parked) = &self.parked {
+            thread.park(&self.slot, parked.deadline_ms);
+        }
+        (done, stop)
+    }
+}
+
+/// Executes one request and accounts for it.
+#[inline]
+fn run_one<F: Front>(
+    context: &mut Context<'_>,
+    request: F::Request<'_>,
+    thread: &Thread,
+    card: &Card,
+    timed_from: &mut Option<Instant>,
+) -> Outcome {
+    let start = context.reply.len();
+    let client = &mut *context.client;
+    client.ticket = client.ticket.wrapping_add(1);
+    client.last_command = None;
+    let outcome = F::execute(context, request);
+    let index = context.client.last_command;
+    if let Some(index) = index
+        && let Some(counters) = thread.stats().commands.get(usize::from(index))
+    {
+        counters.calls.add(1);
+        if let Some(from) = timed_from {
+            let now = Instant::now();
+            counters.timed_calls.add(1);
+            counters.timed_nanos.add((now - *from).as_nanos() as u64);
+            *from = now;
+        }
+        if thread.changes_client(index) {
+            card.note_state(context.client, context.reply.version());
+        }
+    }
+    if let Some(error) = F::error_of(context.reply.as_bytes().get(start..).unwrap_or_default()) {
+        thread.stats().count_error(index, error);
+    }
+    outcome
+}
+
+/// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.
+fn load_ahead_of<F: Front>(context: &mut Context<'_>, mut rest: &[u8], limits: &F::Limits) {
+    let mut parser = F::Parser::default();
+    for _ in 0..LOADS_AHEAD_MAX {
+        let Ok(Parsed::Complete { consumed }) = F::parse(&mut parser, rest, limits) else { return };
+        if !F::request(&parser, rest).is_some_and(|request| F::load_ahead(context, request)) {
+            return;
+        }
+        rest = &rest[consumed..];
+    }
+}
