@@ -12,12 +12,15 @@
 #![forbid(unsafe_code)]
 
 pub mod certificates;
+pub mod choices;
 pub mod client;
+pub mod client_scripts;
 pub mod database;
 pub mod fed;
 pub mod groups;
 pub mod loading;
 pub mod mariadb;
+pub mod memcached;
 pub mod mysql;
 pub mod notices;
 pub mod postgres;
@@ -37,6 +40,7 @@ pub use certificates::Certificates;
 pub use client::{Client, NoReply};
 pub use database::Database;
 pub use mariadb::MariaDb;
+pub use memcached::{Memcached, MemcachedServer};
 pub use mysql::MySqlDatabase;
 pub use postgres::Postgres;
 pub use proxy::{Proxy, Trouble};

@@ -1,0 +1,213 @@
+//! Meta commands to compare, with the flags that Debian's memcached knows.
+
+use crate::grammar::{FAR_AWAY, Part, Step, value};
+use leasehold_tests::choices::Choices;
+
+/// The command that choices make; choice 0 is the plainest.
+#[must_use]
+pub(crate) fn meta_command(choices: &mut Choices<'_>) -> Step {
+    match choices.below(32) {
+        0..=11 => get(choices),
+        12..=19 => set(choices),
+        20..=22 => arithmetic(choices),
+        23..=26 => delete(choices),
+        27 => Step::of(b"mn\r\n".to_vec()),
+        28 => debug(choices),
+        _ => spoiled(choices),
+    }
+}
+
+/// A command line that is being written.
+struct Line {
+    parts: Vec<Part>,
+    key: Vec<u8>,
+}
+
+impl Line {
+    /// The verb and a key, as it is or in base64.
+    fn new(verb: &str, choices: &mut Choices<'_>) -> Self {
+        let index = choices.below(5);
+        let (key, is_encoded) = match choices.below(12) {
+            // k0 to k4.
+            11 => (["azA=", "azE=", "azI=", "azM=", "azQ="][index].to_owned(), true),
+            _ => (format!("k{index}"), false),
+        };
+        let mut line = Self { parts: Vec::new(), key: key.clone().into_bytes() };
+        line.push(format!("{verb} {key}"));
+        line.flag(is_encoded, "b");
+        line
+    }
+
+    /// With a length.
+    fn storing(choices: &mut Choices<'_>, length: usize) -> Self {
+        let mut line = Self::new("ms", choices);
+        let Some(Part::Bytes(bytes)) = line.parts.first_mut() else { unreachable!("a line starts with bytes") };
+        bytes.extend_from_slice(format!(" {length}").as_bytes());
+        // The flag for base64 stands behind the length.
+        line
+    }
+
+    fn push(&mut self, text: impl Into<String>) {
+        self.parts.push(Part::Bytes(text.into().into_bytes()));
+    }
+
+    fn flag(&mut self, is_given: bool, flag: impl AsRef<str>) {
+        if is_given {
+            self.push(format!(" {}", flag.as_ref()));
+        }
+    }
+
+    /// What comes back with each reply, quiet or not.
+    fn marks(&mut self, choices: &mut Choices<'_>) {
+        let opaque = choices.below(1000);
+        self.flag(opaque % 3 == 2, format!("O{opaque}"));
+        self.flag(choices.once_in(4), "k");
+        self.flag(choices.once_in(7), "q");
+    }
+
+    /// The key's CAS value, now and then another.
+    fn compare(&mut self, choices: &mut Choices<'_>) {
+        let plus = match choices.below(12) {
+            0..=6 => return,
+            7..=9 => 0,
+            10 => FAR_AWAY,
+            _ => return self.push(choices.pick(&[" C0", " C1", " C18446744073709551615"])),
+        };
+        self.push(" C");
+        let key = self.key.clone();
+        self.parts.push(Part::Cas { key, plus });
+    }
+
+    fn end(mut self) -> Step {
+        self.push("\r\n");
+        Step { parts: self.parts, is_missized: false }
+    }
+}
+
+/// Seconds; at least ten thousand apart, or none, or past.
+fn seconds(choices: &mut Choices<'_>) -> String {
+    match choices.below(8) {
+        0 => "0".to_owned(),
+        1 => "-1".to_owned(),
+        _ => (10_000 * (1 + choices.below(30))).to_string(),
+    }
+}
+
+fn get(choices: &mut Choices<'_>) -> Step {
+    let mut line = Line::new("mg", choices);
+    line.flag(!choices.once_in(5), "v");
+    for flag in ["f", "s", "t", "c", "h", "l"] {
+        let is_given = choices.once_in(3);
+        line.flag(is_given, flag);
+        // So that a later comparison knows whose the value is.
+        line.flag(is_given && flag == "c", "k");
+    }
+    let seconds = seconds(choices);
+    match choices.below(10) {
+        7 => line.flag(true, format!("N{seconds}")),
+        8 => line.flag(true, format!("R{seconds}")),
+        9 => line.flag(true, format!("T{seconds}")),
+        _ => {}
+    }
+    let opaque = choices.below(1000);
+    line.flag(opaque % 3 == 2, format!("O{opaque}"));
+    line.flag(choices.once_in(8), "q");
+    line.end()
+}
+
+fn set(choices: &mut Choices<'_>) -> Step {
+    let data = value(choices);
+    let mut line = Line::storing(choices, data.len());
+    let flags = choices.below(60_000);
+    line.flag(flags % 4 == 3, format!("F{flags}"));
+    let seconds = seconds(choices);
+    line.flag(choices.once_in(4), format!("T{seconds}"));
+    line.flag(choices.once_in(6), "I");
+    line.flag(choices.once_in(6), "c");
+    let mode = choices.pick(&["", "", "", "", "", "ME", "MA", "MP", "MR", "MS", "Ma", "Mp", "Me", "MX", "M"]);
+    line.flag(!mode.is_empty(), mode);
+    line.compare(choices);
+    line.marks(choices);
+    line.push("\r\n");
+    line.parts.push(Part::Bytes([&data[..], b"\r\n"].concat()));
+    Step { parts: line.parts, is_missized: false }
+}
+
+fn arithmetic(choices: &mut Choices<'_>) -> Step {
+    let mut line = Line::new("ma", choices);
+    line.flag(!choices.once_in(4), "v");
+    line.flag(choices.once_in(4), "t");
+    line.flag(choices.once_in(5), "c");
+    let seconds = seconds(choices);
+    line.flag(choices.once_in(3), format!("N{seconds}"));
+    let number = choices.pick(&["0", "5", "10", "18446744073709551615", "18446744073709551616", "-1", "junk", ""]);
+    line.flag(choices.once_in(4), format!("J{number}"));
+    let number = choices.pick(&["1", "5", "100", "18446744073709551615", "-1", "junk"]);
+    line.flag(choices.once_in(2), format!("D{number}"));
+    line.flag(choices.once_in(6), format!("T{seconds}"));
+    let mode = choices.pick(&["", "", "", "MI", "MD", "M+", "M-", "Mi", "Md", "MX", "M"]);
+    line.flag(!mode.is_empty(), mode);
+    line.compare(choices);
+    line.marks(choices);
+    line.end()
+}
+
+fn delete(choices: &mut Choices<'_>) -> Step {
+    let mut line = Line::new("md", choices);
+    let seconds = seconds(choices);
+    let is_invalidation = choices.once_in(2);
+    line.flag(is_invalidation, "I");
+    line.flag(is_invalidation && choices.once_in(2), format!("T{seconds}"));
+    line.compare(choices);
+    line.marks(choices);
+    line.end()
+}
+
+fn debug(choices: &mut Choices<'_>) -> Step {
+    let line = Line::new("me", choices);
+    line.end()
+}
+
+/// Lines that are wrong; none announces data.
+fn spoiled(choices: &mut Choices<'_>) -> Step {
+    const LINES: &[&str] = &[
+        "mg",
+        "mg k0 v v",
+        "mg k0 !",
+        "mg k0 v 1",
+        "mg k0 T",
+        "mg k0 Tjunk",
+        "mg k0 Njunk",
+        "mg k0 Rjunk",
+        "mg k0 O01234567890123456789012345678901 k",
+        "mg k0 O0123456789012345678901234567890123456789 k",
+        "mg k0  v  k",
+        "mg !! b",
+        "mg a b",
+        "mg azA b v k",
+        "mn junk",
+        "md",
+        "md k0 !",
+        "md k0 Cjunk",
+        "md k0 q q",
+        "ma",
+        "ma k0 !",
+        "ma k0 D",
+        "ms",
+        "ms k0",
+        "ms k0 junk",
+        "ms k0 -1",
+        "ms k0 S3",
+        "me",
+        "me nosuchkey",
+        "mx k0",
+        "MG k0 v",
+        "mgk0",
+    ];
+    let mut line = choices.pick(LINES).as_bytes().to_vec();
+    if line == b"mg k0 v v" && choices.below(2) == 1 {
+        line = [b"mg ", &[b'K'; 251][..], b" v"].concat();
+    }
+    line.extend_from_slice(b"\r\n");
+    Step::of(line)
+}
