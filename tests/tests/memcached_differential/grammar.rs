@@ -86,6 +86,7 @@ pub(crate) enum Flushes {
 /// Every key that a command may name and that is none too long.
 pub(crate) fn keys() -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = (0..6).map(|index| format!("k{index}").into_bytes()).collect();
+    keys.extend((0..5).map(|index| format!("b{index}").into_bytes()));
     keys.extend([b"noreply".to_vec(), b"0".to_vec(), b"\x01\xff\x80".to_vec(), vec![b'K'; 250]]);
     keys
 }

@@ -3,7 +3,7 @@
 //! Commands go out in pipelines. A command that must know the replies before it waits for them. Behind each pipeline stands a mark,
 //! a value that is set and read, by which the end of the replies is found whatever they are.
 
-use crate::grammar::{Part, Step, keys};
+use crate::grammar::{FAR_AWAY, Part, Step, keys};
 use leasehold_tests::Memcached;
 use leasehold_tests::memcached::Incomplete;
 use leasehold_tests::random::Random;
@@ -119,7 +119,7 @@ impl Session {
             match part {
                 Part::Bytes(piece) => bytes.extend_from_slice(piece),
                 Part::Cas { key, plus } => {
-                    let cas = self.last_cas.get(key).map_or(1, |cas| cas + plus);
+                    let cas = self.last_cas.get(key).map_or(FAR_AWAY, |cas| cas + plus);
                     bytes.extend_from_slice(cas.to_string().as_bytes());
                 }
             }
