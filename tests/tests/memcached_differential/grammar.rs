@@ -314,6 +314,12 @@ fn data_with_text(choices: &mut Choices<'_>) -> (Vec<u8>, Vec<u8>, bool) {
     if data.trim_ascii().is_empty() { (b"0".to_vec(), b"1".to_vec(), false) } else { (data, length, is_missized) }
 }
 
+/// A value that memcached can be asked to count; see [`data_with_text`].
+pub(crate) fn value_with_text(choices: &mut Choices<'_>) -> Vec<u8> {
+    let value = value(choices);
+    if value.trim_ascii().is_empty() { b"0".to_vec() } else { value }
+}
+
 /// Data, the length that is told, and whether it is another.
 fn data(choices: &mut Choices<'_>) -> (Vec<u8>, Vec<u8>, bool) {
     let data = value(choices);
@@ -335,7 +341,7 @@ fn data(choices: &mut Choices<'_>) -> (Vec<u8>, Vec<u8>, bool) {
     (data, told.to_string().into_bytes(), told != length)
 }
 
-pub(crate) fn value(choices: &mut Choices<'_>) -> Vec<u8> {
+fn value(choices: &mut Choices<'_>) -> Vec<u8> {
     const NUMBERS: &[&str] = &[
         "0",
         "9",

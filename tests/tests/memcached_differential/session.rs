@@ -207,7 +207,10 @@ impl Session {
             form.push(b' ');
             match flag.split_first() {
                 Some((b'c', cas)) => {
-                    if let Some(cas) = number(cas) {
+                    // 0: nothing was stored.
+                    if let Some(cas) = number(cas)
+                        && cas != 0
+                    {
                         self.last_cas.insert(key.clone(), cas);
                     }
                     // Without a key: numbers of all keys are in one order.
