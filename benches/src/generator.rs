@@ -128,7 +128,8 @@ impl Generator<'_> {
         let socket = TcpStream::connect(self.plan.address).context("cannot connect to the server")?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        let reply_bytes_max = self.wire.reply_len(Verb::Get).max(self.wire.reply_len(Verb::Set)) * self.plan.pipeline;
+        let reply_bytes_max = self.wire.reply_len(Verb::Get).max(self.wire.reply_len(Verb::Set)) * self.plan.pipeline
+            + self.wire.around().reply_tail.len();
         Ok(Connection {
             socket,
             output: Vec::new(),
@@ -144,7 +145,9 @@ impl Generator<'_> {
     fn send_batch(&mut self, connection: &mut Connection, now: Instant) -> anyhow::Result<()> {
         connection.output.clear();
         connection.asked.clear();
-        connection.reply_bytes = 0;
+        let around = self.wire.around();
+        connection.reply_bytes = around.reply_tail.len();
+        connection.output.extend_from_slice(around.head);
         for _ in 0..self.plan.pipeline {
             let verb = if self.keys.percent(self.plan.get_percent) { Verb::Get } else { Verb::Set };
             let number = self.keys.next();
@@ -152,6 +155,7 @@ impl Generator<'_> {
             connection.reply_bytes += self.wire.reply_len(verb);
             connection.asked.push((verb, number));
         }
+        connection.output.extend_from_slice(around.tail);
         connection.filled = 0;
         connection.sent = now;
         connection.send()
@@ -175,7 +179,7 @@ impl Generator<'_> {
             }
             rest = behind;
         }
-        ensure!(rest.is_empty(), "the server sent more than it was asked");
+        ensure!(rest == self.wire.around().reply_tail, "the batch ends with {:?}", shown(rest));
         Ok(())
     }
 
@@ -229,7 +233,7 @@ impl Connection {
             }
             start += generator.wire.reply_len(verb);
         }
-        Ok(start <= self.filled)
+        Ok(start + generator.wire.around().reply_tail.len() <= self.filled)
     }
 }
 

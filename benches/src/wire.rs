@@ -18,6 +18,18 @@ pub enum Protocol {
     Memcached,
 }
 
+/// How a key is read by a server that speaks [`Protocol::Memcached`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// `get KEY`.
+    #[default]
+    Get,
+    /// `mg KEY v`.
+    Meta,
+    /// All keys of a batch in one `get`, so each must be there.
+    Joined,
+}
+
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -59,15 +71,36 @@ pub struct Wire {
     got: Template,
     stored: Template,
     missed: &'static [u8],
+    around: Around,
+}
+
+/// What stands before and behind all requests of a batch, and behind its replies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Before the first request.
+    pub head: &'static [u8],
+    /// Behind the last.
+    pub tail: &'static [u8],
+    /// Behind the last reply.
+    pub reply_tail: &'static [u8],
 }
 
 impl Wire {
-    /// The templates of `shape` in `protocol`.
+    /// The templates of `shape` in `protocol`, a request for each key.
     ///
     /// # Panics
     /// If the key has no room for the prefix and [`DIGITS`].
     #[must_use]
     pub fn new(protocol: Protocol, shape: &Shape) -> Self {
+        Self::with_reads(protocol, shape, Reads::Get)
+    }
+
+    /// As [`Wire::new`]; under memcached's protocol keys are read in this way.
+    ///
+    /// # Panics
+    /// If the key has no room for the prefix and [`DIGITS`].
+    #[must_use]
+    pub fn with_reads(protocol: Protocol, shape: &Shape, reads: Reads) -> Self {
         assert!(shape.key_bytes >= shape.prefix.len() + DIGITS, "a key holds its prefix and {DIGITS} digits");
         let key = format!("{}{:0>width$}", shape.prefix, "", width = shape.key_bytes - shape.prefix.len());
         let value = key.as_bytes().iter().copied().cycle().take(shape.value_bytes).collect::<Vec<_>>();
@@ -106,15 +139,40 @@ impl Wire {
                 got: build(format!("${value_len}\r\n"), false, none(), true, "\r\n"),
                 stored: build("+OK\r\n".into(), false, none(), false, ""),
                 missed: b"$-1\r\n",
+                around: Around::default(),
             },
-            Protocol::Memcached => Self {
-                get: build("get ".into(), true, none(), false, "\r\n"),
-                set: build("set ".into(), true, format!(" 0 0 {value_len}\r\n"), true, "\r\n"),
-                got: build("VALUE ".into(), true, format!(" 0 {value_len}\r\n"), true, "\r\nEND\r\n"),
-                stored: build("STORED\r\n".into(), false, none(), false, ""),
-                missed: b"END\r\n",
-            },
+            Protocol::Memcached => {
+                let with_tail = |tail| build("VALUE ".into(), true, format!(" 0 {value_len}\r\n"), true, tail);
+                let joined = Around { head: b"get", tail: b"\r\n", reply_tail: b"END\r\n" };
+                let (get, got, missed, around) = match reads {
+                    Reads::Get => {
+                        let get = build("get ".into(), true, none(), false, "\r\n");
+                        (get, with_tail("\r\nEND\r\n"), &b"END\r\n"[..], Around::default())
+                    }
+                    Reads::Meta => {
+                        let get = build("mg ".into(), true, " v".into(), false, "\r\n");
+                        let got = build(format!("VA {value_len}\r\n"), false, none(), true, "\r\n");
+                        (get, got, &b"EN\r\n"[..], Around::default())
+                    }
+                    Reads::Joined => (build(" ".into(), true, none(), false, ""), with_tail("\r\n"), &b""[..], joined),
+                };
+                Self {
+                    get,
+                    set: build("set ".into(), true, format!(" 0 0 {value_len}\r\n"), true, "\r\n"),
+                    got,
+                    stored: build("STORED\r\n".into(), false, none(), false, ""),
+                    missed,
+                    around,
+                }
+            }
         }
+    }
+
+    /// What stands around a batch.
+    #[inline]
+    #[must_use]
+    pub fn around(&self) -> Around {
+        self.around
     }
 
     /// Appends the request for key `number`.
@@ -239,6 +297,31 @@ mod tests {
         assert_eq!(request, b"get key:000000000099\r\n");
         let reply = b"VALUE key:000000000099 0 16\r\nkey:000000000099\r\nEND\r\n";
         assert_eq!(wire.expected_reply(Verb::Get, 99), reply);
+    }
+
+    #[test]
+    fn meta_and_joined_reads_are_what_memcached_speaks() {
+        let read = |reads| {
+            let mut wire = Wire::with_reads(Protocol::Memcached, &shape(16), reads);
+            let around = wire.around();
+            let (mut request, mut reply) = (around.head.to_vec(), Vec::new());
+            for number in [1, 2] {
+                wire.write_request(Verb::Get, number, &mut request);
+                reply.extend_from_slice(wire.expected_reply(Verb::Get, number));
+            }
+            request.extend_from_slice(around.tail);
+            reply.extend_from_slice(around.reply_tail);
+            (String::from_utf8(request).expect("text"), String::from_utf8(reply).expect("text"))
+        };
+        let (request, reply) = read(Reads::Meta);
+        assert_eq!(request, "mg key:000000000001 v\r\nmg key:000000000002 v\r\n");
+        assert_eq!(reply, "VA 16\r\nkey:000000000001\r\nVA 16\r\nkey:000000000002\r\n");
+        let (request, reply) = read(Reads::Joined);
+        assert_eq!(request, "get key:000000000001 key:000000000002\r\n");
+        assert_eq!(
+            reply,
+            "VALUE key:000000000001 0 16\r\nkey:000000000001\r\nVALUE key:000000000002 0 16\r\nkey:000000000002\r\nEND\r\n"
+        );
     }
 
     #[test]

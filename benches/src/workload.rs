@@ -6,7 +6,7 @@
 use crate::keys::Distribution;
 use crate::preload::Preload;
 use crate::rival::parse_cores;
-use crate::wire::{Protocol, Shape};
+use crate::wire::{Protocol, Reads, Shape};
 use anyhow::{Context as _, bail, ensure};
 use std::path::Path;
 use toml::{Table, Value};
@@ -65,6 +65,8 @@ pub struct Workload {
     pub get_percent: u8,
     /// Whether a read may find nothing.
     pub misses: bool,
+    /// How memcached's clients read.
+    pub reads: Reads,
     /// Requests in a batch.
     pub pipeline: usize,
     /// Connections in all.
@@ -151,6 +153,12 @@ impl Plans {
                 let twice = workload.lanes[..index].iter().any(|other| other.name == lane.name);
                 ensure!(!twice, "workload {name}: two lanes {}", lane.name);
             }
+            // A key that is missing has no reply of its own, and a write no place in the line.
+            let is_joinable = workload.get_percent == 100 && !workload.misses;
+            ensure!(
+                workload.reads != Reads::Joined || is_joinable,
+                "workload {name}: joined reads that all hit, or none"
+            );
             for lane in workload.needs.iter().flat_map(|need| [&need.lane, &need.against]) {
                 ensure!(workload.lanes.iter().any(|other| other.name == *lane), "workload {name}: no lane {lane}");
             }
@@ -172,6 +180,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
             "summary",
             "get_percent",
             "misses",
+            "reads",
             "pipeline",
             "connections",
             "keys",
@@ -193,6 +202,7 @@ fn workload_fields(table: &Table, name: String) -> anyhow::Result<Workload> {
         summary: text(table, "summary")?.to_owned(),
         get_percent: u8::try_from(number(table, "get_percent", 100, 0, 100)?)?,
         misses: table.get("misses").and_then(Value::as_bool).unwrap_or(false),
+        reads: reads(table)?,
         pipeline: number(table, "pipeline", 1, 1, 1000)?,
         connections: number(table, "connections", 50, 1, 10_000)?,
         keys: number(table, "keys", 1_000_000, 1, 99_999_999)? as u64,
@@ -278,6 +288,15 @@ fn distribution(table: &Table) -> anyhow::Result<Option<Distribution>> {
         Some(Some("hot")) => Distribution::Hot,
         Some(_) => bail!("distribution: uniform, zipf or hot"),
     }))
+}
+
+fn reads(table: &Table) -> anyhow::Result<Reads> {
+    Ok(match table.get("reads").map(|value| value.as_str()) {
+        None | Some(Some("get")) => Reads::Get,
+        Some(Some("meta")) => Reads::Meta,
+        Some(Some("joined")) => Reads::Joined,
+        Some(_) => bail!("reads: get, meta or joined"),
+    })
 }
 
 fn only(table: &Table, allowed: &[&str]) -> anyhow::Result<()> {

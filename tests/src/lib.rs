@@ -12,11 +12,14 @@
 #![forbid(unsafe_code)]
 
 pub mod certificates;
+pub mod choices;
 pub mod client;
+pub mod client_scripts;
 pub mod database;
 pub mod fed;
 pub mod groups;
 pub mod loading;
+pub mod memcached;
 pub mod mysql;
 pub mod mysql_server;
 pub mod notices;
@@ -36,6 +39,7 @@ pub mod watch;
 pub use certificates::Certificates;
 pub use client::{Client, NoReply};
 pub use database::Database;
+pub use memcached::{Memcached, MemcachedServer};
 pub use mysql::MySqlDatabase;
 pub use mysql_server::{MySqlKind, MySqlServer};
 pub use postgres::Postgres;

@@ -1,8 +1,9 @@
 //! The server under test: the real binary, built once per test process, one process per test.
 
 use crate::client::Client;
-use crate::process::{Directory, Process, free_port};
-use crate::watch::holds_in_time;
+use crate::memcached::Memcached;
+use crate::process::{Directory, Process, free_port, listens};
+use crate::watch::{holds_in_time, until};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -13,6 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Server {
     process: Process,
+    memcached_port: u16,
     directory: Directory,
 }
 
@@ -22,6 +24,7 @@ pub struct ServerOptions {
     conf: Option<String>,
     settings: Vec<(String, String)>,
     arguments: Vec<String>,
+    with_memcached: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -47,6 +50,18 @@ impl Server {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.process.port()
+    }
+
+    /// Where it listens for memcached's clients; 0 without [`ServerOptions::memcached`].
+    #[must_use]
+    pub fn memcached_port(&self) -> u16 {
+        self.memcached_port
+    }
+
+    /// A new connection to the memcached port.
+    #[must_use]
+    pub fn memcached(&self) -> Memcached {
+        Memcached::connect(self.memcached_port)
     }
 
     /// The process id.
@@ -104,6 +119,13 @@ impl ServerOptions {
         self
     }
 
+    /// With a port for memcached's clients.
+    #[must_use]
+    pub fn memcached(mut self) -> Self {
+        self.with_memcached = true;
+        self
+    }
+
     /// One more argument on the command line.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
@@ -128,8 +150,19 @@ impl ServerOptions {
         for _ in 0..START_ATTEMPTS_MAX {
             let directory = Directory::new();
             let port = free_port();
-            match Process::start(self.command(&directory, port), port, START_PATIENCE) {
-                Ok(process) => return Server { process, directory },
+            let memcached_port = if self.with_memcached { free_port() } else { 0 };
+            let mut command = self.command(&directory, port);
+            if self.with_memcached {
+                command.arg("--set").arg(format!("memcached-port={memcached_port}"));
+            }
+            match Process::start(command, port, START_PATIENCE) {
+                Ok(process) => {
+                    if self.with_memcached {
+                        let listens = || listens(process.pid(), memcached_port);
+                        until("the server listens for memcached's clients, too", listens);
+                    }
+                    return Server { process, memcached_port, directory };
+                }
                 Err(failed) => failure = format!("status {:?}\n{}", failed.status, failed.output),
             }
         }

@@ -2,90 +2,30 @@
 //! `tests/clients`) and redis-rs (here). They run everyday commands and read rows through a loader.
 
 use leasehold_tests::Server;
-use leasehold_tests::groups::{leave_out, program_for, say};
-use leasehold_tests::process::Directory;
-use leasehold_tests::server::workspace;
+use leasehold_tests::client_scripts::{Node, node_js, python, run};
 use redis::{AsyncCommands, Commands};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// 1,000 users, and a loader for them.
-const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-    WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
-    INSERT INTO users SELECT id, 'user ' || id FROM ids;";
-
-struct Node {
-    server: Server,
-    _files: Directory,
-}
-
-fn node() -> Node {
-    let files = Directory::new();
-    let script = files.path().join("users.sql");
-    std::fs::write(&script, USERS).expect("the directory is ours");
-    let conf = format!(
-        r#"
-        [sources.main]
-        url = "sqlite:{}"
-        create_with = "{}"
-
-        [loaders.user]
-        match = "user:{{id:int}}"
-        source = "main"
-        sql = "SELECT id, name FROM users WHERE id = $1"
-        batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))"
-        batch_key = "id"
-        "#,
-        files.path().join("users.db").display(),
-        script.display(),
-    );
-    Node { server: Server::options().conf(conf).start(), _files: files }
-}
-
-fn run(group: &str, program: &Path, script: &str) {
-    let node = node();
-    let clients = workspace().join("tests/clients");
-    let output = Command::new(program)
-        .current_dir(&clients)
-        .arg(clients.join(script))
-        .arg(node.server.port().to_string())
-        .output()
-        .expect("the program can be run");
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{group}: {}\n{text}\nserver:\n{}", output.status, node.server.logs());
-    say(text.lines().last().unwrap_or_default());
-}
-
-fn node_script(group: &str, package: &str, script: &str) {
-    let Some(program) = program_for(group, "node") else { return };
-    if !workspace().join("tests/clients/node_modules").join(package).is_dir() {
-        return leave_out(group, "`npm ci --prefix tests/clients` has not been run");
-    }
-    run(group, &program, script);
-}
 
 #[test]
 fn redis_py_works_unchanged() {
-    let python: PathBuf = workspace().join("tests/.venv/bin/python");
-    if !python.is_file() {
-        return leave_out("redis-py", "tests/.venv is not there; tests/run makes it");
-    }
-    run("redis-py", &python, "redis_py.py");
+    let Some(python) = python("redis-py", "redis") else { return };
+    run("redis-py", python, "redis_py.py", Server::port);
 }
 
 #[test]
 fn ioredis_works_unchanged() {
-    node_script("ioredis", "ioredis", "ioredis.mjs");
+    let Some(node) = node_js("ioredis", "ioredis") else { return };
+    run("ioredis", node, "ioredis.mjs", Server::port);
 }
 
 #[test]
 fn node_redis_works_unchanged() {
-    node_script("node-redis", "redis", "node_redis.mjs");
+    let Some(node) = node_js("node-redis", "redis") else { return };
+    run("node-redis", node, "node_redis.mjs", Server::port);
 }
 
 #[test]
 fn redis_rs_works_unchanged() -> redis::RedisResult<()> {
-    let node = node();
+    let node = Node::start();
     for protocol in ["", "?protocol=resp3"] {
         let url = format!("redis://127.0.0.1:{}/{protocol}", node.server.port());
         let mut client = redis::Client::open(url)?.get_connection()?;
@@ -130,7 +70,7 @@ fn redis_rs_works_unchanged() -> redis::RedisResult<()> {
 
 #[tokio::test]
 async fn redis_rs_multiplexed_connections_work_unchanged() -> redis::RedisResult<()> {
-    let node = node();
+    let node = Node::start();
     let url = format!("redis://127.0.0.1:{}/?protocol=resp3", node.server.port());
     let connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let reads = (1..=200).map(|id| {

@@ -2,14 +2,14 @@
 //!
 //! It shows what reading requests from and writing replies to the kernel's TCP costs on this machine, and nothing else: no
 //! parsing beyond finding where a request ends, no keys, no memory. Requests of a workload have a known length, told apart
-//! by one byte (`*2` is a GET, `*3` a SET), so the scan is one load and one addition per request. One `read`, one
+//! by one byte (`*2` is a GET, `*3` a SET; `g`, `m` and `s` begin those of memcached's clients), so the scan is one load and one addition per request. One `read`, one
 //! `write` per turn and connection, as the servers it is compared with. Not a server for anything else: what does not
 //! look like the workload closes the connection.
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use leasehold_benches::system::{self, Epoll};
-use leasehold_benches::wire::{Protocol, Shape, Verb, Wire};
+use leasehold_benches::wire::{Protocol, Reads, Shape, Verb, Wire};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -27,6 +27,9 @@ struct Arguments {
     key_bytes: usize,
     #[arg(long, default_value_t = 32)]
     value_bytes: usize,
+    /// Keys in each `get` of a memcached client.
+    #[arg(long)]
+    joined: Option<usize>,
 }
 
 /// Requests of one kind.
@@ -41,7 +44,7 @@ struct Kind {
 
 struct Canned {
     mark_at: usize,
-    kinds: [Kind; 2],
+    kinds: Vec<Kind>,
 }
 
 /// Equal replies kept in a row.
@@ -114,23 +117,33 @@ impl Connection {
 
 impl Canned {
     fn new(arguments: &Arguments) -> Self {
-        let (protocol, mark_at, marks) = match arguments.protocol.as_str() {
-            "resp" => (Protocol::Resp, 1, *b"23"),
-            _ => (Protocol::Memcached, 0, *b"gs"),
+        let (protocol, mark_at, kinds): (_, _, &[_]) = match arguments.protocol.as_str() {
+            "resp" => (Protocol::Resp, 1, &[(b'2', Verb::Get, Reads::Get), (b'3', Verb::Set, Reads::Get)]),
+            _ => {
+                let reads = if arguments.joined.is_some() { Reads::Joined } else { Reads::Get };
+                let meta = (b'm', Verb::Get, Reads::Meta);
+                (Protocol::Memcached, 0, &[(b'g', Verb::Get, reads), (b's', Verb::Set, Reads::Get), meta])
+            }
         };
         let shape = Shape {
             prefix: arguments.prefix.clone(),
             key_bytes: arguments.key_bytes,
             value_bytes: arguments.value_bytes,
         };
-        let mut wire = Wire::new(protocol, &shape);
-        let mut kind = |verb, mark| Kind {
-            mark,
-            request_len: wire.request_len(verb),
-            reply_len: wire.reply_len(verb),
-            replies: wire.expected_reply(verb, 0).repeat(RUN),
+        let kind = |&(mark, verb, reads): &(u8, Verb, Reads)| {
+            let mut wire = Wire::with_reads(protocol, &shape, reads);
+            let keys = if reads == Reads::Joined { arguments.joined.unwrap_or(1) } else { 1 };
+            let around = wire.around();
+            let mut reply = wire.expected_reply(verb, 0).repeat(keys);
+            reply.extend_from_slice(around.reply_tail);
+            Kind {
+                mark,
+                request_len: around.head.len() + wire.request_len(verb) * keys + around.tail.len(),
+                reply_len: reply.len(),
+                replies: reply.repeat(RUN),
+            }
         };
-        Self { mark_at, kinds: [kind(Verb::Get, marks[0]), kind(Verb::Set, marks[1])] }
+        Self { mark_at, kinds: kinds.iter().map(kind).collect() }
     }
 
     /// Bytes of whole requests, and their replies: of one kind from the prepared run, else copied together.

@@ -260,7 +260,7 @@ impl Bench<'_> {
         let generators = self.generator_cores.len().min(workload.connections);
         let plan = |index: usize| Plan {
             address: server.address,
-            wire: Wire::new(rival.protocol, &workload.shape),
+            wire: Wire::with_reads(rival.protocol, &workload.shape, workload.reads),
             get_percent: workload.get_percent,
             pipeline: workload.pipeline,
             connections: workload.connections / generators + usize::from(index < workload.connections % generators),

@@ -9,6 +9,7 @@
 //! A command is a shape and a list of choices; each decision on the way takes the next choice. Choice 0 is the plainest
 //! answer (leave out, the first alternative, a short value), so a failing sequence shrinks to a plain one.
 
+use leasehold_tests::choices::Choices;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -114,40 +115,6 @@ pub(crate) const SHAPES: &[&str] = &[
     "NOSUCHCOMMAND key value",
     "junk value...",
 ];
-
-/// Source of decisions; choice 0 when the list is used up.
-#[derive(Debug)]
-pub(crate) struct Choices<'a> {
-    left: &'a [u16],
-}
-
-impl<'a> Choices<'a> {
-    /// Decisions from a list.
-    #[must_use]
-    pub(crate) fn new(list: &'a [u16]) -> Self {
-        Self { left: list }
-    }
-
-    /// A number below `count`.
-    pub(crate) fn below(&mut self, count: usize) -> usize {
-        match self.left.split_first() {
-            Some((first, rest)) => {
-                self.left = rest;
-                usize::from(*first) % count
-            }
-            None => 0,
-        }
-    }
-
-    fn pick<'p>(&mut self, from: &[&'p str]) -> &'p str {
-        from[self.below(from.len())]
-    }
-
-    /// True about once in `count` times.
-    fn once_in(&mut self, count: usize) -> bool {
-        self.below(count) == count - 1
-    }
-}
 
 /// The command that a shape and choices make.
 #[must_use]

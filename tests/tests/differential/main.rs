@@ -8,8 +8,9 @@ mod allowed;
 mod grammar;
 
 use allowed::{ALLOWED, Pair};
-use grammar::{Choices, SHAPES, command};
+use grammar::{SHAPES, command};
 use leasehold_command::table;
+use leasehold_tests::choices::Choices;
 use leasehold_tests::client::{PATIENCE, request};
 use leasehold_tests::reply::{Quoted, decode};
 use leasehold_tests::{Client, RedisServer, Server, Value, groups};
