@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::info;
 use crate::node::Node;
-use leasehold_command::{Count, StatsOf};
+use leasehold_command::{Count, StatsOf, memcached};
 use std::fmt::Display;
 
 type Pairs = Vec<(String, String)>;
@@ -62,7 +62,8 @@ fn general(node: &Node) -> Pairs {
         ("pid", &std::process::id()),
         ("uptime", &node.clock.uptime().as_secs()),
         ("time", &(node.clock.wall_us() / 1_000_000)),
-        ("version", &env!("CARGO_PKG_VERSION")),
+        ("version", &memcached::VERSION),
+        ("x_version", &env!("CARGO_PKG_VERSION")),
         ("pointer_size", &usize::BITS),
         ("rusage_user", &format_args!("{user:.6}")),
         ("rusage_system", &format_args!("{system:.6}")),

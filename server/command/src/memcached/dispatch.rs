@@ -153,7 +153,7 @@ mod tests {
             ("touch a noreply\r\n".to_owned(), String::new()),
         ] {
             let mut node = Node::new();
-            let version = concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n");
+            let version = format!("VERSION {}\r\n", crate::memcached::VERSION);
             assert_eq!(node.talk(format!("{input}version\r\n")), format!("{reply}{version}"), "{input:?}");
             assert_eq!(node.talk("get a\r\n"), "END\r\n", "{input:?} stores nothing");
         }

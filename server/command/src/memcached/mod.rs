@@ -24,6 +24,9 @@ pub(crate) use parked::Form;
 
 use crate::context::Context;
 
+/// The memcached version whose behaviour this is: client libraries choose features by it.
+pub const VERSION: &str = "1.6.45";
+
 /// Where the reply of the command under way goes.
 #[inline]
 pub(crate) fn buffer<'c>(context: &'c mut Context<'_>) -> &'c mut Vec<u8> {

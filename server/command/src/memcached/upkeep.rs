@@ -1,9 +1,9 @@
 //! Verbs about the connection and the node.
 
-use super::buffer;
 use super::dispatch::{BAD_FORMAT, ERROR, answer};
 use super::entry::expire_at_ms;
 use super::table::{ANY, Verb};
+use super::{VERSION as MEMCACHED_VERSION, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::{Count, StatsOf};
 use crate::spec::Flags;
@@ -78,12 +78,12 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 static VERSION: Verb = Verb {
     name: "version",
     usage: "",
-    summary: "Answers the version of the server",
+    summary: "Answers the version of memcached whose behaviour this is",
     words_min: 1,
     words_max: ANY,
     flags: Flags::FAST,
     noreply_from: None,
-    run: |context, _| answer(context, concat!("VERSION ", env!("CARGO_PKG_VERSION")).as_bytes()),
+    run: |context, _| answer(context, format!("VERSION {MEMCACHED_VERSION}").as_bytes()),
 };
 
 static VERBOSITY: Verb = Verb {
