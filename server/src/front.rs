@@ -77,7 +77,8 @@ pub(crate) trait Front: Sized + 'static {
 
     fn execute(context: &mut Context<'_>, request: Self::Request<'_>) -> Outcome;
 
-    fn load_ahead(context: &mut Context<'_>, request: Self::Request<'_>) -> bool;
+    /// See [`load_ahead`].
+    fn load_ahead(context: &mut Context<'_>, request: Self::Request<'_>, keys_left: &mut usize) -> bool;
 
     /// The text of a reply that is an error, from its code on.
     fn error_of(reply: &[u8]) -> Option<&[u8]>;
@@ -141,8 +142,8 @@ impl Front for Resp {
         execute(context, request)
     }
 
-    fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
-        load_ahead(context, request)
+    fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &mut usize) -> bool {
+        load_ahead(context, request, keys_left)
     }
 
     #[inline]
@@ -208,8 +209,8 @@ impl Front for Memcached {
         memcached::execute(context, request)
     }
 
-    fn load_ahead(context: &mut Context<'_>, request: text::Request<'_>) -> bool {
-        memcached::load_ahead(context, request)
+    fn load_ahead(context: &mut Context<'_>, request: text::Request<'_>, keys_left: &mut usize) -> bool {
+        memcached::load_ahead(context, request, keys_left)
     }
 
     #[inline]

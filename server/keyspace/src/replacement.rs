@@ -134,7 +134,12 @@ impl Shard {
             let mut is_written = false;
             let mut slot = Slot::new(self, *key, Acting::of(turn), &mut is_written);
             match attributes.expiry {
-                Expiry::At(at_ms) if at_ms <= now_ms => drop(slot.remove()),
+                Expiry::At(at_ms) if at_ms <= now_ms => {
+                    slot.remove();
+                    if let Some(version) = attributes.external_version {
+                        slot.remember_version(version);
+                    }
+                }
                 _ => slot.set(value, attributes),
             }
             if is_written {
@@ -146,8 +151,8 @@ impl Shard {
             return Replaced::Differs;
         }
         let before = self.entry(location).fields();
-        let external_version = attributes.external_version.or(before.external_version);
-        let fields = Fields { external_version, client_flags: attributes.client_flags, ..before };
+        let Attributes { external_version, client_flags, .. } = attributes;
+        let fields = Fields { external_version, client_flags, ..before };
         let kept = self.entry(location).tag_set();
         self.store(Some(location), key, value, Contents { fields, tags: kept.borrow() }, now_ms);
         Replaced::Stale

@@ -94,6 +94,17 @@ fn a_stale_value_is_replaced_only_by_what_was_made_from_it_or_under_a_lease_on_i
 }
 
 #[test]
+fn a_version_of_the_writer_names_a_stale_value_once() {
+    let mut node = Node::new();
+    let attributes = Attributes { external_version: Some(5), ..Attributes::PLAIN };
+    node.keyspace.update(&mut node.turn, DB, KEY, |slot| slot.set(b"old", attributes));
+    node.invalidate(Invalidation::Soft { stale_ms: Some(50_000) }, None);
+    let enough = Replacement { stale_suffices: true, ..replacement(5) };
+    assert_eq!(replace(&mut node, enough), Replaced::Stale);
+    assert_eq!(replace(&mut node, enough), Replaced::Differs, "that value is gone");
+}
+
+#[test]
 fn no_fresh_value_is_replaced_by_an_older_one_not_even_as_a_stale_one() {
     let mut node = Node::new();
     node.set(b"old");

@@ -14,8 +14,8 @@ use std::time::Instant;
 /// Commands executed before other connections have their turn.
 const COMMANDS_PER_TURN: usize = 1_024;
 
-/// Requests looked at behind a parked one, for loads to start ahead.
-const LOADS_AHEAD_MAX: usize = 256;
+/// Keys looked at in the requests behind a parked one, for loads to start ahead.
+const KEYS_AHEAD_MAX: usize = 256;
 
 /// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
 /// would cost a tenth of a pipelined GET.
@@ -156,9 +156,10 @@ fn run_one<F: Front>(
 /// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.
 fn load_ahead_of<F: Front>(context: &mut Context<'_>, mut rest: &[u8], limits: &F::Limits) {
     let mut parser = F::Parser::default();
-    for _ in 0..LOADS_AHEAD_MAX {
+    let mut keys_left = KEYS_AHEAD_MAX;
+    while keys_left > 0 {
         let Ok(Parsed::Complete { consumed }) = F::parse(&mut parser, rest, limits) else { return };
-        if !F::request(&parser, rest).is_some_and(|request| F::load_ahead(context, request)) {
+        if !F::request(&parser, rest).is_some_and(|request| F::load_ahead(context, request, &mut keys_left)) {
             return;
         }
         rest = &rest[consumed..];

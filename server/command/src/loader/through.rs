@@ -10,7 +10,7 @@ use crate::context::{Context, Outcome};
 use crate::host::{Host, LoaderPolicy, ServeStale};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
 use bytes::Bytes;
-use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, Load, LoadCause, Lookup, Waiter};
+use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, KEY_BYTES_MAX, Load, LoadCause, Lookup, Waiter};
 use leasehold_protocol::Request;
 
 /// How long a load of the server may fill, in ms: far longer than any statement timeout, so that a late load still fills.
@@ -265,20 +265,36 @@ fn acceptable_stale(context: &mut Context<'_>, key: &[u8], policy: LoaderPolicy,
 /// Starts the loads that a read of `request` will want, while the command before it on the same connection is parked: a
 /// pipeline of cold reads then waits for one batch, not for one load after the other. Whether the request was a read, so that
 /// the one behind it may be looked at too; what stands behind a write must see it, and is left alone.
-pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
+/// `keys_left` counts down the keys that may be looked at.
+pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &mut usize) -> bool {
     let is_read = match request.len() {
         0 | 1 => false,
         2 => request.arg(0).eq_ignore_ascii_case(b"get") || request.arg(0).eq_ignore_ascii_case(b"mget"),
         _ => request.arg(0).eq_ignore_ascii_case(b"mget"),
     };
     if is_read {
-        request.args_from(1).for_each(|key| load_ahead_of(context, key));
+        load_keys_ahead(context, request.args_from(1), keys_left);
     }
     is_read
 }
 
-/// Starts the load that a read of `key` will want.
-pub(crate) fn load_ahead_of(context: &mut Context<'_>, key: &[u8]) {
+/// Starts the loads that a read of `keys` will want, of the first `keys_left` of them.
+pub(crate) fn load_keys_ahead<'k>(
+    context: &mut Context<'_>,
+    keys: impl Iterator<Item = &'k [u8]>,
+    keys_left: &mut usize,
+) {
+    for key in keys.take(*keys_left) {
+        *keys_left -= 1;
+        load_key_ahead(context, key);
+    }
+}
+
+fn load_key_ahead(context: &mut Context<'_>, key: &[u8]) {
+    // The command that reads it will refuse it.
+    if key.len() > KEY_BYTES_MAX {
+        return;
+    }
     let Some(policy) = transparent_loader(context, key) else { return };
     let (db, turn) = (context.client.db, &mut *context.turn);
     if matches!(context.keyspace.lookup(turn, db, key, Access::Quiet, |_| ()), Lookup::Stale(()) | Lookup::Absent) {

@@ -24,7 +24,7 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         return answer(context, ERROR);
     }
     let start = context.reply.len();
-    let is_silent = verb.noreply_from.is_some_and(|from| request.len() >= from) && request.is_noreply();
+    let is_silent = verb.is_silent(request);
     let outcome = admit_and_run(context, verb, request);
     if is_silent {
         context.reply.truncate(start);
@@ -44,7 +44,7 @@ fn admit_and_run(context: &mut Context<'_>, verb: &table::Verb, request: Request
         return outcome;
     }
     if verb.flags.has(Flags::DENYOOM) && context.keyspace.make_room(context.turn, request.bytes_total()).is_err() {
-        return answer(context, b"SERVER_ERROR out of memory storing object");
+        return refuse_for_memory(context, verb, request);
     }
     (verb.run)(context, request)
 }
@@ -100,19 +100,29 @@ fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, f
         Fault::LineFormat => answer(context, BAD_FORMAT),
         Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
         Fault::TooLarge => {
-            if verb.name == "ms" {
-                meta::too_large(context, request);
-            }
-            // Who reads on must not find the value that this one was to take the place of.
-            if verb.name == "set"
-                && let Some(key) = request.word(1)
-                && context.host.writer_for(context.client.db, key).is_none()
-            {
-                context.keyspace.update(context.turn, context.client.db, key, |slot| slot.remove());
-            }
+            remove_outdated(context, verb, request);
             answer(context, b"SERVER_ERROR object too large for cache")
         }
         Fault::Skipped => Outcome::Replied,
+    }
+}
+
+#[cold]
+fn refuse_for_memory(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>) -> Outcome {
+    remove_outdated(context, verb, request);
+    answer(context, b"SERVER_ERROR out of memory storing object")
+}
+
+/// After a `set` or `ms` that could not store: who reads on must not find the value that it was to take the place of.
+fn remove_outdated(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>) {
+    if verb.name == "ms" {
+        return meta::remove_outdated(context, request);
+    }
+    if verb.name == "set"
+        && let Some(key) = request.word(1)
+        && context.host.writer_for(context.client.db, key).is_none()
+    {
+        context.keyspace.update(context.turn, context.client.db, key, |slot| slot.remove());
     }
 }
 

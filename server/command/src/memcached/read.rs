@@ -227,12 +227,15 @@ pub(super) fn look(context: &mut Context<'_>, key: &[u8], with_version: bool) ->
 }
 
 /// As [`crate::load_ahead`].
-pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
+pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &mut usize) -> bool {
+    if request.fault().is_some() {
+        return false;
+    }
     match request.word(0) {
-        Some(b"get" | b"gets") => request.words_from(1).for_each(|key| through::load_ahead_of(context, key)),
+        Some(b"get" | b"gets") => through::load_keys_ahead(context, request.words_from(1), keys_left),
         // With N or R the caller is the loader; the others do not write, and their keys are the words.
         Some(b"mg") if request.words_from(2).all(|flag| !matches!(flag[0], b'N' | b'R' | b'T' | b'b')) => {
-            request.words_from(1).take(1).for_each(|key| through::load_ahead_of(context, key));
+            through::load_keys_ahead(context, request.words_from(1).take(1), keys_left);
         }
         _ => return false,
     }
@@ -241,10 +244,12 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::context::Outcome;
+    use crate::context::{Context, Outcome};
     use crate::host::{LoaderPolicy, ServeStale};
     use crate::testing::Node;
     use leasehold_keyspace::{Db, Expiry, Fill};
+    use leasehold_protocol::memcached::{Limits, Parser};
+    use leasehold_protocol::{Reply, RespVersion};
 
     /// A node whose keys `load:…` have a transparent loader.
     fn node_with_loader() -> Node {
@@ -316,6 +321,25 @@ mod tests {
         let load = node.turn.effects.loads.pop().expect("a load is to start");
         node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &"LOADFAIL users down".into(), 0);
         assert_eq!(node.wake().as_deref(), Some("SERVER_ERROR LOADFAIL users down\r\n"));
+    }
+
+    #[test]
+    fn no_more_keys_are_loaded_ahead_than_may_be_and_none_that_is_refused() {
+        let mut node = node_with_loader();
+        let long = format!("load:{}", "x".repeat(70_000));
+        let mut ahead = |line: &str, mut keys_left: usize| {
+            let mut parser = Parser::new();
+            let limits = Limits { key_bytes_max: usize::MAX, line_bytes_max: usize::MAX, ..Limits::DEFAULT };
+            parser.parse(line.as_bytes(), &limits).expect("a line");
+            let Node { keyspace, host, client, turn, .. } = &mut node;
+            let mut reply = Reply::new(RespVersion::V2);
+            let mut context = Context { keyspace, host, client, reply: &mut reply, turn };
+            assert!(super::load_ahead(&mut context, parser.request(line.as_bytes()), &mut keys_left));
+            (std::mem::take(&mut node.turn.effects.loads).len(), keys_left)
+        };
+        assert_eq!(ahead("get load:1 load:2 load:3\r\n", 2), (2, 0));
+        assert_eq!(ahead("get load:4 load:5\r\n", 3), (2, 1));
+        assert_eq!(ahead(&format!("get {long} load:6\r\n"), 3), (1, 1));
     }
 
     #[test]

@@ -393,7 +393,13 @@ mod tests {
         let refused = (0..1000).any(|number| node.talk(format!("set key:{number} 0 0 4096\r\n{value}\r\n")) == refusal);
         assert!(refused);
         assert_eq!(node.talk(format!("append a 0 0 4096\r\n{value}\r\n")), refusal);
-        assert_eq!(node.talk("get a\r\ndelete a\r\n"), "VALUE a 0 1\r\n1\r\nEND\r\nDELETED\r\n");
+        assert_eq!(node.talk("get a\r\n"), "VALUE a 0 1\r\n1\r\nEND\r\n");
+        // Nobody must read the value that these were to take the place of.
+        for verb in ["set a 0 0 4096", "ms a 4096"] {
+            assert_eq!(node.talk(format!("{verb}\r\n{value}\r\nget a\r\n")), format!("{refusal}END\r\n"));
+            node.talk("set a 0 0 1\r\n1\r\n");
+        }
+        assert_eq!(node.talk("delete a\r\n"), "DELETED\r\n");
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub struct Verb {
     pub run: Handler,
 }
 
+impl Verb {
+    /// Whether the client wants no answer: with too few words `noreply` is a key like any other.
+    #[inline]
+    pub(super) fn is_silent(&self, request: Request<'_>) -> bool {
+        self.noreply_from.is_some_and(|from| request.len() >= from) && request.is_noreply()
+    }
+}
+
 /// For [`Verb::words_max`]: as many as the line may have.
 pub const ANY: usize = usize::MAX;
 

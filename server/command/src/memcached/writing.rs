@@ -33,7 +33,7 @@ pub(super) fn intercept(context: &mut Context<'_>, verb: &Verb, request: Request
         }
     };
     let effect = if value.is_some() { Effect::Stored } else { Effect::Deleted { others: Vec::new() } };
-    let kind = Kind::Memcached(Form::Write { is_silent: request.is_noreply() });
+    let kind = Kind::Memcached(Form::Write { is_silent: verb.is_silent(request) });
     let changes = vec![Change { key: Bytes::copy_from_slice(key), value }];
     match write_as(context, kind, db, loader, changes, effect) {
         Ok(outcome) => Some(outcome),

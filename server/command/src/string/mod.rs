@@ -5,7 +5,7 @@ mod get;
 mod lcs;
 pub(crate) mod lifetime;
 mod multi;
-mod number;
+pub(crate) mod number;
 mod range;
 pub(crate) mod set;
 

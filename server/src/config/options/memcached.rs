@@ -57,7 +57,8 @@ pub(super) const MEMCACHED: &[Spec<Config>] = &[
 
 /// Names and passwords, a line each. A line without a colon is a user without a password, which `check` refuses.
 fn users(text: &str) -> Vec<(String, Secret)> {
-    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    // A line of spaces is a user without a name, which is refused: a file without users would let everybody in.
+    let lines = text.lines().filter(|line| !line.is_empty()).map(str::trim_end);
     lines
         .map(|line| {
             let (user, password) = line.split_once(':').unwrap_or((line, ""));

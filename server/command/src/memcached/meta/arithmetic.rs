@@ -10,6 +10,7 @@ use crate::memcached::buffer;
 use crate::memcached::dispatch;
 use crate::memcached::entry::{expire_at_ms, expiry};
 use crate::memcached::number::{self, Direction};
+use crate::string::number::replace;
 use leasehold_keyspace::{Attributes, Expiry};
 use leasehold_protocol::memcached::{Request, reply};
 
@@ -85,6 +86,9 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
     keyspace.update(turn, client.db, &asked.key, |slot| {
         let Some(entry) = slot.entry() else {
             let Some(expiry) = created_until else { return Counted::Absent };
+            if asked.is_outdated(slot) {
+                return Counted::Differs;
+            }
             let mut digits = Vec::new();
             reply::number(&mut digits, asked.initial);
             let life = match expiry {
@@ -97,18 +101,17 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
             let version = shown_version(slot, asked);
             return Counted::Yes { value: asked.initial, version, life: Life::unchanged(life, now_ms) };
         };
-        let (before_ms, client_flags) = (entry.expire_at_ms, entry.client_flags);
+        let before_ms = entry.expire_at_ms;
         if asked.named.is_some_and(|named| !slot.is_named(named)) {
             return Counted::Differs;
         }
-        if asked.version.is_some_and(|version| slot.version_floor().is_some_and(|floor| version <= floor)) {
+        if asked.is_outdated(slot) {
             return Counted::Differs;
         }
         let Ok(value) = number::add(slot, asked.delta, direction) else { return Counted::NoNumber };
         if asked.version.is_some() {
             let text = slot.entry().map(|entry| entry.value.to_vec()).unwrap_or_default();
-            let (expiry, external_version) = (Expiry::Keep, asked.version);
-            slot.set(&text, Attributes { expiry, external_version, client_flags, ..Attributes::PLAIN });
+            replace(slot, &text, asked.version);
         }
         let version = shown_version(slot, asked);
         if let Some(end_ms) = new_end {

@@ -2,6 +2,7 @@
 
 use super::answer;
 use super::flags::Asked;
+use super::set::remove_as_of;
 use super::writing;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
@@ -102,8 +103,7 @@ fn empty(slot: &mut Slot<'_>, asked: &Asked<'_>, end: Expiry, now_ms: u64) {
         end => end,
     };
     if matches!(expiry, Expiry::At(at_ms) if at_ms <= now_ms) {
-        slot.remove();
-        return;
+        return remove_as_of(slot, asked.version);
     }
     let (external_version, client_flags) = (asked.version, asked.client_flags);
     slot.set(b"", Attributes { expiry, external_version, client_flags, ..Attributes::PLAIN });

@@ -5,6 +5,7 @@
 
 use super::base64;
 use crate::memcached::dispatch::BAD_FORMAT;
+use leasehold_keyspace::Slot;
 use leasehold_protocol::memcached::parser::{signed, unsigned};
 use std::borrow::Cow;
 
@@ -54,6 +55,11 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
+    /// Whether `E` gives a version that is no newer than what is known of the key.
+    pub(super) fn is_outdated(&self, slot: &Slot<'_>) -> bool {
+        self.version.is_some_and(|version| slot.version_floor().is_some_and(|floor| version <= floor))
+    }
+
     /// Reads the flags behind `key`.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ use crate::spec::Flags;
 pub(super) use get::loaded;
 use leasehold_keyspace::Sight;
 use leasehold_protocol::memcached::{Request, reply};
-pub(super) use set::too_large;
+pub(super) use set::remove_outdated;
 pub(super) use writing::written;
 
 /// The verbs of this file.

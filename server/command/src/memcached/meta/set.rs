@@ -8,6 +8,7 @@ use crate::host::Count;
 use crate::memcached::buffer;
 use crate::memcached::dispatch::{self, BAD_FORMAT};
 use crate::memcached::entry::expiry;
+use crate::string::number as made_of;
 use leasehold_keyspace::{Access, Attributes, Entry, Expiry, Replaced, Replacement, Slot};
 use leasehold_protocol::memcached::Request;
 use leasehold_protocol::memcached::parser::ENTRY_OVERHEAD_BYTES;
@@ -186,10 +187,13 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
             if asked.vivify.is_none() {
                 return Stored::No;
             }
+            if asked.is_outdated(slot) {
+                return Stored::Differs;
+            }
             put(slot, data, created, now_ms);
             return Stored::Yes { version: shown_version(slot, asked), value_len: data.len() };
         };
-        let (len_before, client_flags) = (entry.value.len(), entry.client_flags);
+        let len_before = entry.value.len();
         if asked.named.is_some_and(|named| !slot.is_named(named)) {
             return Stored::Differs;
         }
@@ -197,17 +201,17 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
         if asked.key.len() + len + ENTRY_OVERHEAD_BYTES > entry_bytes_max {
             return Stored::No;
         }
+        if asked.is_outdated(slot) {
+            return Stored::Differs;
+        }
         match asked.version {
-            Some(version) if slot.version_floor().is_some_and(|floor| version <= floor) => return Stored::Differs,
             Some(version) => {
                 let before = slot.entry().map(|entry| entry.value).unwrap_or_default();
                 let whole = match mode {
                     Mode::Prepend => [data, before].concat(),
                     _ => [before, data].concat(),
                 };
-                let external_version = Some(version);
-                let kept = Attributes { expiry: Expiry::Keep, external_version, client_flags, ..Attributes::PLAIN };
-                slot.set(&whole, kept);
+                made_of::replace(slot, &whole, Some(version));
             }
             None => {
                 let value = slot.value_mut(len);
@@ -226,8 +230,16 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
 /// Stores a value; one whose time has passed is not kept.
 fn put(slot: &mut Slot<'_>, data: &[u8], attributes: Attributes, now_ms: u64) {
     match attributes.expiry {
-        Expiry::At(at_ms) if at_ms <= now_ms => drop(slot.remove()),
+        Expiry::At(at_ms) if at_ms <= now_ms => remove_as_of(slot, attributes.external_version),
         _ => slot.set(data, attributes),
+    }
+}
+
+/// Removes what is there; a version that the writer gave bars older ones.
+pub(super) fn remove_as_of(slot: &mut Slot<'_>, version: Option<u64>) {
+    slot.remove();
+    if let Some(version) = version {
+        slot.remember_version(version);
     }
 }
 
@@ -240,9 +252,9 @@ pub(super) fn shown_version(slot: &mut Slot<'_>, asked: &Asked<'_>) -> u64 {
     external.or_else(|| slot.version()).unwrap_or(0)
 }
 
-/// A value that is too large for the server: who reads on must not find the one that it was to take the place of
+/// After a value that is too large, or has no room: who reads on must not find the one that it was to take the place of
 /// (memcached, `process_mset_cmd_start`).
-pub(in crate::memcached) fn too_large(context: &mut Context<'_>, request: Request<'_>) {
+pub(in crate::memcached) fn remove_outdated(context: &mut Context<'_>, request: Request<'_>) {
     let Some(key) = request.word(1) else { return };
     let Ok(asked) = Asked::parse(key, request.words_from(3)) else { return };
     let db = context.client.db;

@@ -391,8 +391,17 @@ fn e_gives_a_version_that_only_grows() {
         m< EX|
         m> md a E10
         m< HD|
-        # A deletion at a version is remembered.
+        # A deletion at a version is remembered, whoever would make the key anew.
         m> ms a 1 E10|x
+        m< EX|
+        m> ms a 1 MA N0 E10|x
+        m< EX|
+        m> ma a N0 E10
+        m< EX|
+        # So is a value that is over at once.
+        m> ms over 1 E5 T-1|x
+        m< HD|
+        m> ms over 1 E5|x
         m< EX|
         r> SET a x VER 10
         r< $-1|
@@ -518,6 +527,19 @@ fn mistakes_of_the_line_are_answered_even_if_quiet() {
         m< MN|
         ",
     );
+}
+
+#[test]
+fn what_is_made_of_a_tagged_value_has_its_tags_with_a_version_of_its_own_too() {
+    for write in ["ma a E5\r\n", "ms a 1 MA E5\r\n1\r\n"] {
+        let mut node = Node::new();
+        let reply = node.run("GETL a WAIT 0");
+        let token = reply.split("\r\n").find(|word| word.len() > 15).expect("a token").to_owned();
+        assert_eq!(node.run(&format!("SETL a {token} 1 TAGS 1 t")), "+STORED\r\n");
+        assert_eq!(node.talk(write), "HD\r\n");
+        node.run("INVALTAG t");
+        assert_eq!(node.talk("get a\r\n"), "END\r\n", "{write:?}");
+    }
 }
 
 #[test]
