@@ -224,6 +224,13 @@ fn a_replica_of_mysql_answers_once_it_has_what_the_primary_had() {
         run(&mut on_replica, &format!("{follow}; START {applier}")).await;
         run(&mut writes, "CREATE DATABASE shop; CREATE TABLE shop.users (id BIGINT PRIMARY KEY, n BIGINT NOT NULL); \
             INSERT INTO shop.users VALUES (1, 0)").await;
+        // Without its database it lets nobody in, and rests.
+        let has_begun = async {
+            while sqlx::raw_sql("SELECT n FROM shop.users").execute(&mut on_replica).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), has_begun).await.expect("the replica follows");
         let source = SourceSettings { replica_wait: Duration::from_secs(10), ..settings(&primary.url("shop"), &[replica.url("shop")]) };
         let hasty = SourceSettings { replica_wait: Duration::from_millis(20), ..source.clone() };
         let sql = "SELECT id, n, @@server_id = 2 AS replica FROM users WHERE id = ?";

@@ -12,9 +12,10 @@ use crate::log::{Backing, Charge, Garbage, PAGE_BYTES, Worked};
 use crate::memory::Memory;
 use crate::policy::duel::Objective;
 use crate::policy::window::{Cache, Report, WindowControl};
-use crate::settings::{Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
-use crate::shard::{Count, Shard, ShardNumber};
+use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, HashSeed, LeaseSettings, Settings};
+use crate::shard::{Shard, ShardNumber};
 use crate::slot::{Acting, Slot, Slots};
+use crate::stats::Count;
 use crate::table::{hash_key, shard_of};
 use crate::turn::Turn;
 use crate::waiter_count::WaiterCount;
@@ -439,14 +440,14 @@ impl Keyspace {
 
     /// Entries of all databases, in order, with each shard locked once.
     #[must_use]
-    pub fn counts(&self) -> Vec<Count> {
-        let mut counts: Vec<Count> = Vec::new();
+    pub fn counts(&self) -> [Count; DATABASES_MAX] {
+        let mut counts = [Count::default(); DATABASES_MAX];
         for shard in 0..self.shards() {
             let shard = self.lock(shard);
-            counts.resize(shard.counts().len(), Count::default());
-            for (count, of_shard) in counts.iter_mut().zip(shard.counts()) {
-                count.entries += of_shard.entries;
-                count.with_ttl += of_shard.with_ttl;
+            for (db, count) in (0..).zip(&mut counts) {
+                let Count { entries, with_ttl } = shard.count(Db(db));
+                count.entries += entries;
+                count.with_ttl += with_ttl;
             }
         }
         counts

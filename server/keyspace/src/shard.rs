@@ -13,7 +13,7 @@ use crate::policy::duel::Objective;
 use crate::policy::window::WindowControl;
 use crate::queues::{KEPT, Newcomer, Queues};
 use crate::settings::{DATABASES_MAX, Db, EvictionPolicy, LeaseSettings};
-use crate::stats::{Reads, ShardStats};
+use crate::stats::{Count, Reads, ShardStats};
 use crate::table::{Place, Tables, hash_key};
 use crate::watch::Watch;
 pub(crate) use absence::{Absence, AbsenceKind};
@@ -74,15 +74,6 @@ pub(crate) struct Shard {
     /// Where the cycle of expiry goes on: a segment, and a place among the absences.
     pub(crate) expiry_segment: u32,
     pub(crate) absence_expiry_place: Place,
-}
-
-/// Entries of one database: fresh, stale, or expired and not yet removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// All of them.
-    pub entries: usize,
-    /// Those with a TTL.
-    pub with_ttl: usize,
 }
 
 /// What is stored with a value.
@@ -674,11 +665,6 @@ impl Shard {
 
     pub(crate) fn count(&self, db: Db) -> Count {
         self.counts[usize::from(db.0)]
-    }
-
-    /// Of all databases, in order.
-    pub(crate) fn counts(&self) -> &[Count] {
-        &self.counts
     }
 
     pub(crate) fn count_with_ttl(&self) -> usize {

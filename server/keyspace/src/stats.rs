@@ -9,6 +9,15 @@ use crate::queues::{PROBATION, PROTECTED, WINDOW};
 use crate::settings::EvictionPolicy;
 use crate::shard::Shard;
 
+/// Entries of one database: fresh, stale, or expired and not yet removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub entries: usize,
+    /// Those with a TTL.
+    pub with_ttl: usize,
+}
+
 /// Sums over all shards since start, and sizes now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
