@@ -4,13 +4,13 @@
 //! Both refuse to run as root, so root's tests run them as the user `nobody`.
 
 use crate::groups;
-use crate::process::{Process, free_port};
+use crate::process::{Process, free_port, shared};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Names the `mysqld` of a MySQL.
@@ -119,14 +119,7 @@ impl MySqlServer {
     #[must_use]
     pub fn shared_with(group: &str, options: &[&str]) -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<MySqlServer>> = Mutex::new(Weak::new());
-        // A test that panicked while it started the server leaves nothing here.
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(group, options, |_| {})?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start(group, options, |_| {}))
     }
 
     /// A name for a database that no other test uses.

@@ -3,6 +3,7 @@
 //! PostgreSQL refuses to run as root, so root's tests run it as the user `postgres`.
 
 use crate::groups;
+use crate::process::shared;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,7 +11,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Starting is tried again with another port if somebody took the one that was free.
 const START_ATTEMPTS: usize = 5;
@@ -121,14 +122,7 @@ impl Postgres {
     #[must_use]
     pub fn shared_with(group: &str, settings: &[&str]) -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
-        // A test that panicked while it started the server leaves nothing here.
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start_with(group, settings, |_| {})?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start_with(group, settings, |_| {}))
     }
 
     /// Makes an empty database and returns its URL.

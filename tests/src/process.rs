@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A child that listens on a port.
@@ -272,4 +272,16 @@ impl Drop for Directory {
         // What stays behind lies in the temporary directory.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The server that is running, or one that is started: it ends with the last that has it.
+pub fn shared<T>(running: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+    // A test that panicked while it started the server leaves nothing here.
+    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shared) = running.upgrade() {
+        return Some(shared);
+    }
+    let started = Arc::new(start()?);
+    *running = Arc::downgrade(&started);
+    Some(started)
 }

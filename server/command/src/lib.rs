@@ -18,6 +18,7 @@ pub mod error;
 pub mod feed;
 pub mod generic;
 pub mod glob;
+mod groups;
 pub mod help;
 pub mod host;
 pub mod lease;

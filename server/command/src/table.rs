@@ -6,6 +6,7 @@
 //! Subcommands are few, rare on hot paths, and searched one by one.
 
 use crate::error::ReplyError;
+use crate::groups::{join, total};
 use crate::spec::{Keys, Spec};
 use crate::{audit, bitmap, connection, feed, generic, lease, loader, server, string};
 use leasehold_protocol::Request;
@@ -31,32 +32,9 @@ static GROUPS: [&[&Spec]; 9] = [
 /// All commands, in the order of their groups.
 pub static TABLE: &[&Spec] = &JOINED;
 
-static JOINED: [&Spec; COMMANDS] = join();
+static JOINED: [&Spec; COMMANDS] = join(&GROUPS, &PLACEHOLDER);
 
-const COMMANDS: usize = {
-    let mut total = 0;
-    let mut group = 0;
-    while group < GROUPS.len() {
-        total += GROUPS[group].len();
-        group += 1;
-    }
-    total
-};
-
-const fn join() -> [&'static Spec; COMMANDS] {
-    let mut joined: [&'static Spec; COMMANDS] = [&PLACEHOLDER; COMMANDS];
-    let (mut group, mut next) = (0, 0);
-    while group < GROUPS.len() {
-        let mut index = 0;
-        while index < GROUPS[group].len() {
-            joined[next] = GROUPS[group][index];
-            next += 1;
-            index += 1;
-        }
-        group += 1;
-    }
-    joined
-}
+const COMMANDS: usize = total(&GROUPS);
 
 /// Stands where no command does: in `join`'s array before the real rows, in free places of the lookup table.
 static PLACEHOLDER: Spec = Spec {

@@ -5,8 +5,8 @@ use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
 use crate::host::{
-    AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, StatsOf, View,
-    ViolationView,
+    AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ServeStale, StatsOf,
+    View, ViolationView,
 };
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::memcached;
@@ -44,6 +44,26 @@ impl Node {
         }
     }
 
+    /// As [`Node::new`], with a transparent loader for the keys `load:…`.
+    pub(crate) fn with_loader() -> Self {
+        let mut node = Self::new();
+        node.host.loader = Some(LoaderPolicy {
+            loader: 0,
+            transparent: true,
+            serve_stale: ServeStale::Never,
+            soft_timeout_ms: 50,
+            hard_timeout_ms: 1_000,
+            loads_max: 10,
+        });
+        node
+    }
+
+    /// What a command of the client works with.
+    pub(crate) fn context<'a>(&'a mut self, reply: &'a mut Reply) -> Context<'a> {
+        let Self { keyspace, host, client, turn, .. } = self;
+        Context { keyspace, host, client, reply, turn }
+    }
+
     /// Runs a line of words, and gives the reply as text.
     pub(crate) fn run(&mut self, line: &str) -> String {
         let words: Vec<&[u8]> = line.split_ascii_whitespace().map(str::as_bytes).collect();
@@ -54,14 +74,7 @@ impl Node {
     pub(crate) fn run_args(&mut self, args: &[&[u8]]) -> Vec<u8> {
         let mut reply = Reply::new(self.version);
         let (parser, input) = parse(args);
-        let mut context = Context {
-            keyspace: &self.keyspace,
-            host: &self.host,
-            client: &mut self.client,
-            reply: &mut reply,
-            turn: &mut self.turn,
-        };
-        self.outcome = execute(&mut context, parser.request(&input));
+        self.outcome = execute(&mut self.context(&mut reply), parser.request(&input));
         self.version = reply.version();
         reply.as_bytes().to_vec()
     }
@@ -79,14 +92,7 @@ impl Node {
         // As the server does when the client connects.
         self.client.authenticated |= self.host.memcached_user.is_none();
         while let (Outcome::Replied, Ok(Parsed::Complete { consumed })) = (&self.outcome, parser.parse(input, limits)) {
-            let mut context = Context {
-                keyspace: &self.keyspace,
-                host: &self.host,
-                client: &mut self.client,
-                reply: &mut reply,
-                turn: &mut self.turn,
-            };
-            self.outcome = crate::memcached::execute(&mut context, parser.request(input));
+            self.outcome = crate::memcached::execute(&mut self.context(&mut reply), parser.request(input));
             input = &input[consumed..];
         }
         String::from_utf8_lossy(reply.as_bytes()).into_owned()
@@ -94,17 +100,13 @@ impl Node {
 
     /// Delivers what wakes there are to the command that parked last; its reply, if that ended it.
     pub(crate) fn wake(&mut self) -> Option<String> {
-        let Outcome::Parked(parked) = &mut self.outcome else { panic!("nothing is parked") };
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Replied);
+        let Outcome::Parked(mut parked) = outcome else { panic!("nothing is parked") };
         let mut reply = Reply::new(self.version);
         let wakes = std::mem::take(&mut self.turn.effects.wakes);
-        let mut context = Context {
-            keyspace: &self.keyspace,
-            host: &self.host,
-            client: &mut self.client,
-            reply: &mut reply,
-            turn: &mut self.turn,
-        };
+        let mut context = self.context(&mut reply);
         let is_done = wakes.into_iter().any(|wake| parked.wake(&mut context, wake.waiter.index, wake.event).is_some());
+        self.outcome = Outcome::Parked(parked);
         is_done.then(|| String::from_utf8_lossy(reply.as_bytes()).into_owned())
     }
 

@@ -16,7 +16,7 @@
 //! Never is a fresh value replaced by one that is older, not even as a stale one; memcached does that for `ms … I`.
 
 use crate::entry::{Fields, Key};
-use crate::keyspace::{Attributes, Expiry, Keyspace};
+use crate::keyspace::{Attributes, Keyspace};
 use crate::lease::{Fill, Filled, LostReason};
 use crate::lease_table::TokenState;
 use crate::log::Location;
@@ -133,15 +133,7 @@ impl Shard {
         if self.entry(location).is_fresh(now_ms) {
             let mut is_written = false;
             let mut slot = Slot::new(self, *key, Acting::of(turn), &mut is_written);
-            match attributes.expiry {
-                Expiry::At(at_ms) if at_ms <= now_ms => {
-                    slot.remove();
-                    if let Some(version) = attributes.external_version {
-                        slot.remember_version(version);
-                    }
-                }
-                _ => slot.set(value, attributes),
-            }
+            slot.store(value, attributes);
             if is_written {
                 self.settle(key, turn);
             }

@@ -113,6 +113,18 @@ impl<'s> Slot<'s> {
         }
     }
 
+    /// As [`Slot::set`]; a value whose time has passed already is not kept, but the version that its writer gave it is remembered.
+    pub fn store(&mut self, value: &[u8], attributes: Attributes) {
+        let is_over = matches!(attributes.expiry, Expiry::At(at_ms) if at_ms <= self.now_ms);
+        if !is_over {
+            return self.set(value, attributes);
+        }
+        self.remove();
+        if let Some(version) = attributes.external_version {
+            self.remember_version(version);
+        }
+    }
+
     /// Stores a value, whatever was there; revokes leases, ends a negative entry or tombstone. It has no tags.
     pub fn set(&mut self, value: &[u8], attributes: Attributes) {
         let expire_at_ms = match attributes.expiry {

@@ -84,6 +84,15 @@ impl Database {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+
+    /// Waits until the database runs no statement of ours: it may end one a moment after we have given it up.
+    async fn until_idle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.running().await.is_empty() {
+            assert!(Instant::now() < deadline, "a statement runs on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 const USERS: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);

@@ -42,6 +42,11 @@ impl Line {
         line
     }
 
+    /// Whether the key is in base64. memcached forgets that of an item when it makes a longer one of it.
+    fn is_encoded(&self) -> bool {
+        self.key.ends_with(b"=")
+    }
+
     /// With a length.
     fn storing(choices: &mut Choices<'_>, length: usize) -> Self {
         let mut line = Self::new("ms", choices);
@@ -125,6 +130,8 @@ fn set(choices: &mut Choices<'_>) -> Step {
     // What is past at once is not stored here, and has no CAS value.
     line.flag(choices.once_in(6) && seconds != "-1", "c");
     let mode = choices.pick(&["", "", "", "", "", "ME", "MA", "MP", "MR", "MS", "Ma", "Mp", "Me", "MX", "M"]);
+    let lengthens = mode.eq_ignore_ascii_case("MA") || mode.eq_ignore_ascii_case("MP");
+    let mode = if lengthens && line.is_encoded() { "" } else { mode };
     line.flag(!mode.is_empty(), mode);
     line.compare(choices);
     line.marks(choices);
@@ -139,9 +146,8 @@ fn arithmetic(choices: &mut Choices<'_>) -> Step {
     let tells_time = choices.once_in(4);
     line.flag(choices.once_in(5), "c");
     let seconds = seconds(choices);
-    // What memcached 1.6.18 tells of a number that it makes, quiet or asked for its time, later versions do not, nor we; and it
-    // forgets that the key was in base64.
-    let makes = seconds != "-1" && !line.key.ends_with(b"=") && choices.once_in(3);
+    // What memcached 1.6.18 tells of a number that it makes, quiet or asked for its time, later versions do not, nor we.
+    let makes = seconds != "-1" && !line.is_encoded() && choices.once_in(3);
     line.flag(tells_time && !makes, "t");
     line.flag(makes, format!("N{seconds}"));
     let number = choices.pick(&["0", "5", "10", "18446744073709551615", "18446744073709551616", "-1", "junk", ""]);
@@ -150,6 +156,7 @@ fn arithmetic(choices: &mut Choices<'_>) -> Step {
     line.flag(choices.once_in(2), format!("D{number}"));
     // No `T`: memcached forgets it where the number gets longer.
     let mode = choices.pick(&["", "", "", "MI", "MD", "M+", "M-", "Mi", "Md", "MX", "M"]);
+    let mode = if line.is_encoded() { "MD" } else { mode };
     line.flag(!mode.is_empty(), mode);
     // No comparison: of two mistakes, the other a value that is no number, memcached tells the other.
     if !makes {

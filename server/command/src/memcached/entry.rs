@@ -1,6 +1,5 @@
 //! What memcached's words mean for an entry: exptime, client flags, CAS.
 
-use crate::string::lifetime;
 use leasehold_keyspace::{Attributes, Expiry, Slot, Turn};
 
 /// An exptime up to this counts from now, a larger one from 1970. In seconds; memcached protocol.txt, "Expiration times".
@@ -30,6 +29,6 @@ pub(super) fn expire_at_ms(exptime: i64, turn: &Turn) -> Option<u64> {
 
 /// Stores a value under these client flags; one whose time has passed is not kept.
 #[inline]
-pub(super) fn store(slot: &mut Slot<'_>, value: &[u8], client_flags: u32, expiry: Expiry, now_ms: u64) {
-    lifetime::store(slot, value, Attributes { client_flags, expiry, ..Attributes::PLAIN }, now_ms);
+pub(super) fn store(slot: &mut Slot<'_>, value: &[u8], client_flags: u32, expiry: Expiry) {
+    slot.store(value, Attributes { client_flags, expiry, ..Attributes::PLAIN });
 }

@@ -244,26 +244,11 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &m
 
 #[cfg(test)]
 mod tests {
-    use crate::context::{Context, Outcome};
-    use crate::host::{LoaderPolicy, ServeStale};
+    use crate::context::Outcome;
     use crate::testing::Node;
     use leasehold_keyspace::{Db, Expiry, Fill};
     use leasehold_protocol::memcached::{Limits, Parser};
     use leasehold_protocol::{Reply, RespVersion};
-
-    /// A node whose keys `load:…` have a transparent loader.
-    fn node_with_loader() -> Node {
-        let mut node = Node::new();
-        node.host.loader = Some(LoaderPolicy {
-            loader: 0,
-            transparent: true,
-            serve_stale: ServeStale::Never,
-            soft_timeout_ms: 50,
-            hard_timeout_ms: 1_000,
-            loads_max: 10,
-        });
-        node
-    }
 
     /// Ends all loads that were asked for; each brings its key.
     fn load_all(node: &mut Node) -> usize {
@@ -298,7 +283,7 @@ mod tests {
     #[test]
     fn missing_keys_of_a_loader_are_loaded_together() {
         for verb in ["get", "gets"] {
-            let mut node = node_with_loader();
+            let mut node = Node::with_loader();
             node.talk("set a 7 0 1\r\n1\r\n");
             assert_eq!(node.talk(format!("{verb} load:1 a absent load:2\r\n")), "");
             assert!(matches!(node.outcome, Outcome::Parked(_)));
@@ -315,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_error_of_a_load_is_the_reply() {
-        let mut node = node_with_loader();
+        let mut node = Node::with_loader();
         node.talk("set a 7 0 1\r\n1\r\n");
         node.talk("get a load:1\r\n");
         let load = node.turn.effects.loads.pop().expect("a load is to start");
@@ -325,16 +310,14 @@ mod tests {
 
     #[test]
     fn no_more_keys_are_loaded_ahead_than_may_be_and_none_that_is_refused() {
-        let mut node = node_with_loader();
+        let mut node = Node::with_loader();
         let long = format!("load:{}", "x".repeat(70_000));
         let mut ahead = |line: &str, mut keys_left: usize| {
             let mut parser = Parser::new();
             let limits = Limits { key_bytes_max: usize::MAX, line_bytes_max: usize::MAX, ..Limits::DEFAULT };
             parser.parse(line.as_bytes(), &limits).expect("a line");
-            let Node { keyspace, host, client, turn, .. } = &mut node;
             let mut reply = Reply::new(RespVersion::V2);
-            let mut context = Context { keyspace, host, client, reply: &mut reply, turn };
-            assert!(super::load_ahead(&mut context, parser.request(line.as_bytes()), &mut keys_left));
+            assert!(super::load_ahead(&mut node.context(&mut reply), parser.request(line.as_bytes()), &mut keys_left));
             (std::mem::take(&mut node.turn.effects.loads).len(), keys_left)
         };
         assert_eq!(ahead("get load:1 load:2 load:3\r\n", 2), (2, 0));
@@ -344,7 +327,7 @@ mod tests {
 
     #[test]
     fn gat_loads_nothing() {
-        let mut node = node_with_loader();
+        let mut node = Node::with_loader();
         assert_eq!(node.talk("gat 10 load:1\r\n"), "END\r\n");
         assert!(node.turn.effects.loads.is_empty());
     }

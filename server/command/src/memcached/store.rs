@@ -93,11 +93,11 @@ fn store_as(
     let (key, data, storage) = parts(request);
     context.host.count(Count::CmdSet, 1);
     let Context { keyspace, client, turn, .. } = context;
-    let (now_ms, expiry) = (turn.now_ms, expiry(storage.exptime, turn));
+    let expiry = expiry(storage.exptime, turn);
     keyspace.update(turn, client.db, key, |slot| {
         let verdict = judge(slot, storage);
         if verdict == Verdict::Stored {
-            store(slot, data, storage.flags, expiry, now_ms);
+            store(slot, data, storage.flags, expiry);
         }
         verdict
     })

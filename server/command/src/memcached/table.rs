@@ -5,6 +5,7 @@
 
 use super::{lease, meta, number, read, store, upkeep};
 use crate::context::{Context, Outcome};
+use crate::groups::{join, total};
 use crate::spec::Flags;
 use leasehold_protocol::memcached::Request;
 
@@ -48,31 +49,9 @@ pub static VERBS: &[&Verb] = &JOINED;
 
 static GROUPS: [&[&Verb]; 6] = [read::VERBS, store::VERBS, number::VERBS, upkeep::VERBS, meta::VERBS, lease::VERBS];
 
-static JOINED: [&Verb; TOTAL] = join();
+static JOINED: [&Verb; TOTAL] = join(&GROUPS, &PLACEHOLDER);
 
-const TOTAL: usize = {
-    let (mut total, mut group) = (0, 0);
-    while group < GROUPS.len() {
-        total += GROUPS[group].len();
-        group += 1;
-    }
-    total
-};
-
-const fn join() -> [&'static Verb; TOTAL] {
-    let mut joined: [&'static Verb; TOTAL] = [&PLACEHOLDER; TOTAL];
-    let (mut group, mut next) = (0, 0);
-    while group < GROUPS.len() {
-        let mut index = 0;
-        while index < GROUPS[group].len() {
-            joined[next] = GROUPS[group][index];
-            next += 1;
-            index += 1;
-        }
-        group += 1;
-    }
-    joined
-}
+const TOTAL: usize = total(&GROUPS);
 
 /// Stands where no verb does.
 static PLACEHOLDER: Verb = Verb {

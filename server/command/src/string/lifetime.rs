@@ -6,7 +6,7 @@
 use crate::argument::{TimeUnit, is_word};
 use crate::error::ReplyError;
 use crate::spec::{Argument, ArgumentKind};
-use leasehold_keyspace::{Attributes, Expiry, Slot, Turn};
+use leasehold_keyspace::{Expiry, Turn};
 use leasehold_protocol::Request;
 
 /// What the options of a request say, numbers not yet parsed.
@@ -56,18 +56,6 @@ impl<'a> Lifetime<'a> {
             Self::Unsaid => Ok(Expiry::Never),
             Self::Bare => Ok(Expiry::Keep),
             Self::Until(unit, time) => unit.deadline_ms(time, turn, command).map(Expiry::At),
-        }
-    }
-}
-
-/// Stores a value, or deletes the key if the value's time has passed already.
-pub(crate) fn store(slot: &mut Slot<'_>, value: &[u8], attributes: Attributes, now_ms: u64) {
-    match attributes.expiry {
-        Expiry::At(expire_at_ms) if expire_at_ms <= now_ms => {
-            slot.remove();
-        }
-        Expiry::At(_) | Expiry::Keep | Expiry::Never => {
-            slot.set(value, attributes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Commands that store several whole values in one step.
 
-use super::lifetime::{EXPIRATION, Lifetime, store};
+use super::lifetime::{EXPIRATION, Lifetime};
 use crate::argument::{integer, is_word};
 use crate::context::Context;
 use crate::error::ReplyError;
@@ -147,7 +147,6 @@ impl<'a> Pairs<'a> {
     fn store(&self, context: &mut Context<'_>, wanted: Wanted, attributes: Attributes) -> bool {
         let Context { keyspace, client, turn, .. } = context;
         let keys: Vec<(Db, &[u8])> = (0..self.count).map(|index| (client.db, self.key(index))).collect();
-        let now_ms = turn.now_ms;
         keyspace.update_many(turn, &keys, |slots| {
             let mut held = 0..self.count;
             let holds = match wanted {
@@ -157,7 +156,7 @@ impl<'a> Pairs<'a> {
             };
             if holds {
                 for index in 0..self.count {
-                    store(&mut slots.slot(index), self.value(index), attributes, now_ms);
+                    slots.slot(index).store(self.value(index), attributes);
                 }
             }
             holds

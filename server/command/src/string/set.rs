@@ -1,6 +1,6 @@
 //! Commands that store one whole value.
 
-use super::lifetime::{EXPIRATION, Lifetime, store};
+use super::lifetime::{EXPIRATION, Lifetime};
 use crate::argument::{TimeUnit, is_word, version};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
@@ -55,7 +55,6 @@ fn set_with_options(context: &mut Context<'_>, request: Request<'_>) -> Result<(
     let expiry = options.lifetime.expiry(turn, "set")?;
     let external_version = options.version.map(version).transpose()?;
     let attributes = Attributes { expiry, external_version, ..Attributes::PLAIN };
-    let now_ms = turn.now_ms;
     let value = request.arg(2);
     let accepted = keyspace.update(turn, client.db, request.arg(1), |slot| {
         if options.old_value_wanted {
@@ -72,7 +71,7 @@ fn set_with_options(context: &mut Context<'_>, request: Request<'_>) -> Result<(
             Versioned::Older => false,
             Versioned::Repeated => true,
             Versioned::Newer => {
-                store(slot, value, attributes, now_ms);
+                slot.store(value, attributes);
                 true
             }
         }
@@ -184,7 +183,7 @@ impl Condition<'_> {
 }
 
 /// How a `VER` write stands to what is stored (SPEC §5).
-enum Versioned {
+pub(crate) enum Versioned {
     Newer,
     /// The same write again, by a client that did not see the reply to the first.
     Repeated,
@@ -192,7 +191,7 @@ enum Versioned {
 }
 
 impl Versioned {
-    fn compare(slot: &Slot<'_>, version: u64, value: &[u8]) -> Self {
+    pub(crate) fn compare(slot: &Slot<'_>, version: u64, value: &[u8]) -> Self {
         if slot.version_floor().is_none_or(|floor| version > floor) {
             return Self::Newer;
         }
@@ -419,6 +418,14 @@ mod tests {
         assert_eq!(node.run("SET k a VER 5 PX 900"), "+OK\r\n");
         node.advance_ms(100);
         assert_eq!(node.run("GET k"), "$-1\r\n");
+    }
+
+    #[test]
+    fn a_version_is_remembered_whose_value_is_over_at_once() {
+        let mut node = Node::new();
+        assert_eq!(node.run("SET k a VER 5 PXAT 1"), "+OK\r\n");
+        assert_eq!(node.run("SET k old VER 4"), "$-1\r\n");
+        assert_eq!(node.run("SET k new VER 6"), "+OK\r\n");
     }
 
     #[test]

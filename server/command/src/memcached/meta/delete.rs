@@ -2,7 +2,6 @@
 
 use super::answer;
 use super::flags::Asked;
-use super::set::remove_as_of;
 use super::writing;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
@@ -63,7 +62,6 @@ fn release(context: &mut Context<'_>, asked: &Asked<'_>) -> Deleted {
 fn delete(context: &mut Context<'_>, asked: &Asked<'_>) -> Deleted {
     let end = asked.exptime.map_or(Expiry::Keep, |exptime| expiry(exptime, context.turn));
     let Context { keyspace, client, turn, .. } = context;
-    let now_ms = turn.now_ms;
     keyspace.update(turn, client.db, &asked.key, |slot| {
         let is_there = slot.entry().is_some() || slot.is_stale();
         if asked.named.is_some() && !is_there && !slot.is_leased() {
@@ -80,7 +78,7 @@ fn delete(context: &mut Context<'_>, asked: &Asked<'_>) -> Deleted {
         let found = if is_there || slot.is_leased() { Deleted::Yes } else { Deleted::Absent };
         match (asked.removes_value && is_there, asked.invalidates) {
             (true, invalidates) => {
-                empty(slot, asked, end, now_ms);
+                empty(slot, asked, end);
                 if invalidates {
                     slot.make_stale(Expiry::Keep);
                 }
@@ -97,14 +95,11 @@ fn delete(context: &mut Context<'_>, asked: &Asked<'_>) -> Deleted {
 }
 
 /// Leaves an entry without a value: what memcached calls a tombstone. Its client flags and its TTL are those of the command.
-fn empty(slot: &mut Slot<'_>, asked: &Asked<'_>, end: Expiry, now_ms: u64) {
+fn empty(slot: &mut Slot<'_>, asked: &Asked<'_>, end: Expiry) {
     let expiry = match end {
         Expiry::Keep => Expiry::Never,
         end => end,
     };
-    if matches!(expiry, Expiry::At(at_ms) if at_ms <= now_ms) {
-        return remove_as_of(slot, asked.version);
-    }
     let (external_version, client_flags) = (asked.version, asked.client_flags);
-    slot.set(b"", Attributes { expiry, external_version, client_flags, ..Attributes::PLAIN });
+    slot.store(b"", Attributes { expiry, external_version, client_flags, ..Attributes::PLAIN });
 }

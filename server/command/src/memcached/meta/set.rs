@@ -9,7 +9,8 @@ use crate::memcached::buffer;
 use crate::memcached::dispatch::{self, BAD_FORMAT};
 use crate::memcached::entry::expiry;
 use crate::string::number as made_of;
-use leasehold_keyspace::{Access, Attributes, Entry, Expiry, Replaced, Replacement, Slot};
+use crate::string::set::Versioned;
+use leasehold_keyspace::{Access, Attributes, Replaced, Replacement, Slot};
 use leasehold_protocol::memcached::Request;
 use leasehold_protocol::memcached::parser::ENTRY_OVERHEAD_BYTES;
 
@@ -150,23 +151,16 @@ fn replace(context: &mut Context<'_>, asked: &Asked<'_>, named: u64, names: Name
 fn store(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8]) -> Stored {
     let attributes = attributes(context, asked, asked.exptime);
     let Context { keyspace, client, turn, .. } = context;
-    let now_ms = turn.now_ms;
     keyspace.update(turn, client.db, &asked.key, |slot| {
         let is_there = slot.entry().is_some();
         if mode == Mode::Add && is_there || mode == Mode::Replace && !is_there {
             return Stored::No;
         }
-        if let Some(version) = asked.version
-            && slot.version_floor().is_some_and(|floor| version <= floor)
-        {
-            // The same write again, by who did not see the answer to the first.
-            let is_repeated = |entry: Entry<'_>| entry.external_version == Some(version) && entry.value == data;
-            return match slot.entry().is_some_and(is_repeated) {
-                true => Stored::Yes { version, value_len: data.len() },
-                false => Stored::Differs,
-            };
+        match asked.version.map_or(Versioned::Newer, |version| Versioned::compare(slot, version, data)) {
+            Versioned::Older => return Stored::Differs,
+            Versioned::Repeated => {}
+            Versioned::Newer => slot.store(data, attributes),
         }
-        put(slot, data, attributes, now_ms);
         Stored::Yes { version: shown_version(slot, asked), value_len: data.len() }
     })
 }
@@ -181,7 +175,6 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
     }
     let created = attributes(context, asked, asked.vivify);
     let Context { keyspace, turn, .. } = context;
-    let now_ms = turn.now_ms;
     keyspace.update(turn, db, &asked.key, |slot| {
         let Some(entry) = slot.entry() else {
             if asked.vivify.is_none() {
@@ -190,7 +183,7 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
             if asked.is_outdated(slot) {
                 return Stored::Differs;
             }
-            put(slot, data, created, now_ms);
+            slot.store(data, created);
             return Stored::Yes { version: shown_version(slot, asked), value_len: data.len() };
         };
         let len_before = entry.value.len();
@@ -225,22 +218,6 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
         }
         Stored::Yes { version: shown_version(slot, asked), value_len: len }
     })
-}
-
-/// Stores a value; one whose time has passed is not kept.
-fn put(slot: &mut Slot<'_>, data: &[u8], attributes: Attributes, now_ms: u64) {
-    match attributes.expiry {
-        Expiry::At(at_ms) if at_ms <= now_ms => remove_as_of(slot, attributes.external_version),
-        _ => slot.set(data, attributes),
-    }
-}
-
-/// Removes what is there; a version that the writer gave bars older ones.
-pub(super) fn remove_as_of(slot: &mut Slot<'_>, version: Option<u64>) {
-    slot.remove();
-    if let Some(version) = version {
-        slot.remember_version(version);
-    }
 }
 
 /// The version of what was just stored, if it is asked for: an entry gets one by that.

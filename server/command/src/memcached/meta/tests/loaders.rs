@@ -1,26 +1,11 @@
 //! Meta commands on keys that the server loads, or writes to their source.
 
 use super::{Player, memcached};
-use crate::context::{Context, Outcome};
-use crate::host::{LoaderPolicy, ServeStale};
+use crate::context::Outcome;
 use crate::parked::Parked;
 use crate::testing::Node;
 use leasehold_keyspace::{Db, Expiry, Fill, WakeEvent};
 use leasehold_protocol::Reply;
-
-/// A node that loads keys which begin with `load:`.
-fn loading() -> Node {
-    let mut node = Node::new();
-    node.host.loader = Some(LoaderPolicy {
-        loader: 0,
-        transparent: true,
-        serve_stale: ServeStale::Never,
-        soft_timeout_ms: 50,
-        hard_timeout_ms: 1_000,
-        loads_max: 10,
-    });
-    node
-}
 
 /// Sends a line that parks.
 #[track_caller]
@@ -34,14 +19,7 @@ fn park(node: &mut Node, line: &str) -> Box<Parked> {
 
 fn wake(node: &mut Node, parked: &mut Parked, event: WakeEvent) -> String {
     let mut reply = Reply::new(node.version);
-    let mut context = Context {
-        keyspace: &node.keyspace,
-        host: &node.host,
-        client: &mut node.client,
-        reply: &mut reply,
-        turn: &mut node.turn,
-    };
-    assert!(parked.wake(&mut context, 0, event).is_some(), "the command has its answer");
+    assert!(parked.wake(&mut node.context(&mut reply), 0, event).is_some(), "the command has its answer");
     String::from_utf8_lossy(reply.as_bytes()).replace("\r\n", "|")
 }
 
@@ -66,7 +44,7 @@ fn load(node: &mut Node, parked: &mut Parked, value: Option<&[u8]>) -> String {
 
 #[test]
 fn mg_without_n_waits_for_the_load_and_answers_as_asked() {
-    let mut node = loading();
+    let mut node = Node::with_loader();
     let mut parked = park(&mut node, "mg load:1 v k t s f O7");
     assert_eq!(load(&mut node, &mut parked, Some(b"row")), "VA 3 kload:1 t60 s3 f0 O7|row|");
     assert_eq!(memcached(&mut node, "mg load:1 v"), "VA 3|row|", "held from now on");
@@ -84,7 +62,7 @@ fn mg_without_n_waits_for_the_load_and_answers_as_asked() {
 
 #[test]
 fn mg_tells_of_a_load_that_has_failed() {
-    let mut node = loading();
+    let mut node = Node::with_loader();
     let mut parked = park(&mut node, "mg load:1 v q");
     let load = node.turn.effects.loads.pop().expect("a load is to start");
     node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &"LOADFAIL users down".into(), 0);
@@ -95,7 +73,7 @@ fn mg_tells_of_a_load_that_has_failed() {
 /// SPEC §3: there the caller is the loader.
 #[test]
 fn mg_with_n_or_r_and_lease_get_never_ask_the_source() {
-    let mut node = loading();
+    let mut node = Node::with_loader();
     Player::default().play(
         &mut node,
         "
