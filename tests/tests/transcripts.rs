@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Runs wait more than they work.
-const RUNS_AT_ONCE: usize = 6;
+const RUNS_AT_ONCE: usize = 24;
 
 #[test]
 fn transcripts_hold_in_simulated_time() {
