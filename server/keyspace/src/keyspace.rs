@@ -306,7 +306,7 @@ impl Keyspace {
         let key = self.key(db, key);
         // Without `Locked`: a read changes memory only where it finds an entry that is over, and whoever locks the shard next
         // to write tells of that.
-        let mut shard = self.lock_unpublished(shard_of(key.hash, self.shards.len() - 1));
+        let mut shard = self.lock_unpublished(self.shard_number(key.hash));
         shard.read(&key, access, turn.now_ms, read)
     }
 
@@ -321,7 +321,7 @@ impl Keyspace {
         read: impl FnOnce(Entry<'_>) -> R,
     ) -> Lookup<R> {
         let key = self.key(db, key);
-        let mut shard = self.lock_unpublished(shard_of(key.hash, self.shards.len() - 1));
+        let mut shard = self.lock_unpublished(self.shard_number(key.hash));
         shard.lookup(&key, access, turn.now_ms, read)
     }
 
@@ -626,7 +626,12 @@ impl Keyspace {
     /// Locks the shard of a key's hash.
     #[inline]
     pub(crate) fn lock_of(&self, hash: u64) -> Locked<'_> {
-        self.lock(shard_of(hash, self.shards.len() - 1))
+        self.lock(self.shard_number(hash))
+    }
+
+    #[inline]
+    pub(crate) fn shard_number(&self, hash: u64) -> usize {
+        shard_of(hash, self.shards.len() - 1)
     }
 
     /// Locks a shard. A thread that panicked under the lock left every count valid, if not the entry it wrote.

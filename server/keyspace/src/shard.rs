@@ -314,7 +314,7 @@ impl Shard {
 
     /// As [`Shard::touch`] for who has just looked at the entry.
     #[inline]
-    fn touch_known(&mut self, location: Location, hash: u64, before: u8, now_ms: u64) {
+    pub(crate) fn touch_known(&mut self, location: Location, hash: u64, before: u8, now_ms: u64) {
         let log = &self.log;
         let weight = || log.weight(&log.view(location));
         let control = self.queues.touch(before, hash, weight, self.index.len(), now_ms);

@@ -21,6 +21,8 @@ pub struct Sight {
     pub access: Access,
     /// Whether the version is asked for: an entry gets one by that.
     pub version_wanted: bool,
+    /// Whether [`Entry::idle_ms`], [`Entry::memory_bytes`] and [`Entry::frequency`] are asked for; else they are what a plain read shows.
+    pub upkeep_wanted: bool,
     /// Leads if nothing is known of the key.
     pub leads_on_miss: bool,
     /// Leads if there is a stale value only.
@@ -72,12 +74,19 @@ impl Sight {
     pub const QUIET: Self = Self {
         access: Access::Quiet,
         version_wanted: false,
+        upkeep_wanted: false,
         leads_on_miss: false,
         leads_on_stale: false,
         leads_before_ms: 0,
         lease_ms: None,
         expiry: Expiry::Keep,
     };
+
+    /// Whether the reader changes nothing by what it wishes.
+    fn only_looks(&self) -> bool {
+        let leads = self.leads_on_miss || self.leads_on_stale || self.leads_before_ms > 0;
+        !leads && !self.version_wanted && self.expiry == Expiry::Keep
+    }
 }
 
 impl Keyspace {
@@ -90,6 +99,11 @@ impl Keyspace {
         sight: Sight,
         see: impl FnOnce(Sighting<'_>) -> R,
     ) -> R {
+        if sight.only_looks() {
+            // As `Keyspace::read` does.
+            let key = self.key(db, key);
+            return self.lock_unpublished(self.shard_number(key.hash)).sight(&key, &sight, turn, see);
+        }
         if sight.leads_on_miss || sight.leads_on_stale || sight.leads_before_ms > 0 {
             // For a record, which may be new. Where nothing can go a lease is given all the same: they have their share of the memory.
             let _ = self.make_room(turn, key.len() + RECORD_BYTES);
@@ -122,11 +136,23 @@ impl Shard {
             let (location, shown) = self.shown_version(location, key, now_ms);
             (found, version) = (Some(location), shown);
         }
-        let is_used = found.is_some_and(|location| self.queues.is_used(self.entry(location).control()));
-        let entry = found.map(|location| self.view(location, now_ms));
-        let seen = see(Sighting { entry, is_fresh, is_used, version, standing });
-        if sight.access == Access::Touch {
-            self.count_sighting(key, found.map(|location| (location, is_fresh)), now_ms);
+        let seen = match found {
+            Some(location) => {
+                let view = self.entry(location);
+                let (control, is_used) = (view.control(), self.queues.is_used(view.control()));
+                let entry = if sight.upkeep_wanted { self.view(location, now_ms) } else { view.entry() };
+                let seen = see(Sighting { entry: Some(entry), is_fresh, is_used, version, standing });
+                if sight.access == Access::Touch {
+                    self.touch_known(location, key.hash, control, now_ms);
+                }
+                seen
+            }
+            None => see(Sighting { entry: None, is_fresh, is_used: false, version, standing }),
+        };
+        match found {
+            _ if sight.access == Access::Quiet => {}
+            Some(location) if is_fresh => self.count_hit(key, location, now_ms),
+            _ => self.count_miss(key, now_ms),
         }
         if let Some(location) = found.filter(|_| sight.expiry != Expiry::Keep) {
             self.change_life(key, location, sight.expiry, turn);
@@ -164,16 +190,6 @@ impl Shard {
         match self.leases.led_until_ms(key.db, key.bytes) {
             Some(until_ms) if until_ms > now_ms => Standing::Led { retry_after_ms: until_ms - now_ms },
             _ => Standing::Free,
-        }
-    }
-
-    fn count_sighting(&mut self, key: &Key<'_>, found: Option<(Location, bool)>, now_ms: u64) {
-        if let Some((location, _)) = found {
-            self.touch(location, key.hash, now_ms);
-        }
-        match found {
-            Some((location, true)) => self.count_hit(key, location, now_ms),
-            _ => self.count_miss(key, now_ms),
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Asked<'a> {
     pub(super) value_wanted: bool,
     /// `c`.
     pub(super) version_wanted: bool,
+    /// `l`.
+    pub(super) idle_wanted: bool,
     /// `u`.
     pub(super) is_unnoticed: bool,
     /// `I`.
@@ -102,6 +104,7 @@ impl<'a> Asked<'a> {
             is_quiet: false,
             value_wanted: false,
             version_wanted: false,
+            idle_wanted: false,
             is_unnoticed: false,
             invalidates: false,
             removes_value: false,
@@ -127,6 +130,7 @@ impl<'a> Asked<'a> {
             b'q' => self.is_quiet = true,
             b'v' => self.value_wanted = true,
             b'c' => self.version_wanted = true,
+            b'l' => self.idle_wanted = true,
             b'u' => self.is_unnoticed = true,
             b'I' => self.invalidates = true,
             b'x' => self.removes_value = true,
@@ -146,7 +150,7 @@ impl<'a> Asked<'a> {
             b'J' => self.initial = unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric initial value"[..])?,
             b'D' => self.delta = unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric delta value"[..])?,
             // What is answered is looked up when the answer is written; `P` and `L` are words between a client and its proxy.
-            b'O' | b'k' | b's' | b't' | b'f' | b'h' | b'l' | b'P' | b'L' => {}
+            b'O' | b'k' | b's' | b't' | b'f' | b'h' | b'P' | b'L' => {}
             _ => return Err(INVALID),
         }
         Ok(())

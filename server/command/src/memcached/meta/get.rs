@@ -75,6 +75,7 @@ fn sight(asked: &Asked<'_>, turn: &Turn) -> Sight {
     });
     Sight {
         version_wanted: asked.version_wanted,
+        upkeep_wanted: asked.idle_wanted,
         leads_on_miss: asked.vivify.is_some(),
         leads_on_stale: true,
         leads_before_ms,
