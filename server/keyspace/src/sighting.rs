@@ -97,7 +97,7 @@ impl Keyspace {
         db: Db,
         key: &[u8],
         sight: Sight,
-        see: impl FnOnce(Sighting<'_>) -> R,
+        see: impl FnOnce(&Sighting<'_>) -> R,
     ) -> R {
         if sight.only_looks() {
             // As `Keyspace::read` does.
@@ -113,7 +113,7 @@ impl Keyspace {
 }
 
 impl Shard {
-    fn sight<R>(&mut self, key: &Key<'_>, sight: &Sight, turn: &mut Turn, see: impl FnOnce(Sighting<'_>) -> R) -> R {
+    fn sight<R>(&mut self, key: &Key<'_>, sight: &Sight, turn: &mut Turn, see: impl FnOnce(&Sighting<'_>) -> R) -> R {
         let now_ms = turn.now_ms;
         self.settle_leases(key);
         let mut found = self.find_live(key, now_ms);
@@ -136,18 +136,20 @@ impl Shard {
             let (location, shown) = self.shown_version(location, key, now_ms);
             (found, version) = (Some(location), shown);
         }
+        let mut sighting = Sighting { entry: None, is_fresh, is_used: false, version, standing };
         let seen = match found {
             Some(location) => {
                 let view = self.entry(location);
-                let (control, is_used) = (view.control(), self.queues.is_used(view.control()));
-                let entry = if sight.upkeep_wanted { self.view(location, now_ms) } else { view.entry() };
-                let seen = see(Sighting { entry: Some(entry), is_fresh, is_used, version, standing });
+                let control = view.control();
+                sighting.is_used = self.queues.is_used(control);
+                sighting.entry = Some(if sight.upkeep_wanted { self.view(location, now_ms) } else { view.entry() });
+                let seen = see(&sighting);
                 if sight.access == Access::Touch {
                     self.touch_known(location, key.hash, control, now_ms);
                 }
                 seen
             }
-            None => see(Sighting { entry: None, is_fresh, is_used: false, version, standing }),
+            None => see(&sighting),
         };
         match found {
             _ if sight.access == Access::Quiet => {}

@@ -85,7 +85,7 @@ fn show(context: &mut Context<'_>, key: &[u8]) -> bool {
     let buffer = reply.buffer_mut();
     let sight = Sight { access, leads_on_miss: true, leads_on_stale: true, ..Sight::QUIET };
     keyspace.sight(turn, client.db, key, sight, |sighting| {
-        let Sighting { entry, is_fresh, standing, .. } = sighting;
+        let &Sighting { entry, is_fresh, standing, .. } = sighting;
         let (client_flags, value) = entry.map_or((0, &b""[..]), |entry| (entry.client_flags, entry.value));
         if is_fresh {
             reply::value(buffer, key, client_flags, value, None);

@@ -66,9 +66,16 @@ impl<'a> Asked<'a> {
     ///
     /// # Errors
     /// The line that answers them. Of several mistakes it tells of the last, unless one makes the rest unreadable.
+    #[inline]
     pub(super) fn parse(key: &'a [u8], words: impl Iterator<Item = &'a [u8]>) -> Result<Self, &'static [u8]> {
         let mut asked = Self::nothing(key);
-        let (mut seen, mut count, mut mistake) = (0u128, 0, None);
+        asked.read(words)?;
+        Ok(asked)
+    }
+
+    fn read(&mut self, words: impl Iterator<Item = &'a [u8]>) -> Result<(), &'static [u8]> {
+        // Of the bytes from `@` on: no letter is below.
+        let (mut seen, mut count, mut mistake) = (0u64, 0, None);
         let mut opaque = None;
         for word in words {
             count += 1;
@@ -76,14 +83,15 @@ impl<'a> Asked<'a> {
                 return Err(b"CLIENT_ERROR options flags are too long");
             }
             let (&letter, token) = word.split_first().expect("a word has a byte");
-            if letter >= 127 || seen & 1 << letter != 0 {
+            let bit = if letter < b'@' { 0 } else { 1 << (letter & 63) };
+            if letter >= 127 || seen & bit != 0 {
                 return Err(b"CLIENT_ERROR duplicate flag");
             }
-            seen |= 1 << letter;
+            seen |= bit;
             if letter == b'O' && word.len() > OPAQUE_BYTES_MAX {
                 opaque = Some(&b"CLIENT_ERROR opaque token too long"[..]);
             }
-            match asked.take(letter, token) {
+            match self.take(letter, token) {
                 Ok(()) => {}
                 // memcached has this line for whatever it has no other for.
                 Err(line) if line == BAD_FORMAT => mistake = mistake.or(Some(line)),
@@ -93,7 +101,7 @@ impl<'a> Asked<'a> {
         }
         match mistake.or(opaque) {
             Some(line) => Err(line),
-            None => Ok(asked),
+            None => Ok(()),
         }
     }
 

@@ -91,11 +91,11 @@ fn show<'w>(context: &mut Context<'_>, asked: &Asked<'_>, words: impl Iterator<I
     let (buffer, now_ms) = (reply.buffer_mut(), turn.now_ms);
     keyspace.sight(turn, client.db, &asked.key, sight, |sighting| match sighting {
         Sighting { entry: Some(entry), is_fresh: true, .. } => {
-            write_entry(buffer, asked, words, &sighting, entry, &sight, now_ms);
+            write_entry(buffer, asked, words, sighting, entry, &sight, now_ms);
             Seen::Fresh { expire_at_ms: entry.expire_at_ms }
         }
         Sighting { entry: Some(entry), .. } if sight.leads_on_stale => {
-            write_entry(buffer, asked, words, &sighting, entry, &sight, now_ms);
+            write_entry(buffer, asked, words, sighting, entry, &sight, now_ms);
             Seen::Answered
         }
         Sighting { entry: None, standing: Standing::Won { .. } | Standing::Led { .. }, .. } => {
@@ -185,7 +185,7 @@ fn write_entry<'w>(
     asked: &Asked<'_>,
     words: impl Iterator<Item = &'w [u8]>,
     sighting: &Sighting<'_>,
-    entry: Entry<'_>,
+    entry: &Entry<'_>,
     sight: &Sight,
     now_ms: u64,
 ) {
