@@ -2,7 +2,7 @@
 
 use leasehold_tests::client::{NoReply, request};
 use leasehold_tests::process::allow_open_files;
-use leasehold_tests::watch::{rss_bytes, until, until_some};
+use leasehold_tests::watch::{rss_bytes, rss_peak_bytes, until, until_some};
 use leasehold_tests::{Client, Server, Value, groups};
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -395,6 +395,27 @@ fn a_client_that_never_reads_is_closed_and_the_others_do_not_feel_it() {
     assert!(slowest < PROMPT, "{slowest:?}");
     assert!(grown < 8 * LIMIT, "{grown} bytes");
     assert_eq!(client.command(&["PING"]), pong());
+}
+
+#[test]
+fn values_that_are_too_long_together_are_an_error_and_take_no_memory() {
+    const LIMIT: u64 = 8 * MEBIBYTE;
+    let server = Server::options().set("threads", 1).set("client-output-buffer-limit", LIMIT).start();
+    let mut client = server.client();
+    let body = vec![b'x'; 256 * 1024];
+    assert_eq!(client.command(&[&b"SET"[..], b"big", &body]), ok());
+    let mget = |count: usize| [&["MGET"][..], &vec!["big"; count]].concat();
+    assert_eq!(client.command(&mget(20)), Value::Array(vec![Value::bulk(&body); 20]));
+    let before = rss_peak_bytes(server.pid());
+    // 25 GB are asked for.
+    let reply = client.command(&mget(100_000));
+    assert_eq!(reply.error(), "ERR reply exceeds maximum allowed size (client-output-buffer-limit)");
+    let grown = rss_peak_bytes(server.pid()).saturating_sub(before);
+    assert!(grown < 4 * LIMIT, "{grown} bytes");
+    assert_eq!(client.command(&["GET", "big"]), Value::bulk(&body), "the connection goes on");
+    assert_eq!(client.info("client_output_buffer_limit_disconnections"), 0);
+    assert_eq!(client.command(&["CONFIG", "SET", "client-output-buffer-limit", "0"]), ok());
+    until("there is no limit", || matches!(client.command(&mget(40)), Value::Array(values) if values.len() == 40));
 }
 
 #[test]
