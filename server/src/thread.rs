@@ -443,6 +443,8 @@ impl Work {
         self.live_generation = generation;
         self.live = live.live();
         self.lanes.resp.password_required = !self.live.password.is_empty();
+        let reply_bytes_max = Some(self.live.output_bytes_hard_max).filter(|bytes| *bytes > 0).unwrap_or(u64::MAX);
+        self.reply.set_bytes_max(usize::try_from(reply_bytes_max).unwrap_or(usize::MAX));
     }
 }
 

@@ -98,6 +98,11 @@ impl Server {
         self.process.terminate(STOP_PATIENCE)
     }
 
+    /// The status it ends with by itself; `None` if it does not.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        self.process.wait(STOP_PATIENCE)
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();

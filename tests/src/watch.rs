@@ -46,13 +46,23 @@ fn found_in_time<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
 /// If the process is gone.
 #[must_use]
 pub fn rss_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "RssAnon:") + status_bytes(pid, "RssShmem:")
+}
+
+/// The most resident memory that a process has had, in bytes, what it has mapped of files included.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn rss_peak_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let bytes_of = |name: &str| -> u64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a process has resident memory");
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kilobytes * 1024
-    };
-    bytes_of("RssAnon:") + bytes_of("RssShmem:")
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a process has resident memory");
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kilobytes * 1024
 }
 
 /// What resident memory may be under a `limit`, both in bytes.

@@ -2,7 +2,7 @@
 
 use leasehold_tests::client::{NoReply, request};
 use leasehold_tests::process::allow_open_files;
-use leasehold_tests::watch::{rss_bytes, until, until_some};
+use leasehold_tests::watch::{rss_bytes, rss_peak_bytes, until, until_some};
 use leasehold_tests::{Client, Server, Value, groups};
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -356,7 +356,7 @@ fn ping_until(client: &mut Client, stop: &AtomicBool) -> (Duration, u64) {
 }
 
 /// Much shorter than what a hung server shows, much longer than a busy machine's hiccup.
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_client_that_never_reads_is_closed_and_the_others_do_not_feel_it() {
@@ -395,6 +395,27 @@ fn a_client_that_never_reads_is_closed_and_the_others_do_not_feel_it() {
     assert!(slowest < PROMPT, "{slowest:?}");
     assert!(grown < 8 * LIMIT, "{grown} bytes");
     assert_eq!(client.command(&["PING"]), pong());
+}
+
+#[test]
+fn values_that_are_too_long_together_are_an_error_and_take_no_memory() {
+    const LIMIT: u64 = 8 * MEBIBYTE;
+    let server = Server::options().set("threads", 1).set("client-output-buffer-limit", LIMIT).start();
+    let mut client = server.client();
+    let body = vec![b'x'; 256 * 1024];
+    assert_eq!(client.command(&[&b"SET"[..], b"big", &body]), ok());
+    let mget = |count: usize| [&["MGET"][..], &vec!["big"; count]].concat();
+    assert_eq!(client.command(&mget(20)), Value::Array(vec![Value::bulk(&body); 20]));
+    let before = rss_peak_bytes(server.pid());
+    // 25 GB are asked for.
+    let reply = client.command(&mget(100_000));
+    assert_eq!(reply.error(), "ERR reply exceeds maximum allowed size (client-output-buffer-limit)");
+    let grown = rss_peak_bytes(server.pid()).saturating_sub(before);
+    assert!(grown < 4 * LIMIT, "{grown} bytes");
+    assert_eq!(client.command(&["GET", "big"]), Value::bulk(&body), "the connection goes on");
+    assert_eq!(client.info("client_output_buffer_limit_disconnections"), 0);
+    assert_eq!(client.command(&["CONFIG", "SET", "client-output-buffer-limit", "0"]), ok());
+    until("there is no limit", || matches!(client.command(&mget(40)), Value::Array(values) if values.len() == 40));
 }
 
 #[test]
@@ -495,7 +516,8 @@ fn one_client_too_many_is_told_and_closed() {
 
 #[test]
 fn a_configured_timeout_closes_idle_clients_only() {
-    let server = Server::options().set("timeout", 1).start();
+    // A busy machine may keep the busy one from asking for a second.
+    let server = Server::options().set("timeout", 3).start();
     let mut busy = server.client();
     let mut idle: Vec<Client> = (0..10).map(|_| server.client()).collect();
     // One that connected and never said anything, and nine that did.
@@ -507,18 +529,18 @@ fn a_configured_timeout_closes_idle_clients_only() {
 
 #[test]
 fn sigterm_answers_whoever_waits_and_ends_with_0() {
-    let mut server = Server::options().set("shutdown-timeout", 15).start();
+    let mut server = Server::options().set("shutdown-timeout", 60).start();
     let mut client = server.client();
     assert_eq!(client.command(&["GETL", "k", "LEASE", "60000"]).elements()[0].text(), "LEASE");
     let mut waiter = server.client();
-    waiter.send(&["GETL", "k", "WAIT", "700"]);
+    waiter.send(&["GETL", "k", "WAIT", "3000"]);
     until("it waits", || client.info("lease_waiters") == 1);
     let begun = Instant::now();
     let status = server.terminate();
     assert!(status.is_some_and(|status| status.code() == Some(0)), "{status:?}\n{}", server.logs());
     assert_eq!(waiter.receive().elements()[0].text(), "WAIT", "its time was up during the drain");
     assert!(waiter.is_closed_by_server() && client.is_closed_by_server());
-    assert!(begun.elapsed() < Duration::from_secs(10), "nobody is left, nothing to wait for: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "nobody is left, nothing to wait for: {:?}", begun.elapsed());
     assert!(TcpStream::connect(("127.0.0.1", server.port())).is_err(), "nobody is let in any more");
 }
 

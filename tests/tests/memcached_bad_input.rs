@@ -2,7 +2,7 @@
 
 use leasehold_tests::process::allow_open_files;
 use leasehold_tests::random::Random;
-use leasehold_tests::watch::{rss_bytes, until, until_some};
+use leasehold_tests::watch::{rss_bytes, rss_peak_bytes, until, until_some};
 use leasehold_tests::{Client, Memcached, MemcachedServer, Server, Value, groups};
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -348,4 +348,27 @@ fn idle_connections_cost_little() {
     assert_eq!(clients(&mut watcher), IDLE as u64 + 1);
     groups::say(&format!("memcached bad input: {IDLE} idle connections, {each} bytes of rss each"));
     assert!(each < 8 * 1024, "{each} bytes each: an idle connection owns no buffers");
+}
+
+#[test]
+fn values_that_are_too_long_together_are_an_error_and_take_no_memory() {
+    const LIMIT: u64 = 8 * MEBIBYTE;
+    let server = Server::options().memcached().set("threads", 1).set("client-output-buffer-limit", LIMIT).start();
+    store_big(&server);
+    let mut client = server.memcached();
+    let value = format!("VALUE big 0 {}\r\n{}\r\n", 256 * 1024, "x".repeat(256 * 1024));
+    let line = |verb: &str, count: usize| format!("{verb}{}\r\n", " big".repeat(count));
+    assert_eq!(client.ask(line("get", 20)), format!("{}END\r\n", value.repeat(20)));
+    let before = rss_peak_bytes(server.pid());
+    // 25 GB are asked for.
+    for verb in ["get", "gets", "gat 0", "gats 0"] {
+        let answer = client.ask(line(verb, 100_000));
+        assert_eq!(answer, "SERVER_ERROR out of memory writing get response\r\n", "{verb}");
+        assert_eq!(client.ask("get big\r\n"), format!("{value}END\r\n"), "the connection goes on");
+    }
+    let grown = rss_peak_bytes(server.pid()).saturating_sub(before);
+    assert!(grown < 4 * LIMIT, "{grown} bytes");
+    let mut redis = server.client();
+    redis.command(&["CONFIG", "SET", "client-output-buffer-limit", "16mb"]);
+    until("the limit is taken over", || !client.ask(line("get", 40)).starts_with("SERVER_ERROR"));
 }

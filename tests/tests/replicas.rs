@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use leasehold_loader_api::{LoadError, LoadRequest, Loaded, Loader, Row};
-use leasehold_loader_sql::{LoaderSettings, Source, SourceSettings, SqlLoader, build_loader};
+use leasehold_loader_sql::{
+    ConfigProblem, FeedSettings, LoaderSettings, Source, SourceSettings, SqlLoader, Via, build_loader, check_feed,
+};
 use leasehold_tests::watch::until;
-use leasehold_tests::{Database, MySqlKind, MySqlServer, Postgres, Server};
+use leasehold_tests::{Database, MySqlKind, MySqlServer, Postgres, Server, notices};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use std::time::{Duration, Instant};
 
@@ -196,42 +198,27 @@ fn nobody_reads_what_was_there_before_an_invalidation() {
 #[test]
 fn a_replica_of_mysql_answers_once_it_has_what_the_primary_had() {
     let kind = MySqlKind::here();
-    let options = |id: u32| {
-        let updates = kind.choose("--log-slave-updates", "--log-replica-updates");
-        [format!("--server-id={id}"), "--log-bin=binlog".to_owned(), updates.to_owned()]
-    };
-    let start = |id: u32| {
-        let options = options(id);
-        MySqlServer::start(GROUP, &options.each_ref().map(String::as_str), |_| {})
-    };
-    let Some(primary) = start(1) else { return };
-    let Some(replica) = start(2) else { return };
+    let Some(primary) = start_mysql(1, "ON") else { return };
+    let Some(replica) = start_mysql(2, "ON") else { return };
     let runtime = runtime();
     runtime.block_on(async {
         let mut writes = MySqlConnection::connect(&primary.url("mysql")).await.expect("it runs");
         let mut on_replica = MySqlConnection::connect(&replica.url("mysql")).await.expect("it runs");
-        let port = primary.port();
-        let follow = match kind {
-            MySqlKind::MariaDb => format!(
-                "CHANGE MASTER TO master_host = '127.0.0.1', master_port = {port}, master_user = 'root', master_use_gtid = slave_pos"
-            ),
-            MySqlKind::MySql => format!(
-                "CHANGE REPLICATION SOURCE TO source_host = '127.0.0.1', source_port = {port}, source_user = 'root', \
-                 source_auto_position = 1"
-            ),
-        };
         let applier = kind.choose("SLAVE", "REPLICA");
-        run(&mut on_replica, &format!("{follow}; START {applier}")).await;
-        run(&mut writes, "CREATE DATABASE shop; CREATE TABLE shop.users (id BIGINT PRIMARY KEY, n BIGINT NOT NULL); \
-            INSERT INTO shop.users VALUES (1, 0)").await;
+        run(&mut on_replica, &format!("{}; START {applier}", follow(&primary))).await;
+        run(
+            &mut writes,
+            "CREATE DATABASE shop; CREATE TABLE shop.users (id BIGINT PRIMARY KEY, n BIGINT NOT NULL); \
+            INSERT INTO shop.users VALUES (1, 0)",
+        )
+        .await;
         // Without its database it lets nobody in, and rests.
-        let has_begun = async {
-            while sqlx::raw_sql("SELECT n FROM shop.users").execute(&mut on_replica).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        until_it_has_the_table(&mut on_replica).await;
+        assert_eq!(check_log(&replica).await, Ok(()), "its log has what it repeats");
+        let source = SourceSettings {
+            replica_wait: Duration::from_secs(10),
+            ..settings(&primary.url("shop"), &[replica.url("shop")])
         };
-        tokio::time::timeout(Duration::from_secs(60), has_begun).await.expect("the replica follows");
-        let source = SourceSettings { replica_wait: Duration::from_secs(10), ..settings(&primary.url("shop"), &[replica.url("shop")]) };
         let hasty = SourceSettings { replica_wait: Duration::from_millis(20), ..source.clone() };
         let sql = "SELECT id, n, @@server_id = 2 AS replica FROM users WHERE id = ?";
         let open = async |settings: SourceSettings| {
@@ -255,6 +242,67 @@ fn a_replica_of_mysql_answers_once_it_has_what_the_primary_had() {
         assert_eq!(load(&loader, "user:1").await, of(1000, true));
     });
     drop(primary);
+}
+
+#[tokio::test]
+async fn the_binary_log_of_a_replica_without_what_it_repeats_is_refused() {
+    let applier = MySqlKind::here().choose("SLAVE", "REPLICA");
+    let Some(primary) = start_mysql(1, "ON") else { return };
+    let Some(replica) = start_mysql(2, "OFF") else { return };
+    let mut writes = MySqlConnection::connect(&primary.url("mysql")).await.expect("it runs");
+    let mut on_replica = MySqlConnection::connect(&replica.url("mysql")).await.expect("it runs");
+    run(&mut writes, "CREATE DATABASE shop; CREATE TABLE shop.users (id BIGINT PRIMARY KEY, n BIGINT NOT NULL)").await;
+    run(&mut on_replica, &format!("{}; START {applier}", follow(&primary))).await;
+    until_it_has_the_table(&mut on_replica).await;
+    let reason = check_log(&replica).await.expect_err("its log has nothing of what it repeats").reason;
+    assert!(reason.contains("follow the primary"), "{reason}");
+    // As long as it has something to repeat, whether or not more arrives.
+    run(&mut on_replica, &format!("STOP {applier} IO_THREAD")).await;
+    assert!(check_log(&replica).await.is_err());
+    run(&mut on_replica, &format!("STOP {applier}")).await;
+    assert_eq!(check_log(&replica).await, Ok(()), "all its changes are its own");
+}
+
+/// A server with a log. `updates`, `ON` or `OFF`: whether that has what the server repeats as a replica.
+fn start_mysql(id: u32, updates: &str) -> Option<MySqlServer> {
+    let name = MySqlKind::here().choose("--log-slave-updates", "--log-replica-updates");
+    let updates = format!("{name}={updates}");
+    let id = format!("--server-id={id}");
+    MySqlServer::start(GROUP, &[&id, "--log-bin=binlog", "--binlog-format=ROW", &updates], |_| {})
+}
+
+/// What makes a server a replica of this one.
+fn follow(primary: &MySqlServer) -> String {
+    let port = primary.port();
+    match primary.kind() {
+        MySqlKind::MariaDb => format!(
+            "CHANGE MASTER TO master_host = '127.0.0.1', master_port = {port}, master_user = 'root', master_use_gtid = slave_pos"
+        ),
+        MySqlKind::MySql => format!(
+            "CHANGE REPLICATION SOURCE TO source_host = '127.0.0.1', source_port = {port}, source_user = 'root', \
+             source_auto_position = 1"
+        ),
+    }
+}
+
+async fn until_it_has_the_table(replica: &mut MySqlConnection) {
+    let has_begun = async {
+        while sqlx::raw_sql("SELECT n FROM shop.users").execute(&mut *replica).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), has_begun).await.expect("the replica follows");
+}
+
+/// Whether a feed may follow the log of this server.
+async fn check_log(server: &MySqlServer) -> Result<(), ConfigProblem> {
+    let settings = FeedSettings {
+        via: Via::Binlog,
+        table: "users".into(),
+        key: notices::key(&["id"]),
+        ..FeedSettings::new("feed")
+    };
+    check_feed(&notices::source(&server.url("shop")).await, &settings).await
 }
 
 #[tokio::test]

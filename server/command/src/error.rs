@@ -44,6 +44,8 @@ pub enum ReplyError {
     NotFinite,
     /// A value would grow over `proto-max-bulk-len`.
     ValueTooLong,
+    /// The values of many keys, or the keys themselves, would be longer than `client-output-buffer-limit`.
+    ReplyTooLong,
     /// `SETRANGE` before the start of a value.
     OffsetOutOfRange,
     /// `MSETEX` with a number of keys that is none.
@@ -132,6 +134,7 @@ impl fmt::Display for ReplyError {
             Self::DecrementOverflow => f.write_str("ERR decrement would overflow"),
             Self::NotFinite => f.write_str("ERR increment would produce NaN or Infinity"),
             Self::ValueTooLong => f.write_str("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
+            Self::ReplyTooLong => f.write_str("ERR reply exceeds maximum allowed size (client-output-buffer-limit)"),
             Self::OffsetOutOfRange => f.write_str("ERR offset is out of range"),
             Self::Numkeys => f.write_str("ERR invalid numkeys value"),
             Self::KeyValuePairs => f.write_str("ERR wrong number of key-value pairs"),

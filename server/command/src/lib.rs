@@ -28,6 +28,7 @@ pub mod memcached;
 mod names;
 pub mod parked;
 pub mod readme;
+pub(crate) mod room;
 pub mod server;
 pub mod spec;
 pub mod string;

@@ -5,9 +5,11 @@
 
 use crate::context::{Context, Outcome};
 use crate::dispatch::silence;
+use crate::error::ReplyError;
 use crate::lease::getl;
 use crate::loader::through;
 use crate::memcached::Form;
+use crate::room::Room;
 use crate::writing::Effect;
 use bytes::Bytes;
 use leasehold_keyspace::{Db, Keyspace, Release, Turn, Waiter, WakeEvent};
@@ -20,6 +22,8 @@ pub struct Parked {
     kind: Kind,
     keys: Vec<Awaited>,
     unanswered: usize,
+    /// For the values of the keys that have no answer.
+    room: Room,
 }
 
 /// What the reply looks like.
@@ -88,6 +92,8 @@ pub(crate) enum Answer {
     Count(u64),
     /// The text of an error reply.
     Error(String),
+    /// There is a value; with it the reply would be too long.
+    TooLong,
     Getl(getl::Status),
 }
 
@@ -108,10 +114,17 @@ impl Patience {
 }
 
 impl Parked {
-    /// Parks a command, unless all its keys have their answers already.
-    pub(crate) fn park_or_reply(context: &mut Context<'_>, kind: Kind, keys: Vec<Awaited>) -> Outcome {
+    /// As [`Parked::park_or_reply`] for a command with one key.
+    pub(crate) fn park_or_reply_one(context: &mut Context<'_>, kind: Kind, mut key: Awaited) -> Outcome {
+        let mut room = Room::of(context.reply);
+        key.take_room(&mut room);
+        Self::park_or_reply(context, kind, vec![key], room)
+    }
+
+    /// Parks a command, unless all its keys have their answers already. `room` is what those that it has leave.
+    pub(crate) fn park_or_reply(context: &mut Context<'_>, kind: Kind, keys: Vec<Awaited>, room: Room) -> Outcome {
         let unanswered = keys.iter().filter(|key| key.answer.is_none()).count();
-        let mut parked = Self { deadline_ms: 0, kind, keys, unanswered };
+        let mut parked = Self { deadline_ms: 0, kind, keys, unanswered, room };
         if unanswered == 0 {
             return parked.reply(context);
         }
@@ -167,7 +180,7 @@ impl Parked {
                 }
             },
         };
-        awaited.answer = Some(answer);
+        awaited.end(answer, &mut self.room);
         self.answered(context, 1)
     }
 
@@ -176,7 +189,7 @@ impl Parked {
         let mut answered = 0;
         for awaited in &mut self.keys {
             if awaited.answer.is_none() && awaited.patience.deadline_ms() <= context.turn.now_ms {
-                awaited.time_out(context);
+                awaited.time_out(context, &mut self.room);
                 answered += usize::from(awaited.answer.is_some());
             }
         }
@@ -224,7 +237,7 @@ impl Parked {
         match self.kind {
             Kind::Memcached(_) => {}
             Kind::One | Kind::Getl => answers().for_each(|answer| write_answer(context, answer)),
-            Kind::Many => match answers().find(|answer| matches!(answer, Answer::Error(_))) {
+            Kind::Many => match answers().find(|answer| matches!(answer, Answer::Error(_) | Answer::TooLong)) {
                 Some(error) => write_answer(context, error),
                 None => {
                     context.reply.array(self.keys.len());
@@ -242,6 +255,31 @@ impl Parked {
 }
 
 impl Awaited {
+    /// Takes room for what this key holds. A stale value without room is let go: a reply with it would be too long.
+    pub(crate) fn take_room(&mut self, room: &mut Room) {
+        if let Some(answer) = self.answer.take() {
+            self.end(answer, room);
+        } else if let Patience::Load { stale, .. } = &mut self.patience
+            && stale.as_ref().is_some_and(|stale| !room.take(stale.len()))
+        {
+            *stale = None;
+        }
+    }
+
+    /// This is the answer, if there is room for it.
+    fn end(&mut self, answer: Answer, room: &mut Room) {
+        if let Patience::Load { stale, .. } = &mut self.patience
+            && let Some(stale) = stale.take()
+        {
+            room.give_back(stale.len());
+        }
+        let fits = match &answer {
+            Answer::Value(value) | Answer::Entry { value, .. } => room.take(value.len()),
+            _ => true,
+        };
+        self.answer = Some(if fits { answer } else { Answer::TooLong });
+    }
+
     fn failed(&self, stale: Option<Bytes>, reason: &str) -> Answer {
         match &self.patience {
             Patience::Load { takes_stale: true, .. } => {
@@ -252,30 +290,30 @@ impl Awaited {
     }
 
     /// Past one of its deadlines. Without an answer afterwards only if its wake is on the way.
-    fn time_out(&mut self, context: &mut Context<'_>) {
+    fn time_out(&mut self, context: &mut Context<'_>, room: &mut Room) {
         let now_ms = context.turn.now_ms;
         let answer = match &mut self.patience {
             // The load goes on without this reader.
-            Patience::Load { stale: Some(stale), .. } => Some(Answer::Value(stale.clone())),
+            Patience::Load { stale: Some(stale), .. } => Answer::Value(stale.clone()),
             // The text says what was allowed, as that of the load itself does: either may come first.
             Patience::Load { loader, asked_ms, hard_deadline_ms, .. } => {
-                Some(Answer::Error(through::timeout_text(context.host, *loader, *hard_deadline_ms - *asked_ms)))
+                Answer::Error(through::timeout_text(context.host, *loader, *hard_deadline_ms - *asked_ms))
             }
-            Patience::Write { loader, asked_ms, deadline_ms, .. } => Some(Answer::Error(format!(
+            Patience::Write { loader, asked_ms, deadline_ms, .. } => Answer::Error(format!(
                 "UNKNOWNSTATE {} no answer within {} ms; it may be written or not",
                 context.host.loader_name(*loader),
                 *deadline_ms - *asked_ms
-            ))),
+            )),
             Patience::Flush { loader, up_to, .. } => {
                 context.host.leave_flush(self.waiter);
-                Some(Answer::Count(context.host.unflushed(*loader, *up_to)))
+                Answer::Count(context.host.unflushed(*loader, *up_to))
             }
             Patience::Test { asked_ms, deadline_ms } => {
-                Some(Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms)))
+                Answer::Error(format!("LOADFAIL no answer within {} ms", *deadline_ms - *asked_ms))
             }
             Patience::Reload { .. } => {
                 let text = "ERR the reload is under way still; INFO loaders and the log will say how it has ended";
-                Some(Answer::Error(text.to_owned()))
+                Answer::Error(text.to_owned())
             }
             Patience::Lease { deadline_ms, claim } => {
                 let claim = claim.clone();
@@ -288,7 +326,7 @@ impl Awaited {
             }
         };
         context.keyspace.leave(context.turn, self.db, &self.key, self.waiter);
-        self.answer = answer;
+        self.end(answer, room);
     }
 }
 
@@ -324,6 +362,7 @@ fn write_answer(context: &mut Context<'_>, answer: &Answer) {
         Answer::Ok => context.reply.ok(),
         Answer::Count(count) => context.reply.integer(i64::try_from(*count).unwrap_or(i64::MAX)),
         Answer::Error(text) => context.reply.error(text),
+        Answer::TooLong => context.reply.error(&ReplyError::ReplyTooLong),
         Answer::Getl(status) => status.write(context.reply),
     }
 }
@@ -334,7 +373,7 @@ mod tests {
     use crate::context::{Context, Outcome};
     use crate::host::{LoaderPolicy, ServeStale};
     use crate::testing::Node;
-    use leasehold_keyspace::Db;
+    use leasehold_keyspace::{Db, Expiry, Fill};
     use leasehold_protocol::Reply;
 
     /// Runs a line that parks.
@@ -382,6 +421,69 @@ mod tests {
         assert_eq!(node.run(&format!("SETL k {} v7 VER 7", token(&third))), "+STORED\r\n");
         let reply = wake(&mut node, &mut parked).expect("filled");
         assert!(reply.starts_with("*5\r\n$3\r\nHIT\r\n$2\r\nv7\r\n"), "{reply}");
+    }
+
+    /// Ends the loads that were asked for, each with this value; the reply of the command that waits for them.
+    fn load_all(node: &mut Node, value: &[u8]) -> Option<String> {
+        for load in std::mem::take(&mut node.turn.effects.loads) {
+            let fill = Fill::Value {
+                value,
+                expiry: Expiry::Never,
+                stale_for_ms: 0,
+                version: None,
+                client_flags: 0,
+                tags: &[],
+            };
+            node.keyspace.fill(&mut node.turn, Db(0), &load.key, load.token, fill);
+        }
+        node.wake()
+    }
+
+    #[test]
+    fn loaded_values_that_are_too_long_together_are_not_gathered() {
+        let too_long = "-ERR reply exceeds maximum allowed size (client-output-buffer-limit)\r\n";
+        let new = || {
+            let mut node = Node::with_loader();
+            node.reply_bytes_max = 10;
+            node.run("SET a 123");
+            node
+        };
+        let mut node = new();
+        node.run("MGET a load:1");
+        assert_eq!(load_all(&mut node, b"1234567").as_deref(), Some("*2\r\n$3\r\n123\r\n$7\r\n1234567\r\n"));
+        node.run("MGET a load:2");
+        assert_eq!(load_all(&mut node, b"12345678").as_deref(), Some(too_long));
+        let mut node = new();
+        node.run("MLOADTHROUGH load:1 a load:2");
+        let reply = load_all(&mut node, b"12345").expect("all have an answer");
+        assert_eq!(reply, format!("*3\r\n$5\r\n12345\r\n$3\r\n123\r\n{too_long}"), "what fits is answered");
+        // Of one key there is no more than a value.
+        node.run("LOADTHROUGH load:3");
+        assert_eq!(load_all(&mut node, b"12345678901").as_deref(), Some("$11\r\n12345678901\r\n"));
+        for verb in ["get", "gets"] {
+            let mut node = new();
+            node.talk(format!("{verb} a load:1 load:2\r\n"));
+            let reply = load_all(&mut node, b"1234");
+            assert_eq!(reply.as_deref(), Some("SERVER_ERROR out of memory writing get response\r\n"));
+            node.talk(format!("{verb} load:3\r\n"));
+            assert!(load_all(&mut node, b"12345678901").is_some_and(|reply| reply.contains("\r\n12345678901\r\n")));
+        }
+    }
+
+    #[test]
+    fn a_stale_value_kept_for_later_takes_its_room_until_the_answer_is_there() {
+        let mut node = Node::with_loader();
+        node.reply_bytes_max = 10;
+        if let Some(loader) = &mut node.host.loader {
+            loader.serve_stale = ServeStale::OnError;
+        }
+        for key in ["load:1", "load:2"] {
+            let lease = token(&node.run(&format!("GETL {key}")));
+            node.run(&format!("SETL {key} {lease} 123456 PX 10 STALEFOR 60000"));
+        }
+        node.advance_ms(11);
+        node.run("MGET load:1 load:2");
+        assert_eq!(load_all(&mut node, b"12345").as_deref(), Some("*2\r\n$5\r\n12345\r\n$5\r\n12345\r\n"));
     }
 
     #[test]

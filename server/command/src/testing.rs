@@ -24,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     pub(crate) turn: Turn,
     pub(crate) version: RespVersion,
+    /// See [`Reply::bytes_max`].
+    pub(crate) reply_bytes_max: usize,
     /// How the last command ended.
     pub(crate) outcome: Outcome,
 }
@@ -40,6 +42,7 @@ impl Node {
             client: Client::new(7, 0, ([127, 0, 0, 1], 50_000).into(), ([127, 0, 0, 1], 6379).into(), START_MS),
             turn: Turn::new(START_MS, 42),
             version: RespVersion::V2,
+            reply_bytes_max: usize::MAX,
             outcome: Outcome::Replied,
         }
     }
@@ -64,6 +67,12 @@ impl Node {
         Context { keyspace, host, client, reply, turn }
     }
 
+    fn reply(&self) -> Reply {
+        let mut reply = Reply::new(self.version);
+        reply.set_bytes_max(self.reply_bytes_max);
+        reply
+    }
+
     /// Runs a line of words, and gives the reply as text.
     pub(crate) fn run(&mut self, line: &str) -> String {
         let words: Vec<&[u8]> = line.split_ascii_whitespace().map(str::as_bytes).collect();
@@ -72,7 +81,7 @@ impl Node {
 
     /// Runs a request of any bytes, and gives the bytes of the reply.
     pub(crate) fn run_args(&mut self, args: &[&[u8]]) -> Vec<u8> {
-        let mut reply = Reply::new(self.version);
+        let mut reply = self.reply();
         let (parser, input) = parse(args);
         self.outcome = execute(&mut self.context(&mut reply), parser.request(&input));
         self.version = reply.version();
@@ -86,7 +95,7 @@ impl Node {
 
     /// As [`Node::talk`], with other limits.
     pub(crate) fn talk_within(&mut self, mut input: &[u8], limits: &memcached::Limits) -> String {
-        let mut reply = Reply::new(self.version);
+        let mut reply = self.reply();
         let mut parser = memcached::Parser::new();
         self.outcome = Outcome::Replied;
         // As the server does when the client connects.
@@ -102,7 +111,7 @@ impl Node {
     pub(crate) fn wake(&mut self) -> Option<String> {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Replied);
         let Outcome::Parked(mut parked) = outcome else { panic!("nothing is parked") };
-        let mut reply = Reply::new(self.version);
+        let mut reply = self.reply();
         let wakes = std::mem::take(&mut self.turn.effects.wakes);
         let mut context = self.context(&mut reply);
         let is_done = wakes.into_iter().any(|wake| parked.wake(&mut context, wake.waiter.index, wake.event).is_some());

@@ -92,5 +92,6 @@ pub(crate) fn write_as(
     let asked_ms = context.turn.now_ms;
     let deadline_ms = asked_ms.saturating_add(timeout_ms);
     let patience = Patience::Write { loader, effect, asked_ms, deadline_ms };
-    Ok(Parked::park_or_reply(context, kind, vec![Awaited { db, key, waiter, patience, answer: None }]))
+    let awaited = Awaited { db, key, waiter, patience, answer: None };
+    Ok(Parked::park_or_reply_one(context, kind, awaited))
 }

@@ -4,6 +4,7 @@ use crate::argument::{integer_or_error, is_word};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::glob;
+use crate::room::Room;
 use crate::spec::{Argument, ArgumentKind, Flags, Group, Keys, Spec};
 use leasehold_protocol::Request;
 use std::collections::HashSet;
@@ -64,6 +65,9 @@ const COUNT_DEFAULT: usize = 10;
 /// Table positions that KEYS looks at between two moments in which other threads may lock the shard.
 const KEYS_STEP: usize = 1024;
 
+/// What a short key has around it in a reply: `$`, its length, two line ends.
+const FRAME_BYTES: usize = 8;
+
 /// Which keys SCAN or KEYS answers with.
 struct Filter<'a> {
     /// `None`: all.
@@ -102,11 +106,18 @@ fn scan(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyErro
         index += 2;
     }
     let mut found: Vec<Vec<u8>> = Vec::new();
+    let (mut room, mut is_too_long) = (Room::of(context.reply), false);
     let next = context.keyspace.scan(context.turn, context.client.db, cursor, count, |entry| {
         if type_wanted && filter.accepts(entry.key) {
-            found.push(entry.key.to_vec());
+            match room.take(entry.key.len() + FRAME_BYTES) {
+                true => found.push(entry.key.to_vec()),
+                false => is_too_long = true,
+            }
         }
     });
+    if is_too_long {
+        return Err(ReplyError::ReplyTooLong);
+    }
     context.reply.array(2);
     let mut digits = itoa::Buffer::new();
     context.reply.bulk(digits.format(next).as_bytes());
@@ -128,13 +139,20 @@ fn keys(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let filter = Filter::of(request.arg(1));
     // While other threads write, the cursor may pass a key twice.
     let mut found: HashSet<Vec<u8>> = HashSet::new();
+    let (mut room, mut is_too_long) = (Room::of(context.reply), false);
     let mut cursor = 0;
     loop {
         cursor = context.keyspace.scan(context.turn, context.client.db, cursor, KEYS_STEP, |entry| {
             if filter.accepts(entry.key) {
-                found.insert(entry.key.to_vec());
+                match room.take(entry.key.len() + FRAME_BYTES) {
+                    true => drop(found.insert(entry.key.to_vec())),
+                    false => is_too_long = true,
+                }
             }
         });
+        if is_too_long {
+            return context.conclude(Err(ReplyError::ReplyTooLong));
+        }
         if cursor == 0 {
             break;
         }
@@ -163,6 +181,20 @@ mod tests {
         let lines: Vec<&str> = reply.split("\r\n").collect();
         let bulk = |index: usize| lines[index].starts_with('$').then(|| lines[index + 1].to_owned());
         (0..lines.len() - 1).filter_map(bulk).collect()
+    }
+
+    #[test]
+    fn keys_that_are_too_long_together_are_an_error() {
+        let too_long = "-ERR reply exceeds maximum allowed size (client-output-buffer-limit)\r\n";
+        let mut node = Node::new();
+        node.reply_bytes_max = 1_000;
+        (0..5).for_each(|index| drop(node.run(&format!("SET key:{index} v"))));
+        assert_eq!(strings(&node.run("KEYS *")).len(), 5);
+        (0..200).for_each(|index| drop(node.run(&format!("SET more:{index} v"))));
+        assert_eq!(node.run("KEYS *"), too_long);
+        assert_eq!(strings(&node.run("KEYS key:*")).len(), 5);
+        assert_eq!(node.run("SCAN 0 COUNT 1000"), too_long);
+        assert!(node.run("SCAN 0 COUNT 1").starts_with("*2"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         patience: Patience::Lease { deadline_ms, claim: wish },
         answer,
     };
-    Parked::park_or_reply(context, Kind::Getl, vec![awaited])
+    Parked::park_or_reply_one(context, Kind::Getl, awaited)
 }
 
 fn parse(request: Request<'_>) -> Result<Wish, ReplyError> {

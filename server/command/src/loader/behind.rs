@@ -108,7 +108,7 @@ fn waitdb(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let deadline_ms = context.turn.now_ms.saturating_add(timeout_ms);
     let patience = Patience::Flush { loader, up_to, deadline_ms };
     let awaited = Awaited { db: context.client.db, key: Bytes::new(), waiter, patience, answer: None };
-    Parked::park_or_reply(context, Kind::One, vec![awaited])
+    Parked::park_or_reply_one(context, Kind::One, awaited)
 }
 
 fn list(context: &mut Context<'_>, request: Request<'_>) -> Outcome {

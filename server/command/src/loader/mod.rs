@@ -207,18 +207,15 @@ fn look(context: &mut Context<'_>, key: &[u8], stale_ms_max: Option<u64>) -> Opt
 }
 
 fn mloadthrough(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let mut found = Vec::with_capacity(request.len() - 1);
-    for key in request.args_from(1) {
-        let known = look(context, key, None).map(Found::Answer);
-        found.push(match known {
-            Some(answer) => answer,
+    through::load_many(context, Kind::ManyWithErrors, request.args_from(1), |context, key| {
+        match look(context, key, None) {
+            Some(answer) => Found::Answer(answer),
             None => match context.host.loader_for(context.client.db, key) {
                 Some(policy) => Found::Loader(policy),
                 None => Found::Answer(Answer::Error(NO_LOADER.to_owned())),
             },
-        });
-    }
-    through::load_many(context, Kind::ManyWithErrors, request.args_from(1).zip(found))
+        }
+    })
 }
 
 fn list(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
@@ -263,5 +260,5 @@ fn test(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         patience: Patience::Test { deadline_ms, asked_ms: now_ms },
         answer: None,
     };
-    Parked::park_or_reply(context, Kind::One, vec![awaited])
+    Parked::park_or_reply_one(context, Kind::One, awaited)
 }

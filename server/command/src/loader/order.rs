@@ -95,7 +95,8 @@ fn reload(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     }
     let deadline_ms = context.turn.now_ms.saturating_add(RELOAD_MS_MAX);
     let (db, patience) = (context.client.db, Patience::Reload { deadline_ms });
-    Parked::park_or_reply(context, Kind::One, vec![Awaited { db, key: Bytes::new(), waiter, patience, answer: None }])
+    let awaited = Awaited { db, key: Bytes::new(), waiter, patience, answer: None };
+    Parked::park_or_reply_one(context, Kind::One, awaited)
 }
 
 fn parse_warm(request: Request<'_>) -> Result<LoaderOrder, ReplyError> {

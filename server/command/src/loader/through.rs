@@ -9,6 +9,7 @@
 use crate::context::{Context, Outcome};
 use crate::host::{Host, LoaderPolicy, ServeStale};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
+use crate::room::Room;
 use bytes::Bytes;
 use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, KEY_BYTES_MAX, Load, LoadCause, Lookup, Waiter};
 use leasehold_protocol::Request;
@@ -60,20 +61,21 @@ pub(crate) fn restored(context: &mut Context<'_>, key: &[u8]) -> Option<Option<B
 pub(crate) fn many_missed(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let db = context.client.db;
     let mut values = Vec::with_capacity(request.len() - 1);
+    let mut room = Room::of(context.reply);
     context.keyspace.read_many(context.turn, db, request.args_from(1), Access::Quiet, |_, entry| {
-        values.push(entry.map(|entry| Bytes::copy_from_slice(entry.value)));
+        values.push(entry.map(|entry| match room.take(entry.value.len()) {
+            true => Answer::Value(Bytes::copy_from_slice(entry.value)),
+            false => Answer::TooLong,
+        }));
     });
-    let mut found = Vec::with_capacity(values.len());
-    for (key, value) in request.args_from(1).zip(values) {
-        found.push(match value {
-            Some(value) => Found::Answer(Answer::Value(value)),
-            None => match transparent_loader(context, key) {
-                Some(policy) => Found::Loader(policy),
-                None => Found::Answer(restored(context, key).flatten().map_or(Answer::Absent, Answer::Value)),
-            },
-        });
-    }
-    load_many(context, Kind::Many, request.args_from(1).zip(found))
+    let mut values = values.into_iter();
+    load_many(context, Kind::Many, request.args_from(1), |context, key| match values.next().flatten() {
+        Some(answer) => Found::Answer(answer),
+        None => match transparent_loader(context, key) {
+            Some(policy) => Found::Loader(policy),
+            None => Found::Answer(restored(context, key).flatten().map_or(Answer::Absent, Answer::Value)),
+        },
+    })
 }
 
 /// The loader that plain reads of `key` go through, if there is one.
@@ -96,26 +98,30 @@ pub(crate) fn load_as(
 ) -> Outcome {
     next_ticket(context);
     let awaited = want(context, 0, key, policy, demand, &mut Started::default());
-    Parked::park_or_reply(context, kind, vec![awaited])
+    Parked::park_or_reply_one(context, kind, awaited)
 }
 
-/// Answers or parks many keys; each is its value already, or absent, or to be loaded.
+/// Answers or parks many keys; each is its value already, or absent, or to be loaded, as `find` says.
 pub(crate) fn load_many<'k>(
     context: &mut Context<'_>,
     kind: Kind,
-    keys: impl Iterator<Item = (&'k [u8], Found)>,
+    keys: impl Iterator<Item = &'k [u8]>,
+    mut find: impl FnMut(&mut Context<'_>, &'k [u8]) -> Found,
 ) -> Outcome {
     next_ticket(context);
     let mut wanted = Vec::new();
     let mut started = Started::default();
-    for (index, (key, found)) in keys.enumerate() {
+    let mut room = Room::of(context.reply);
+    for (index, key) in keys.enumerate() {
         let index = u32::try_from(index).expect("a request has at most 2^20 arguments");
-        wanted.push(match found {
+        let mut awaited = match find(context, key) {
             Found::Answer(answer) => answered(context, index, key, answer),
             Found::Loader(policy) => want(context, index, key, policy, Demand::PLAIN, &mut started),
-        });
+        };
+        awaited.take_room(&mut room);
+        wanted.push(awaited);
     }
-    Parked::park_or_reply(context, kind, wanted)
+    Parked::park_or_reply(context, kind, wanted, room)
 }
 
 /// What is known of a key before anything is loaded.

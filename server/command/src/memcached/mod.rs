@@ -27,6 +27,9 @@ use crate::context::Context;
 /// The memcached version whose behaviour this is: client libraries choose features by it.
 pub const VERSION: &str = "1.6.45";
 
+/// The values of many keys would be longer than `client-output-buffer-limit`.
+pub(crate) const TOO_LONG: &[u8] = b"SERVER_ERROR out of memory writing get response";
+
 /// Where the reply of the command under way goes.
 #[inline]
 pub(crate) fn buffer<'c>(context: &'c mut Context<'_>) -> &'c mut Vec<u8> {

@@ -1,9 +1,10 @@
 //! How a parked command of memcached's answers once all its keys have their answers.
 
 use super::read::look;
-use super::{buffer, meta, writing};
+use super::{TOO_LONG, buffer, meta, writing};
 use crate::context::Context;
 use crate::parked::{Answer, Awaited};
+use crate::room::Room;
 use leasehold_protocol::memcached::reply;
 
 /// What the reply looks like.
@@ -58,6 +59,8 @@ impl Form {
 
 fn values(context: &mut Context<'_>, keys: &[Awaited], with_version: bool) {
     let start = context.reply.len();
+    // Again: what is stored by now may be longer than what was counted.
+    let mut room = Room::of(context.reply);
     for Awaited { key, answer, .. } in keys {
         // What was loaded has flags and a version only where it is stored, and may have been overwritten since: the entry there is
         // taken as a whole, so that flags, value and version belong together.
@@ -67,6 +70,14 @@ fn values(context: &mut Context<'_>, keys: &[Awaited], with_version: bool) {
         };
         let version = |version| with_version.then_some(version);
         match stored.as_ref().or(answer.as_ref()) {
+            Some(Answer::Entry { value, .. } | Answer::Value(value)) if !room.take(value.len()) => {
+                context.reply.truncate(start);
+                return reply::line(buffer(context), TOO_LONG);
+            }
+            Some(Answer::TooLong) => {
+                context.reply.truncate(start);
+                return reply::line(buffer(context), TOO_LONG);
+            }
             Some(Answer::Entry { client_flags, value, version: own }) => {
                 reply::value(buffer(context), key, *client_flags, value, version(*own));
             }

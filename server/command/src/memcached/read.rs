@@ -3,12 +3,13 @@
 use super::dispatch::answer;
 use super::entry::expire_at_ms;
 use super::table::{ANY, Verb};
-use super::{Form, buffer};
+use super::{Form, TOO_LONG, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::loader::refresh::{Reader, hit_near_end};
 use crate::loader::through::{self, Demand, Found};
 use crate::parked::{Answer, Kind};
+use crate::room::Room;
 use crate::spec::Flags;
 use bytes::Bytes;
 use leasehold_keyspace::{Access, Slot};
@@ -85,6 +86,7 @@ fn get_many(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
     let near_end_ms = turn.near_end_ms;
     let (mut near_end, mut hits) = (Vec::new(), 0);
+    let (mut room, mut is_too_long) = (Room::of(reply), false);
     let buffer = reply.buffer_mut();
     let written_before = buffer.len();
     let mut keys = request.words_from(1);
@@ -92,6 +94,10 @@ fn get_many(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         let Some(key) = keys.next() else { return };
         if let Some(entry) = entry {
             hits += 1;
+            if !room.take(entry.value.len()) {
+                is_too_long = true;
+                return;
+            }
             reply::value(buffer, key, entry.client_flags, entry.value, None);
             near_end.extend(entry.expire_at_ms.filter(|&at_ms| at_ms < near_end_ms).map(|at_ms| (index, at_ms)));
         }
@@ -99,6 +105,9 @@ fn get_many(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     buffer.extend_from_slice(END);
     let misses = request.len() - 1 - hits;
     context.host.count(Count::GetHits, hits as u64);
+    if is_too_long {
+        return too_long(context, written_before);
+    }
     for (index, expire_at_ms) in near_end {
         let key = request.word(index + 1).expect("it was read");
         hit_near_end(context, key, expire_at_ms, Reader::Plain);
@@ -114,18 +123,20 @@ fn gets(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let written_before = context.reply.len();
     let near_end_ms = context.turn.near_end_ms;
     let mut misses = 0;
+    let mut room = Room::of(context.reply);
     for key in request.words_from(1) {
         let Context { keyspace, client, reply, turn, .. } = context;
         let buffer = reply.buffer_mut();
         let found = keyspace.update(turn, client.db, key, |slot| {
             slot.touch();
-            let found = write_with_version(slot, key, buffer);
-            found.map(|expire_at_ms| expire_at_ms.filter(|&at_ms| at_ms < near_end_ms))
+            let version = slot.version();
+            write(slot, key, version, buffer, &mut room)
         });
         match found {
-            None => misses += 1,
-            Some(None) => {}
-            Some(Some(expire_at_ms)) => hit_near_end(context, key, expire_at_ms, Reader::Plain),
+            Written::Absent => misses += 1,
+            Written::TooLong => return too_long(context, written_before),
+            Written::Until(Some(at_ms)) if at_ms < near_end_ms => hit_near_end(context, key, at_ms, Reader::Plain),
+            Written::Until(_) => {}
         }
     }
     buffer(context).extend_from_slice(END);
@@ -137,12 +148,29 @@ fn gets(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     Outcome::Replied
 }
 
-/// Writes a fresh entry with its version; when it ends.
-fn write_with_version(slot: &mut Slot<'_>, key: &[u8], buffer: &mut Vec<u8>) -> Option<Option<u64>> {
-    let version = slot.version();
-    let entry = slot.entry()?;
+/// What became of a key whose value is to be written.
+enum Written {
+    Absent,
+    /// It is written; when the entry expires.
+    Until(Option<u64>),
+    TooLong,
+}
+
+/// Writes a fresh entry if there is room for it.
+fn write(slot: &mut Slot<'_>, key: &[u8], version: Option<u64>, buffer: &mut Vec<u8>, room: &mut Room) -> Written {
+    let Some(entry) = slot.entry() else { return Written::Absent };
+    if !room.take(entry.value.len()) {
+        return Written::TooLong;
+    }
     reply::value(buffer, key, entry.client_flags, entry.value, version);
-    Some(entry.expire_at_ms)
+    Written::Until(entry.expire_at_ms)
+}
+
+/// The reply to keys whose values are too long together.
+#[cold]
+fn too_long(context: &mut Context<'_>, written_before: usize) -> Outcome {
+    context.reply.truncate(written_before);
+    answer(context, TOO_LONG)
 }
 
 /// `gat` loads nothing: as `GETEX`, which only gives another end to what is there.
@@ -151,17 +179,26 @@ fn get_and_touch(context: &mut Context<'_>, request: Request<'_>, with_version: 
         return answer(context, b"CLIENT_ERROR invalid exptime argument");
     };
     let expire_at_ms = expire_at_ms(exptime, context.turn);
+    let written_before = context.reply.len();
     let mut hits = 0;
+    let mut room = Room::of(context.reply);
     for key in request.words_from(2) {
         let Context { keyspace, client, reply, turn, .. } = context;
         let buffer = reply.buffer_mut();
-        hits += u64::from(keyspace.update(turn, client.db, key, |slot| {
+        let found = keyspace.update(turn, client.db, key, |slot| {
             slot.touch();
             let version = if with_version { slot.version() } else { None };
-            let Some(entry) = slot.entry() else { return false };
-            reply::value(buffer, key, entry.client_flags, entry.value, version);
-            slot.set_expiry(expire_at_ms)
-        }));
+            let found = write(slot, key, version, buffer, &mut room);
+            if matches!(found, Written::Until(_)) {
+                slot.set_expiry(expire_at_ms);
+            }
+            found
+        });
+        match found {
+            Written::Absent => {}
+            Written::Until(_) => hits += 1,
+            Written::TooLong => return too_long(context, written_before),
+        }
     }
     buffer(context).extend_from_slice(END);
     let keys = request.len() as u64 - 2;
@@ -196,17 +233,14 @@ fn many_missed(context: &mut Context<'_>, request: Request<'_>, written_before: 
         return Outcome::Replied;
     }
     context.reply.truncate(written_before);
-    let mut found = Vec::with_capacity(request.len() - 1);
-    for key in request.words_from(1) {
-        found.push(match look(context, key, with_version) {
-            Some(answer) => Found::Answer(answer),
-            None => match through::transparent_loader(context, key) {
-                Some(policy) => Found::Loader(policy),
-                None => Found::Answer(through::restored(context, key).flatten().map_or(Answer::Absent, Answer::Value)),
-            },
-        });
-    }
-    through::load_many(context, Kind::Memcached(Form::Get { with_version }), request.words_from(1).zip(found))
+    let kind = Kind::Memcached(Form::Get { with_version });
+    through::load_many(context, kind, request.words_from(1), |context, key| match look(context, key, with_version) {
+        Some(answer) => Found::Answer(answer),
+        None => match through::transparent_loader(context, key) {
+            Some(policy) => Found::Loader(policy),
+            None => Found::Answer(through::restored(context, key).flatten().map_or(Answer::Absent, Answer::Value)),
+        },
+    })
 }
 
 /// The fresh entry of a key, copied.
@@ -306,6 +340,22 @@ mod tests {
         let load = node.turn.effects.loads.pop().expect("a load is to start");
         node.keyspace.fail(&mut node.turn, Db(0), b"load:1", load.token, &"LOADFAIL users down".into(), 0);
         assert_eq!(node.wake().as_deref(), Some("SERVER_ERROR LOADFAIL users down\r\n"));
+    }
+
+    #[test]
+    fn values_of_many_keys_that_are_too_long_together_are_an_error() {
+        let mut node = Node::new();
+        node.reply_bytes_max = 10;
+        node.talk("set a 0 0 4\r\n1234\r\nset b 0 0 11\r\n12345678901\r\n");
+        for verb in ["get", "gets", "gat 0", "gats 0"] {
+            assert_eq!(node.talk(format!("{verb} a a none\r\n")).matches("1234").count(), 2, "{verb}");
+            let reply = node.talk(format!("mn\r\n{verb} a a none a\r\nmn\r\n"));
+            assert_eq!(reply, "MN\r\nSERVER_ERROR out of memory writing get response\r\nMN\r\n", "{verb}");
+            assert!(
+                node.talk(format!("{verb} b\r\n")).contains("12345678901"),
+                "{verb}: a value has a limit of its own"
+            );
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) fn reply(buffer: &mut Vec<u8>, answer: &Answer) {
         Answer::Count(0) => reply::line(buffer, b"NOT_FOUND"),
         Answer::Count(_) => reply::line(buffer, b"DELETED"),
         Answer::Error(text) => reply::error(buffer, "SERVER_ERROR", text),
-        Answer::Value(_) | Answer::Entry { .. } | Answer::Absent | Answer::Getl(_) => {}
+        Answer::Value(_) | Answer::Entry { .. } | Answer::Absent | Answer::TooLong | Answer::Getl(_) => {}
     }
 }
 

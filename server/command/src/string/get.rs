@@ -5,6 +5,7 @@ use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::loader::refresh::{Reader, hit_near_end};
 use crate::loader::through;
+use crate::room::Room;
 use crate::spec::{Argument, Flags, Group, Keys, Spec};
 use leasehold_protocol::Request;
 
@@ -58,9 +59,11 @@ fn mget(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let written_before = reply.len();
     let near_end_ms = turn.near_end_ms;
     let mut near_end = Vec::new();
-    let mut missed = false;
+    let (mut missed, mut is_too_long) = (false, false);
+    let mut room = Room::of(reply);
     reply.array(request.len() - 1);
     keyspace.read_many(turn, client.db, request.args_from(1), client.access(), |index, entry| match entry {
+        Some(entry) if !room.take(entry.value.len()) => is_too_long = true,
         Some(entry) => {
             reply.bulk(entry.value);
             near_end.extend(entry.expire_at_ms.filter(|&at_ms| at_ms < near_end_ms).map(|at_ms| (index, at_ms)));
@@ -70,6 +73,10 @@ fn mget(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             reply.null();
         }
     });
+    if is_too_long {
+        context.reply.truncate(written_before);
+        return context.conclude(Err(ReplyError::ReplyTooLong));
+    }
     for (index, expire_at_ms) in near_end {
         hit_near_end(context, request.arg(index + 1), expire_at_ms, Reader::Plain);
     }
@@ -199,6 +206,20 @@ mod tests {
         assert_eq!(node.run("MGET a b a"), "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n1\r\n");
         node.version = leasehold_protocol::RespVersion::V3;
         assert_eq!(node.run("MGET b"), "*1\r\n_\r\n");
+    }
+
+    #[test]
+    fn mget_of_values_that_are_too_long_together_is_an_error() {
+        let too_long = "-ERR reply exceeds maximum allowed size (client-output-buffer-limit)\r\n";
+        let mut node = Node::with_loader();
+        node.reply_bytes_max = 10;
+        node.run("SET a 1234");
+        assert_eq!(node.run("MGET a a none"), "*3\r\n$4\r\n1234\r\n$4\r\n1234\r\n$-1\r\n");
+        assert_eq!(node.run("MGET a a none a"), too_long);
+        assert_eq!(node.run("MGET a a a load:1"), too_long);
+        assert!(node.turn.effects.loads.is_empty(), "nothing is loaded for a reply that cannot be");
+        node.run("SET b 12345678901");
+        assert_eq!(node.run("MGET b"), "*1\r\n$11\r\n12345678901\r\n", "a value has a limit of its own");
     }
 
     #[test]

@@ -19,13 +19,14 @@ pub enum RespVersion {
 pub struct Reply {
     buffer: Vec<u8>,
     version: RespVersion,
+    bytes_max: usize,
 }
 
 impl Reply {
     /// An empty buffer for a client that speaks `version`.
     #[must_use]
     pub fn new(version: RespVersion) -> Self {
-        Self { buffer: Vec::new(), version }
+        Self { buffer: Vec::new(), version, bytes_max: usize::MAX }
     }
 
     /// The version replies are written in.
@@ -37,6 +38,18 @@ impl Reply {
     /// Writes what follows in `version`.
     pub fn set_version(&mut self, version: RespVersion) {
         self.version = version;
+    }
+
+    /// The most bytes that the values of one command may have. Nothing here holds to it: who writes many values does, before
+    /// each.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// See [`Reply::bytes_max`]; without a call there is no limit.
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
     }
 
     /// What is to be sent.

@@ -440,8 +440,9 @@ const LIMITS: &[Spec<Config>] = &[
         kind: Kind::Bytes { min: 0, max: NO_MOST, auto: false },
         default: Default::Text("1gb"),
         change: Change::Live,
-        doc: "The most bytes of replies that may wait for a client to read them; then it is closed. 0 = no limit. One number \
-              for all clients, where Redis has a list of classes.",
+        doc: "The most bytes of replies that may wait for a client to read them; then it is closed. A command whose values or keys \
+              alone would be longer (MGET, KEYS, memcached's get of many keys) is answered with an error. 0 = no limit. One number for \
+              all clients, where Redis has a list of classes.",
         write: |config, value| config.live.output_bytes_hard_max = value.integer(),
         read: |config| Value::Integer(config.live.output_bytes_hard_max),
     },

@@ -16,9 +16,20 @@ const CASCADES_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flavor {
     MariaDb,
-    /// With the statement that shows the end of the log.
-    MySql(&'static str),
+    MySql(Statements),
 }
+
+/// What the versions of MySQL have different words for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Statements {
+    /// Shows the end of the log.
+    log: &'static str,
+    /// Shows a row for each primary that the server follows.
+    replica: &'static str,
+}
+
+const SINCE_8_2: Statements = Statements { log: "SHOW BINARY LOG STATUS", replica: "SHOW REPLICA STATUS" };
+const BEFORE_8_2: Statements = Statements { log: "SHOW MASTER STATUS", replica: "SHOW SLAVE STATUS" };
 
 /// A connection for questions.
 pub(super) struct Database {
@@ -132,7 +143,7 @@ impl Database {
     /// Whether the log has what it needs to have; settings of a server may change while it runs.
     pub(super) async fn check_variables(&mut self, settings: &FeedSettings) -> Result<(), Trouble> {
         const SQL: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format', 'log_bin_compress', 'server_id', \
-                           'gtid_mode', 'log_slave_updates')";
+                           'gtid_mode', 'log_slave_updates', 'log_replica_updates')";
         let wrong = |reason: String| Err(Trouble::Wrong("source", reason));
         let variables: HashMap<String, String> = pairs(self.rows(SQL).await?);
         let is = |name: &str, value: &str| variables.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
@@ -159,14 +170,14 @@ impl Database {
                 "is the server's own; each follower of the log needs another one".into(),
             ));
         }
-        let is_replica =
-            pairs(self.rows("SHOW GLOBAL STATUS WHERE Variable_name IN ('Slave_running', 'Slaves_running')").await?)
-                .into_values()
-                .any(|running| !matches!(running.as_str(), "OFF" | "0"));
-        if is_replica && is("log_slave_updates", "OFF") {
-            return wrong(
-                "is a replica whose log has only its own changes; follow the primary, or set log_slave_updates".into(),
-            );
+        let updates = match self.flavor {
+            Flavor::MySql(_) if variables.contains_key("log_replica_updates") => "log_replica_updates",
+            _ => "log_slave_updates",
+        };
+        if is(updates, "OFF") && self.repeats_changes().await? {
+            return wrong(format!(
+                "is a replica whose log has only its own changes; follow the primary, or start the server with {updates}"
+            ));
         }
         let (_, filters) = self.shown_end().await?;
         let [only, ignored] = filters.map(|names| names.split(',').map(str::to_owned).collect::<Vec<_>>());
@@ -177,11 +188,31 @@ impl Database {
         Ok(())
     }
 
+    /// Whether the server repeats what others do. One that is to, and does not at present, has a log like any other.
+    async fn repeats_changes(&mut self) -> Result<bool, Trouble> {
+        match self.flavor {
+            // Counts all that it follows, and may be asked by everybody, unlike SHOW ALL SLAVES STATUS.
+            Flavor::MariaDb => {
+                let running = pairs(self.rows("SHOW GLOBAL STATUS LIKE 'Slaves_running'").await?);
+                Ok(running.into_values().any(|count| count != "0"))
+            }
+            // It has no such count.
+            Flavor::MySql(statements) => {
+                /// Replica_SQL_Running, Slave_SQL_Running.
+                const SQL_RUNNING: usize = 11;
+                let followed = self.rows(statements.replica).await?;
+                Ok(followed
+                    .iter()
+                    .any(|row| row.get(SQL_RUNNING).is_some_and(|running| running.as_deref() != Some("No"))))
+            }
+        }
+    }
+
     /// The end of the log, which databases are in it and which are not, and the transactions that are done, on MySQL.
     async fn shown(&mut self) -> Result<(LogPosition, [String; 2], String), Trouble> {
         let sql = match self.flavor {
             Flavor::MariaDb => "SHOW MASTER STATUS",
-            Flavor::MySql(sql) => sql,
+            Flavor::MySql(statements) => statements.log,
         };
         let row = self.rows(sql).await?.into_iter().next().unwrap_or_default();
         let mut fields = row.into_iter().map(Option::unwrap_or_default);
@@ -337,7 +368,7 @@ fn flavor_of(version: &str) -> Flavor {
     }
     let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or(0_u32));
     let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Flavor::MySql(if release >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" })
+    Flavor::MySql(if release >= (8, 2) { SINCE_8_2 } else { BEFORE_8_2 })
 }
 
 fn texts(row: Row) -> Vec<Option<String>> {
@@ -379,8 +410,8 @@ mod tests {
     #[test]
     fn servers_are_told_apart() {
         assert_eq!(flavor_of("10.11.19-MariaDB-0+deb12u1-log"), Flavor::MariaDb);
-        assert_eq!(flavor_of("8.0.36"), Flavor::MySql("SHOW MASTER STATUS"));
-        assert_eq!(flavor_of("8.4.2-commercial"), Flavor::MySql("SHOW BINARY LOG STATUS"));
-        assert_eq!(flavor_of("9.1.0"), Flavor::MySql("SHOW BINARY LOG STATUS"));
+        assert_eq!(flavor_of("8.0.36"), Flavor::MySql(BEFORE_8_2));
+        assert_eq!(flavor_of("8.4.2-commercial"), Flavor::MySql(SINCE_8_2));
+        assert_eq!(flavor_of("9.1.0"), Flavor::MySql(SINCE_8_2));
     }
 }
