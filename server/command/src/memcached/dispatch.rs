@@ -172,7 +172,7 @@ mod tests {
             (format!("ma {long}\r\n"), "CLIENT_ERROR invalid or duplicate flag\r\n".to_owned()),
             ("set a 0 0 1\r\n12\r\n".to_owned(), format!("CLIENT_ERROR bad data chunk\r\n{format}")),
             ("set a 0 0 1 noreply\r\n12\r\n".to_owned(), format.to_owned()),
-            ("set a 0 0 1 noreply x\r\n1\r\ndelete a 1 2\r\n".to_owned(), "STORED\r\nDELETED\r\n".to_owned()),
+            ("set a 0 0 1 noreply x\r\n1\r\ndelete a 0\r\n".to_owned(), "STORED\r\nDELETED\r\n".to_owned()),
             ("touch a x\r\n".to_owned(), "CLIENT_ERROR invalid exptime argument\r\n".to_owned()),
             ("touch a +1\r\n".to_owned(), "CLIENT_ERROR invalid exptime argument\r\n".to_owned()),
             ("touch a noreply\r\n".to_owned(), String::new()),

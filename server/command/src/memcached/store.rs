@@ -182,12 +182,23 @@ static DELETE: Verb = Verb {
 };
 
 fn delete(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    // Old clients send a time behind it.
-    let key = request.word(1).expect("words are counted");
+    let Some(key) = request.word(1).filter(|_| is_delete(request)) else {
+        return answer(context, b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]");
+    };
     let Context { keyspace, client, turn, .. } = context;
     let was_there = keyspace.update(turn, client.db, key, |slot| slot.remove());
     context.host.count(if was_there { Count::DeleteHits } else { Count::DeleteMisses }, 1);
     answer(context, if was_there { b"DELETED" } else { b"NOT_FOUND" })
+}
+
+/// Whether behind the key stands what may stand there: old clients send a time, which must be 0. memcached 1.6.45 does not look; memcapable
+/// does.
+pub(super) fn is_delete(request: Request<'_>) -> bool {
+    match request.len() {
+        2 => true,
+        3 => request.word(2) == Some(b"0") || request.is_noreply(),
+        _ => request.word(2) == Some(b"0") && request.is_noreply(),
+    }
 }
 
 #[cfg(test)]
@@ -350,18 +361,19 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_the_key_of_a_delete_is_not_looked_at() {
+    fn old_clients_may_send_a_time_of_0_with_delete() {
+        let usage = "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
         talk(
             &mut Node::new(),
             &[
                 ("delete a\r\n", "NOT_FOUND\r\n"),
                 ("delete a 0\r\n", "NOT_FOUND\r\n"),
-                ("delete a 1\r\n", "NOT_FOUND\r\n"),
-                ("delete a 0 0\r\n", "NOT_FOUND\r\n"),
+                ("delete a 1\r\n", usage),
+                ("delete a 0 0\r\n", usage),
                 ("delete a noreply\r\n", ""),
                 ("delete a 1 noreply\r\n", ""),
                 ("delete noreply\r\n", ""),
-                ("delete a 0 noreply x\r\n", "NOT_FOUND\r\n"),
+                ("delete a 0 noreply x\r\n", usage),
             ],
         );
     }

@@ -1,6 +1,7 @@
 //! Writes of keys whose loader writes to its source: `set` and `delete` go there first, as SET and DEL do; verbs that change a part
 //! of a value are refused.
 
+use super::store::is_delete;
 use super::{Form, Verb, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::Change;
@@ -16,6 +17,7 @@ pub(super) fn intercept(context: &mut Context<'_>, verb: &Verb, request: Request
     let loader = context.host.writer_for(db, key)?;
     let value = match verb.name {
         "set" => Some(Bytes::copy_from_slice(request.data()?)),
+        "delete" if !is_delete(request) => return None,
         "delete" => None,
         // They give what is there another end, or stand on no key.
         "touch" | "gat" | "gats" => return None,
