@@ -1,4 +1,4 @@
-# Sourced by tests/run and tests/mysql: packages of other releases of Debian than this machine's, signed by Debian, to be unpacked beside the
+# Sourced by tests/run, tests/mysql and tests/memcached: packages of other releases of Debian than this machine's, signed by Debian, to be unpacked beside the
 # tests. Nothing is installed, nothing of the machine's own packages is asked or changed, and no root is needed.
 
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -36,4 +36,38 @@ debian_lists() {
         -o Binary::apt::APT::Keep-Downloaded-Packages=1
     )
     apt-get "${debian_apt[@]}" update >&2 || { echo "the lists of Debian's packages ($*) cannot be had from $mirror" >&2 && return 1; }
+}
+
+# unpack_unstable PLACE PACKAGE: the package and all it depends on (the C library, too) from the unstable release into PLACE/root, whatever
+# was in PLACE. The caller's `cannot` says why not, and ends.
+unpack_unstable() {
+    local place=$1 package=$2 apt=$1/apt deb
+    rm -rf "$place"
+    mkdir -p "$place/root"
+    debian_lists "$apt" unstable || cannot "no $package can be taken from Debian's unstable release"
+    apt-get "${debian_apt[@]}" -y --download-only install "$package" >&2 || cannot "Debian's unstable $package cannot be had"
+    for deb in "$apt"/archives/*.deb; do
+        # Where the archive has /lib, a link to /usr/lib, some packages have a directory: both end up in one.
+        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$place/root" --keep-directory-symlink --no-same-owner
+    done
+    rm -rf "$apt"
+}
+
+# start_script PLACE PROGRAM [OPTION …]: PLACE/NAME, which starts PLACE/root/PROGRAM with its own libraries, whatever the machine has; the
+# options stand behind those that it is started with.
+start_script() {
+    local place=$1 program=$2 script loader libraries option
+    shift 2
+    script=$place/$(basename "$program")
+    loader=$(find "$place/root" -name 'ld-linux*.so.*' -print -quit)
+    libraries=$(dirname "$(find "$place/root" -name libc.so.6 -print -quit)")
+    [ -n "$loader" ] || cannot "what came from Debian has no C library"
+    {
+        printf '#!/bin/sh\nexec '
+        printf "'%s' " "$loader" --library-path "$libraries" "$place/root/$program"
+        printf '"$@"'
+        for option in "$@"; do printf " \\\\\n    '%s'" "$option"; done
+        printf '\n'
+    } >"$script"
+    chmod +x "$script"
 }

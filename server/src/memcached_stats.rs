@@ -85,6 +85,7 @@ fn general(node: &Node) -> Pairs {
         ("hash_is_expanding", &0),
         ("bytes", &stats.used_bytes),
         ("curr_items", &stats.entries),
+        ("total_items", &stats.stored),
         ("evictions", &stats.evicted),
         ("reclaimed", &stats.expired),
     ]));

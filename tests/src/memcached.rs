@@ -1,4 +1,5 @@
-//! memcached's text protocol for tests: a raw client, and Debian's memcached as the reference.
+//! memcached's text protocol for tests: a raw client, and memcached as the reference: the one that is installed, or the one that the
+//! environment variable `LEASEHOLD_MEMCACHED` names (`tests/memcached` gets the newest).
 
 use crate::client::PATIENCE;
 use crate::groups;
@@ -6,6 +7,7 @@ use crate::process::{Process, free_port};
 use crate::reply::Quoted;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -138,10 +140,14 @@ fn version_line_start(bytes: &[u8]) -> Option<usize> {
     line[start..].starts_with(b"VERSION ").then_some(start)
 }
 
+/// Names a memcached.
+const MEMCACHED: &str = "LEASEHOLD_MEMCACHED";
+
 /// A running memcached.
 #[derive(Debug)]
 pub struct MemcachedServer {
     process: Process,
+    version: [u64; 3],
 }
 
 impl MemcachedServer {
@@ -151,7 +157,10 @@ impl MemcachedServer {
     /// If it is installed and does not start, or everything must run and it is missing.
     #[must_use]
     pub fn start_for(group: &str) -> Option<Self> {
-        let program = groups::program_for(group, "memcached")?;
+        let program = match std::env::var_os(MEMCACHED) {
+            Some(path) => PathBuf::from(path),
+            None => groups::program_for(group, "memcached")?,
+        };
         for _ in 0..3 {
             let port = free_port();
             let mut command = Command::new(&program);
@@ -160,10 +169,17 @@ impl MemcachedServer {
             // Threads in the background hold entries for a moment, and what a command answers may depend on that.
             command.args(["-o", "no_lru_maintainer,no_lru_crawler"]);
             if let Ok(process) = Process::start(command, port, Duration::from_secs(20)) {
-                return Some(Self { process });
+                let version = version_at(port);
+                return Some(Self { process, version });
             }
         }
-        panic!("memcached is installed and does not start");
+        panic!("{} does not start", program.display());
+    }
+
+    /// Which one it is: versions compare as arrays.
+    #[must_use]
+    pub fn version(&self) -> [u64; 3] {
+        self.version
     }
 
     /// Where it listens.
@@ -177,4 +193,13 @@ impl MemcachedServer {
     pub fn client(&self) -> Memcached {
         Memcached::connect(self.port())
     }
+}
+
+fn version_at(port: u16) -> [u64; 3] {
+    let mut client = Memcached::connect(port);
+    client.send("version\r\n");
+    let line = client.receive_until("\r\n");
+    let text = line.trim_end().strip_prefix("VERSION ").unwrap_or_else(|| panic!("{line} is no version"));
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or_else(|_| panic!("{line} is no version")));
+    std::array::from_fn(|_| numbers.next().unwrap_or(0))
 }

@@ -59,7 +59,7 @@ fn numbers_are_counted_by_both() {
 }
 
 #[test]
-fn flags_are_kept_until_redis_writes_another_value() {
+fn flags_are_kept_until_redis_writes_the_value_or_a_part_of_it() {
     let (_server, mut redis, mut memcached) = server();
     let mut flags_after = |argv: &[&str]| -> u32 {
         assert_eq!(memcached.ask("set k 4294967295 0 1\r\n1\r\n"), "STORED\r\n");
@@ -67,15 +67,25 @@ fn flags_are_kept_until_redis_writes_another_value() {
         let reply = memcached.ask("get k\r\n");
         reply.split(' ').nth(2).and_then(|flags| flags.parse().ok()).unwrap_or_else(|| panic!("{argv:?}: {reply}"))
     };
-    for write in ["SET k 2", "SET k 2 KEEPTTL", "GETSET k 2", "MSET k 2", "SETEX k 100 2"] {
+    let whole = ["SET k 2", "SET k 2 KEEPTTL", "GETSET k 2", "MSET k 2", "SETEX k 100 2"];
+    let part = ["INCR k", "INCRBYFLOAT k 1", "APPEND k 2", "SETRANGE k 0 2", "SETBIT k 7 1", "BITFIELD k SET u8 0 50"];
+    for write in whole.iter().chain(&part) {
         assert_eq!(flags_after(&write.split(' ').collect::<Vec<_>>()), 0, "{write}");
     }
-    for change in ["GET k", "EXPIRE k 100", "GETEX k EX 100", "INCR k", "APPEND k 2", "SETRANGE k 0 2", "SETBIT k 7 1"]
-    {
-        assert_eq!(flags_after(&change.split(' ').collect::<Vec<_>>()), u32::MAX, "{change}");
+    for other in ["GET k", "EXPIRE k 100", "GETEX k EX 100", "PERSIST k"] {
+        assert_eq!(flags_after(&other.split(' ').collect::<Vec<_>>()), u32::MAX, "{other}");
     }
     memcached.ask("set k 7 0 1\r\n1\r\nappend k 9 0 1\r\n2\r\nincr k 1\r\n");
     assert_eq!(memcached.ask("get k\r\n"), value("k", 7, "13"), "memcached's own changes leave flags");
+}
+
+#[test]
+fn stats_tell_how_many_values_both_have_stored() {
+    let (_server, mut redis, mut memcached) = server();
+    memcached.ask("set a 0 0 1\r\n1\r\nset a 0 0 1\r\n2\r\nadd a 0 0 1\r\n3\r\nincr a 1\r\n");
+    redis.command(&["SET", "b", "1"]);
+    let stats = memcached.ask("stats\r\n");
+    assert!(stats.contains("STAT curr_items 2\r\nSTAT total_items 3\r\n"), "{stats}");
 }
 
 #[test]

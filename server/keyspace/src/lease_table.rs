@@ -1,6 +1,7 @@
 //! The lease table of one shard: who leads, who waits, which tokens may still fill.
 
 mod record;
+mod softening;
 mod standing;
 
 use self::record::{Holder, Issued, Issuing, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
@@ -387,13 +388,6 @@ impl LeaseTable {
         self.waiters.remove(before - record.waiting.len());
     }
 
-    /// `token` has replaced a stale value by one that is stale too: older ones may not any more.
-    pub(crate) fn filled_stale(&mut self, at: &Moment<'_>, token: u64) {
-        let Some(record) = self.records.get_mut(&at.name()) else { return };
-        record.issued.retain(|issued| issued.token > token);
-        record.filled_up_to = record.filled_up_to.max(token);
-    }
-
     /// The holder of `token` is done without a fill that counted: a lost fill, a release. The next in the queue leads.
     pub(crate) fn ended(&mut self, at: Moment<'_>, token: u64, end: End) {
         let Some(record) = self.records.get_mut(&at.name()) else { return };
@@ -456,33 +450,6 @@ impl LeaseTable {
     /// [`LeaseTable::settle`] once the key has its new state. Whether there was a token.
     pub(crate) fn revoke(&mut self, db: Db, key: &[u8]) -> bool {
         self.revoking && self.records.get_mut(&RecordRef { db, key }).is_some_and(Record::revoke)
-    }
-
-    /// The key was softly invalidated: tokens issued so far may at most replace its stale value. As
-    /// [`LeaseTable::revoke`] otherwise.
-    pub(crate) fn soften(&mut self, db: Db, key: &[u8]) -> bool {
-        let Some(record) = self.records.get_mut(&RecordRef { db, key }).filter(|_| self.revoking) else { return false };
-        record.forget_failure();
-        record.issued.iter_mut().for_each(|issued| issued.softened = true);
-        record.drop_client();
-        !record.issued.is_empty()
-    }
-
-    /// As [`LeaseTable::soften`], of the tokens that were issued before a stamp. The next sweep tells those who wait.
-    pub(crate) fn soften_before(&mut self, db: Db, key: &[u8], stamp: u64) {
-        if let Some(record) = self.records.get_mut(&RecordRef { db, key }).filter(|_| self.revoking) {
-            record.soften_before(stamp);
-            self.due_ms = self.due_ms.min(record.due_ms());
-        }
-    }
-
-    /// As [`LeaseTable::soften_before`], for all keys that are `wanted`.
-    pub(crate) fn soften_where(&mut self, stamp: u64, wanted: impl Fn(Db, &[u8]) -> bool) {
-        let wanted = self.records.iter_mut().filter(|(name, _)| self.revoking && wanted(name.db, &name.key));
-        for (_, record) in wanted {
-            record.soften_before(stamp);
-            self.due_ms = self.due_ms.min(record.due_ms());
-        }
     }
 
     /// After a change of the key from outside its leases: those who wait hear `fresh` if the key has a value now, else the

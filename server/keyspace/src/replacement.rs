@@ -2,7 +2,8 @@
 //!
 //! Both come from one counter, so a number is one of them at most (external versions are their writers' affair). A token fills
 //! by the rules of [`Keyspace::fill`]; a version is compared with that of the fresh entry, and what is stored for it is a plain
-//! write, which revokes leases. What names neither is not stored.
+//! write, which revokes leases. What names neither is not stored. A stale value that is taken for fresh while its source fails stays
+//! stale here: what is made from it is as old, and only a lease brings what the source has.
 //!
 //! ```text
 //!   the number is …                               what happens                     the answer
@@ -130,7 +131,8 @@ impl Shard {
         if !has_room {
             return Replaced::NoRoom;
         }
-        if self.entry(location).is_fresh(now_ms) {
+        let before = self.entry(location).fields();
+        if self.entry(location).is_fresh(now_ms) && before.stale_since_ms.is_none() {
             let mut is_written = false;
             let mut slot = Slot::new(self, *key, Acting::of(turn), &mut is_written);
             slot.store(value, attributes);
@@ -142,11 +144,12 @@ impl Shard {
         if !stale_suffices {
             return Replaced::Differs;
         }
-        let before = self.entry(location).fields();
         let Attributes { external_version, client_flags, .. } = attributes;
         let fields = Fields { external_version, client_flags, ..before };
         let kept = self.entry(location).tag_set();
         self.store(Some(location), key, value, Contents { fields, tags: kept.borrow() }, now_ms);
+        // Else a holder who began before the invalidation would take its place by what he has read before.
+        self.leases.spend_softened(key.db, key.bytes);
         Replaced::Stale
     }
 

@@ -335,6 +335,7 @@ impl Shard {
         now_ms: u64,
     ) -> Location {
         let Contents { fields, tags } = contents;
+        self.stats.stored += 1;
         if let Some(location) = location {
             self.touch(location, key.hash, now_ms);
             // Nothing but the value: the shortest way of all writes.

@@ -70,6 +70,15 @@ impl<'s> Slot<'s> {
         Some(version)
     }
 
+    /// The version of the fresh entry that clients are shown, and by which they name it: the external one if there is one, else
+    /// [`Slot::version`].
+    pub fn shown_version(&mut self) -> Option<u64> {
+        let location = self.fresh()?;
+        let (location, version) = self.shard.shown_version(location, &self.key, self.now_ms);
+        self.location = Some(location);
+        Some(version)
+    }
+
     /// Whether a load or a client with a lease brought the fresh entry; else it was written.
     #[must_use]
     pub fn is_filled(&self) -> bool {
@@ -92,6 +101,12 @@ impl<'s> Slot<'s> {
     #[must_use]
     pub fn is_leased(&self) -> bool {
         self.shard.leases.has_tokens(self.key.db, self.key.bytes, self.now_ms)
+    }
+
+    /// Whether the fresh entry was stale, and is taken for fresh as long as its source fails.
+    #[must_use]
+    pub fn is_revived(&self) -> bool {
+        self.fresh_entry().is_some_and(|entry| entry.fields().stale_since_ms.is_some())
     }
 
     /// Whether a number is the version of the entry, fresh or stale, or a token that may fill the key.
@@ -158,9 +173,18 @@ impl<'s> Slot<'s> {
         }
     }
 
+    /// As [`Slot::value_mut_with_flags`], but the client flags are 0 after: they tell what kind of value the one before was.
+    pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
+        if let Some(location) = self.fresh().filter(|&location| self.shard.entry(location).client_flags() != 0) {
+            let change = |before: Fields| Fields { client_flags: 0, ..before };
+            self.location = Some(self.shard.set_fields(location, &self.key, change, self.now_ms));
+        }
+        self.value_mut_with_flags(len)
+    }
+
     /// The value for writing in place, lengthened with zero bytes to at least `len`; made empty first if there is no fresh
     /// entry. Keeps the TTL, the client flags and the tags, drops the versions, revokes leases.
-    pub fn value_mut(&mut self, len: usize) -> &mut [u8] {
+    pub fn value_mut_with_flags(&mut self, len: usize) -> &mut [u8] {
         self.revoke_leases(ChangeKind::Written);
         self.shard.remove_absence(&self.key);
         let location = match self.fresh() {

@@ -25,6 +25,8 @@ pub struct Stats {
     pub hits: u64,
     /// Reads that did not.
     pub misses: u64,
+    /// Values stored, over another one or not; not those that were changed in place.
+    pub stored: u64,
     /// Entries removed because their time was up.
     pub expired: u64,
     /// Entries removed for their memory.
@@ -167,6 +169,7 @@ pub(crate) struct Reads {
 /// What else happened in a shard since start or the last reset.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ShardStats {
+    pub(crate) stored: u64,
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
     pub(crate) admitted: u64,
@@ -250,6 +253,7 @@ impl Shard {
         let stats = &self.stats;
         sum.hits += self.reads.hits;
         sum.misses += self.reads.misses;
+        sum.stored += stats.stored;
         sum.expired += stats.expired;
         sum.evicted += stats.evicted;
         for (sum, policy) in sum.policies.iter_mut().zip(stats.of_policies(self.queues.policy, self.reads)) {

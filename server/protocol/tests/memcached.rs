@@ -65,11 +65,12 @@ fn words_stand_between_spaces_and_a_line_ends_with_lf() {
     for (input, words) in [
         ("get a\r\n", &["get", "a"][..]),
         ("get a\n", &["get", "a"]),
-        ("  get   a\tb  \r\n", &["get", "a\tb"]),
+        ("get   a\tb  \r\n", &["get", "a\tb"]),
+        // A line that begins with a space names no command.
+        ("  get a\r\n", &["", "get", "a"]),
+        ("   \n", &[""]),
+        (" set a 0 0 1\r\n", &["", "set", "a", "0", "0", "1"]),
         ("get a\r\r\n", &["get", "a\r"]),
-        ("\r\n", &[]),
-        ("\n", &[]),
-        ("   \n", &[]),
         ("get \u{1}\0é\r\n", &["get", "\u{1}\0é"]),
         (
             "a-word-of-more-than-eight-bytes and-another-one\r\n",
@@ -91,7 +92,8 @@ fn storage_lines_have_numbers_and_a_block_behind_them() {
     for (input, data, storage) in [
         ("set a 1 2 3\r\nabc\r\n", "abc", numbers(1, 2, 0)),
         ("add a 4294967295 -1 0 noreply\r\n\r\n", "", numbers(u32::MAX, -1, 0)),
-        ("replace a +1 0 +2\r\n\r\n\r\n", "\r\n", numbers(1, 0, 0)),
+        ("replace a +1 +2 2\r\n\r\n\r\n", "\r\n", numbers(1, 2, 0)),
+        ("set a 0 0 01 2 3\r\nx\r\n", "x", numbers(0, 0, 0)),
         ("append a 0 0 1\nx\r\n", "x", numbers(0, 0, 0)),
         ("prepend a 0 0 1\r\nx\r\n", "x", numbers(0, 0, 0)),
         ("cas a 0 0 1 18446744073709551615 noreply\r\nx\r\n", "x", numbers(0, 0, u64::MAX)),
@@ -104,25 +106,68 @@ fn storage_lines_have_numbers_and_a_block_behind_them() {
 }
 
 #[test]
-fn a_line_that_cannot_be_has_no_block() {
-    let long = format!("get {}\r\n", "k".repeat(251));
-    for (input, fault) in [
-        ("set a 0 0\r\n", None),
-        ("set a 0 0 1 2 3\r\n", None),
-        ("cas a 0 0 1\r\n", None),
-        ("ms a\r\n", None),
-        ("set a x 0 1\r\n", Some(Fault::LineFormat)),
-        ("set a -1 0 1\r\n", Some(Fault::LineFormat)),
-        ("set a 4294967296 0 1\r\n", Some(Fault::LineFormat)),
-        ("set a 0 1x 1\r\n", Some(Fault::LineFormat)),
-        ("set a 0 0 -1\r\n", Some(Fault::LineFormat)),
-        ("set a 0 0 2147483646\r\n", Some(Fault::LineFormat)),
-        ("cas a 0 0 1 -1\r\n", Some(Fault::LineFormat)),
-        ("ms a x\r\n", Some(Fault::LineFormat)),
-        (&long, Some(Fault::LineFormat)),
+fn nothing_is_read_from_a_line_that_is_too_short_or_tells_no_length() {
+    for input in [
+        "\r\n",
+        "\n",
+        " \n",
+        "x\r\n",
+        "mn\n",
+        "set a 0 0\r\n",
+        "set a 0 0 x\r\n",
+        "set a 0 0 -1\r\n",
+        "set a 0 0 +1\r\n",
+        "set a 0 0 2147483646\r\n",
+        "set a x 0 noreply\r\n",
+        "cas a 0 0 x 1\r\n",
+        "ms a\r\n",
+        "ms a x\r\n",
+        "ms a 1 !\r\n",
+        "ms a 1 T0 :\r\n",
+        "lease-set a 1 0 0\r\n",
     ] {
         let held = one(input);
-        assert_eq!((held.data, held.fault), (None, fault), "{input:?}");
+        assert_eq!((held.data, held.fault), (None, Some(Fault::Unreadable)), "{input:?}");
+    }
+}
+
+#[test]
+fn the_block_of_a_line_that_is_wrong_is_passed_over() {
+    let long = "k".repeat(251);
+    for line in [
+        "set a x 0 3",
+        "set a -1 0 3",
+        "set a 4294967296 0 3 noreply",
+        "set a 0 1x 3",
+        "cas a 0 0 3",
+        "cas a 0 0 3 -1",
+        "cas a 0 0 3 +1",
+        "lease-set a x 0 0 3",
+        &format!("set {long} 0 0 3"),
+        &format!("ms {long} 3 T0"),
+    ] {
+        let input = format!("{line}\r\nabc\r\nversion\r\n");
+        let (requests, end) = parse_all(input.as_bytes(), &[], &Limits::DEFAULT);
+        assert_eq!((requests[0].fault, requests[0].data.as_ref()), (Some(Fault::LineFormat), None), "{line}");
+        assert_eq!((requests.len(), &requests[1].words[..], end), (2, &["version".to_owned()][..], Ok(0)), "{line}");
+    }
+}
+
+#[test]
+fn a_key_may_be_too_long_and_no_other_word() {
+    let long = "k".repeat(251);
+    for (line, fault) in [
+        (format!("get a {long}"), Some(Fault::LineFormat)),
+        (format!("gat 0 a {long}"), Some(Fault::LineFormat)),
+        (format!("gat {long} a"), None),
+        (format!("lease-get a {long}"), Some(Fault::LineFormat)),
+        (format!("mg {long}"), Some(Fault::LineFormat)),
+        (format!("mg a O{long}"), None),
+        (format!("incr {long} 1"), Some(Fault::LineFormat)),
+        (format!("incr a {long}"), None),
+        (format!("flush_all {long}"), None),
+    ] {
+        assert_eq!(one(&format!("{line}\r\n")).fault, fault, "{line}");
     }
 }
 
@@ -198,6 +243,8 @@ fn piece() -> impl Strategy<Value = String> {
         Just("lease-set k 1 2 3 4\r\nabcd\r\n".to_owned()),
         Just("set a 0 0 99\r\n".to_owned()),
         Just("set kkkkkkkkkkkkkkkkkkkkk 0 0 1\r\n".to_owned()),
+        Just("set a x 0 9\r\n".to_owned()),
+        Just(" ms a 1 !\r\n".to_owned()),
         "[ a-c0-9\r\n]{0,12}",
         "[ g\n]{0,80}",
     ]

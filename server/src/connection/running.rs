@@ -14,8 +14,9 @@ use std::time::Instant;
 /// Commands executed before other connections have their turn.
 const COMMANDS_PER_TURN: usize = 1_024;
 
-/// Keys looked at in the requests behind a parked one, for loads to start ahead.
-const KEYS_AHEAD_MAX: usize = 256;
+/// Keys looked at in the requests behind a parked one, for loads to start ahead: enough for a multi-get of 500 keys, a batch of a loader, to
+/// share its queries. More would let one connection fill a loader's queue (1,000 keys by default), and others hear LOADBUSY.
+const KEYS_AHEAD_MAX: usize = 512;
 
 /// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
 /// would cost a tenth of a pipelined GET.

@@ -1,7 +1,8 @@
 //! The same commands to memcached and to us, over sockets: every reply must be the same byte for byte, but for a list of differences
 //! that has a reason for each.
 //!
-//! CAS values are each server's own: what must agree is when they change. Sequences come from proptest, which shrinks a failing one
+//! The memcached is the installed one, or another by `LEASEHOLD_MEMCACHED`: the newest (`tests/memcached`) is asked what older ones answer
+//! otherwise, too. CAS values are each server's own: what must agree is when they change. Sequences come from proptest, which shrinks a failing one
 //! to the few commands that matter. The seed is printed; `LEASEHOLD_SEED=n` runs it again, and
 //! `LEASEHOLD_MEMCACHED_COMMANDS=n` changes how many commands are compared.
 
@@ -9,7 +10,7 @@ mod grammar;
 mod meta;
 mod session;
 
-use grammar::{Flushes, Step, text_command};
+use grammar::{Flushes, Oracle, Step, text_command};
 use leasehold_tests::choices::Choices;
 use leasehold_tests::{MemcachedServer, Server, groups};
 use meta::meta_command;
@@ -34,7 +35,7 @@ fn replies_are_those_of_memcached() {
     let server = Server::options().memcached().start();
     let commands = commands();
     let text = commands - commands / META_SHARE;
-    let tally = compare(Commands::Text, server.memcached_port(), oracle.port(), seed(), text);
+    let tally = compare(Commands::Text, server.memcached_port(), &oracle, seed(), text);
     groups::say(&format!("{GROUP}: text: {tally}"));
 }
 
@@ -43,7 +44,7 @@ fn replies_to_meta_commands_are_those_of_memcached() {
     let Some(oracle) = MemcachedServer::start_for(GROUP) else { return };
     // One shard: a meta reply names a CAS value without its key, and numbers of two shards may be the same.
     let server = Server::options().memcached().set("shards", 1).start();
-    let tally = compare(Commands::Meta, server.memcached_port(), oracle.port(), seed(), commands() / META_SHARE);
+    let tally = compare(Commands::Meta, server.memcached_port(), &oracle, seed(), commands() / META_SHARE);
     groups::say(&format!("{GROUP}: meta: {tally}"));
 }
 
@@ -53,7 +54,7 @@ fn memcached_agrees_with_itself() {
     let Some(one) = MemcachedServer::start_for(GROUP) else { return };
     let Some(other) = MemcachedServer::start_for(GROUP) else { return };
     for commands in [Commands::Text, Commands::Meta] {
-        let tally = compare(commands, one.port(), other.port(), seed(), 10_000);
+        let tally = compare(commands, one.port(), &other, seed(), 10_000);
         // Commands that are all refused compare nothing.
         assert!(tally.done * 6 > tally.commands, "{tally}");
         groups::say(&format!("{GROUP}: memcached with itself, {commands:?}: {tally}"));
@@ -67,15 +68,16 @@ enum Commands {
     Meta,
 }
 
-fn compare(commands: Commands, ours: u16, theirs: u16, seed: u64, count: u64) -> Tally {
-    groups::say(&format!("{GROUP}: LEASEHOLD_SEED={seed}, {count} commands ({commands:?})"));
-    let pair = RefCell::new(Pair::new(ours, theirs));
+fn compare(commands: Commands, ours: u16, theirs: &MemcachedServer, seed: u64, count: u64) -> Tally {
+    let (version, oracle) = (theirs.version(), Oracle::of(theirs.version()));
+    groups::say(&format!("{GROUP}: LEASEHOLD_SEED={seed}, {count} commands ({commands:?}), {version:?}"));
+    let pair = RefCell::new(Pair::new(ours, theirs.port()));
     let sequences = (any::<bool>(), vec(vec(any::<u16>(), CHOICES), 1..=SEQUENCE_MAX), any::<u64>());
     let sequences = sequences.prop_map(move |(is_delayed, choices, cuts)| {
         let flushes = if is_delayed { Flushes::Delayed } else { Flushes::AtOnce };
         let step = |choices: &Vec<u16>| match commands {
-            Commands::Text => text_command(&mut Choices::new(choices), flushes),
-            Commands::Meta => meta_command(&mut Choices::new(choices)),
+            Commands::Text => text_command(&mut Choices::new(choices), flushes, oracle),
+            Commands::Meta => meta_command(&mut Choices::new(choices), oracle),
         };
         (choices.iter().map(step).collect::<Vec<Step>>(), cuts)
     });

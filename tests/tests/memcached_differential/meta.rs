@@ -1,22 +1,23 @@
-//! Meta commands to compare, with the flags that Debian's memcached knows.
+//! Meta commands to compare, with the flags that the oracle knows.
 //!
-//! Not those of leases (`N`, `R`, `I`), which are more here than items without a value: who fills a key under which token, and who
-//! sees what meanwhile, the tests of leases say.
+//! Not those of leases (`N` and `R` of `mg`, `I`), which are more here than items without a value: who fills a key under which token, and
+//! who sees what meanwhile, the tests of leases say. Nor what we do otherwise on purpose: `E` only grows; `h` and `l` tell what the policy
+//! of eviction notes; `me` reads base64; `md x` is a write, and gives another CAS value also without `E`; a line with a mistake in a flag, and data of another length than it tells, is told of the data.
 
-use crate::grammar::{FAR_AWAY, Part, Step, value_with_text};
+use crate::grammar::{FAR_AWAY, Oracle, Part, Step, value_with_text};
 use leasehold_tests::choices::Choices;
 
 /// The command that choices make; choice 0 is the plainest.
 #[must_use]
-pub(crate) fn meta_command(choices: &mut Choices<'_>) -> Step {
+pub(crate) fn meta_command(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
     match choices.below(32) {
         0..=11 => get(choices),
-        12..=19 => set(choices),
-        20..=22 => arithmetic(choices),
-        23..=26 => delete(choices),
+        12..=19 => set(choices, oracle),
+        20..=22 => arithmetic(choices, oracle),
+        23..=26 => delete(choices, oracle),
         27 => Step::of(b"mn\r\n".to_vec()),
-        28 => debug(choices),
-        _ => spoiled(choices),
+        28 => debug(choices, oracle),
+        _ => spoiled(choices, oracle),
     }
 }
 
@@ -87,6 +88,14 @@ impl Line {
         self.parts.push(Part::Cas { key, plus });
     }
 
+    /// A number that the value shall have, larger than all before.
+    fn version(&mut self, choices: &mut Choices<'_>, oracle: Oracle) {
+        if choices.once_in(4) && oracle == Oracle::Newest {
+            self.push(" E");
+            self.parts.push(Part::Version);
+        }
+    }
+
     fn end(mut self) -> Step {
         self.push("\r\n");
         Step { parts: self.parts, is_missized: false }
@@ -120,7 +129,8 @@ fn get(choices: &mut Choices<'_>) -> Step {
     line.end()
 }
 
-fn set(choices: &mut Choices<'_>) -> Step {
+fn set(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
+    let is_newest = oracle == Oracle::Newest;
     let data = value_with_text(choices);
     let mut line = Line::storing(choices, data.len());
     let flags = choices.below(60_000);
@@ -129,65 +139,97 @@ fn set(choices: &mut Choices<'_>) -> Step {
     line.flag(choices.once_in(4), format!("T{seconds}"));
     // What is past at once is not stored here, and has no CAS value.
     line.flag(choices.once_in(6) && seconds != "-1", "c");
-    let mode = choices.pick(&["", "", "", "", "", "ME", "MA", "MP", "MR", "MS", "Ma", "Mp", "Me", "MX", "M"]);
-    let lengthens = mode.eq_ignore_ascii_case("MA") || mode.eq_ignore_ascii_case("MP");
+    const MODES: &[&str] = &["", "", "", "", "", "ME", "MA", "MP", "MR", "MS", "Ma", "Mp", "Me", "MX", "M", "MAX"];
+    // Of a mode the newest reads the first letter.
+    let mode = choices.pick(if is_newest { MODES } else { &MODES[..MODES.len() - 2] });
+    let lengthens = mode.starts_with("MA") || mode.starts_with("MP");
     let mode = if lengthens && line.is_encoded() { "" } else { mode };
     line.flag(!mode.is_empty(), mode);
+    let vivifies = choices.once_in(3) && is_newest;
+    let seconds = self::seconds(choices);
+    line.flag(vivifies && seconds != "-1", format!("N{seconds}"));
     line.compare(choices);
+    line.version(choices, oracle);
+    line.flag(choices.once_in(6) && is_newest, "s");
     line.marks(choices);
     line.push("\r\n");
     line.parts.push(Part::Bytes([&data[..], b"\r\n"].concat()));
     Step { parts: line.parts, is_missized: false }
 }
 
-fn arithmetic(choices: &mut Choices<'_>) -> Step {
+fn arithmetic(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
+    let is_newest = oracle == Oracle::Newest;
     let mut line = Line::new("ma", choices);
     line.flag(!choices.once_in(4), "v");
     let tells_time = choices.once_in(4);
-    line.flag(choices.once_in(5), "c");
+    // With `E`, memcached tells another CAS value than it gives where the number gets longer.
+    let tells_version = choices.once_in(5);
+    line.flag(tells_version, "c");
     let seconds = seconds(choices);
-    // What memcached 1.6.18 tells of a number that it makes, quiet or asked for its time, later versions do not, nor we.
     let makes = seconds != "-1" && !line.is_encoded() && choices.once_in(3);
+    // What memcached 1.6.18 tells of a number that it makes, quiet or asked for its time, later versions do not.
     line.flag(tells_time && !makes, "t");
     line.flag(makes, format!("N{seconds}"));
-    let number = choices.pick(&["0", "5", "10", "18446744073709551615", "18446744073709551616", "-1", "junk", ""]);
+    // Before it, memcached tells of the time that the number had without it.
+    line.flag(tells_time && makes && is_newest, "t");
+    const NUMBERS: &[&str] = &["0", "5", "10", "18446744073709551615", "18446744073709551616", "-1", "junk", "", "+1"];
+    let numbers = if is_newest { NUMBERS } else { &NUMBERS[..NUMBERS.len() - 1] };
+    let number = choices.pick(numbers);
     line.flag(choices.once_in(4), format!("J{number}"));
     let number = choices.pick(&["1", "5", "100", "18446744073709551615", "-1", "junk"]);
     line.flag(choices.once_in(2), format!("D{number}"));
     // No `T`: memcached forgets it where the number gets longer.
-    let mode = choices.pick(&["", "", "", "MI", "MD", "M+", "M-", "Mi", "Md", "MX", "M"]);
+    const MODES: &[&str] = &["", "", "", "MI", "MD", "M+", "M-", "Mi", "Md", "MX", "M", "MDX"];
+    let mode = choices.pick(if is_newest { MODES } else { &MODES[..MODES.len() - 2] });
     let mode = if line.is_encoded() { "MD" } else { mode };
     line.flag(!mode.is_empty(), mode);
-    // No comparison: of two mistakes, the other a value that is no number, memcached tells the other.
-    if !makes {
+    if is_newest {
+        // Older ones tell of a value that is no number before they compare.
+        line.compare(choices);
+        if !tells_version {
+            line.version(choices, oracle);
+        }
+    }
+    if !makes || is_newest {
         line.marks(choices);
     }
     line.end()
 }
 
-fn delete(choices: &mut Choices<'_>) -> Step {
+fn delete(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
     let mut line = Line::new("md", choices);
     line.compare(choices);
+    // That a key came in base64, memcached forgets with the value.
+    if oracle == Oracle::Newest && choices.once_in(3) && !line.is_encoded() {
+        line.push(" x E");
+        line.parts.push(Part::Version);
+        let (flags, seconds) = (choices.below(60_000), seconds(choices));
+        line.flag(flags % 4 == 3, format!("F{flags}"));
+        line.flag(choices.once_in(3), format!("T{seconds}"));
+    } else {
+        line.version(choices, oracle);
+    }
     line.marks(choices);
     line.end()
 }
 
-fn debug(choices: &mut Choices<'_>) -> Step {
+fn debug(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
     let line = Line::new("me", choices);
-    line.end()
+    if oracle == Oracle::Newest && line.is_encoded() { spoiled(choices, oracle) } else { line.end() }
 }
 
-/// Lines that are wrong; none announces data.
-fn spoiled(choices: &mut Choices<'_>) -> Step {
-    const LINES: &[&str] = &[
-        "mg",
+/// Lines that are wrong.
+fn spoiled(choices: &mut Choices<'_>, oracle: Oracle) -> Step {
+    const OF_ALL: &[&str] = &[
         "mg k0 v v",
-        "mg k0 !",
-        "mg k0 v 1",
+        "mg k0 v z",
         "mg k0 T",
         "mg k0 Tjunk",
         "mg k0 Njunk",
         "mg k0 Rjunk",
+        "mg k0 Fjunk",
+        "mg k0 Cjunk Tjunk Fjunk",
+        "mg k0 Djunk",
         "mg k0 O01234567890123456789012345678901 k",
         "mg k0 O0123456789012345678901234567890123456789 k",
         "mg k0  v  k",
@@ -195,14 +237,12 @@ fn spoiled(choices: &mut Choices<'_>) -> Step {
         "mg a b",
         "mg azA b v k",
         "mn junk",
-        "md",
-        "md k0 !",
-        "md k0 Cjunk",
-        "md k0 q q",
-        "ma",
-        "ma k0 !",
+        "md k0 O0123456789012345678901234567890123456789",
         "ma k0 D",
-        "ms",
+        "ma k0 Djunk",
+        "ma k0 Tjunk",
+        "ma k0 q q",
+        "ma k0 MX",
         "ms k0",
         "ms k0 junk",
         "ms k0 -1",
@@ -213,10 +253,60 @@ fn spoiled(choices: &mut Choices<'_>) -> Step {
         "MG k0 v",
         "mgk0",
     ];
-    let mut line = choices.pick(LINES).as_bytes().to_vec();
-    if line == b"mg k0 v v" && choices.below(2) == 1 {
-        line = [b"mg ", &[b'K'; 251][..], b" v"].concat();
-    }
-    line.extend_from_slice(b"\r\n");
-    Step::of(line)
+    // The long key is one of memcached's, the lines that announce data have it.
+    const OF_THE_NEWEST: &[&str] = &[
+        "mg",
+        "mg k0 !",
+        "mg k0 v v !",
+        "mg k0 v :",
+        "mg k0 v 1",
+        "mg k0 M",
+        "mg k0 MZZ",
+        "mg k0 T+1",
+        "mg k0 C-0",
+        "mg k0 Ejunk",
+        "mg k0 v k s t f c q N1 T0 R0 P1 L1 C1 F1 J1 D1 I x b",
+        "mg k0 v k s t f c q N1 T0 R0 P1 L1 C1 F1 J1 D1 I x b !",
+        "md",
+        "md k0 !",
+        "md k0 z",
+        "md k0 Cjunk",
+        "md k0 Fjunk",
+        "md k0 MZZ Tjunk",
+        "md k0 q q",
+        "md a b",
+        "ma",
+        "ma k0 !",
+        "ma k0 MZZ",
+        "ma k0 M",
+        "ma a b",
+        "ma KKK",
+        "ms",
+        "ms k0 +1",
+        "ms k0 1 !\r\nmg k0 v",
+        "ms k0 1 T0 :\r\nmg k0 v",
+        "ms k0 1 z\r\n1",
+        "ms k0 1 v v\r\n1",
+        "ms k0 1 Tjunk\r\n1",
+        "ms k0 1 T+1\r\n1",
+        "ms k0 1 F\r\n1",
+        "ms k0 1 F-1\r\n1",
+        "ms k0 1 MZZ\r\n1",
+        "ms k0 1 M\r\n1",
+        "ms k0 1 O0123456789012345678901234567890123456789 k\r\n1",
+        "ms k0 1 v k s t f c q N1 T0 R0 P1 L1 C1 F1 J1 D1 I x\r\n1",
+        "ms !! 1 b\r\n1",
+        "ms KKK 1 T0\r\n1",
+        "ms KKK 1 T0 q\r\n1",
+        "ms KKK 1 !\r\nmg k0 v",
+        "ms KKK junk",
+        "md KKK q",
+        "me KKK",
+    ];
+    let line = match (choices.below(2), oracle) {
+        (1, Oracle::Newest) => choices.pick(OF_THE_NEWEST).replace("KKK", &"K".repeat(251)),
+        (1, Oracle::Older) => ["mg ", &"K".repeat(251), " v"].concat(),
+        _ => choices.pick(OF_ALL).to_owned(),
+    };
+    Step::of(format!("{line}\r\n").into_bytes())
 }

@@ -6,10 +6,10 @@ use crate::host::Count;
 use crate::spec::Flags;
 use leasehold_protocol::memcached::{Fault, Request, reply};
 
-/// No such verb, or a number of words that it does not take.
+/// No such verb.
 pub(super) const ERROR: &[u8] = b"ERROR";
 
-/// A key or a number that cannot be one.
+/// A key or a number that cannot be one, or fewer words than the verb needs.
 pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
 
 /// Executes one request.
@@ -20,11 +20,11 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     }
     let Some((index, verb)) = request.word(0).and_then(table::find) else { return unknown(context, request) };
     context.client.last_command = Some(index);
-    if request.len() < verb.words_min || request.len() > verb.words_max {
-        return answer(context, ERROR);
+    if request.len() < verb.words_min {
+        return answer(context, BAD_FORMAT);
     }
     let start = context.reply.len();
-    let is_silent = verb.is_silent(request);
+    let is_silent = verb.is_silent(request) && request.fault() != Some(Fault::Unreadable);
     let outcome = admit_and_run(context, verb, request);
     if is_silent {
         context.reply.truncate(start);
@@ -81,23 +81,26 @@ fn authenticate(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 /// A line that names no verb.
 #[cold]
 fn unknown(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    if request.fault() == Some(Fault::Skipped) {
-        return Outcome::Replied;
+    match request.fault() {
+        Some(Fault::Skipped) => return Outcome::Replied,
+        Some(Fault::Unreadable) => return answer(context, BAD_FORMAT),
+        _ => context.client.last_command = None,
     }
-    context.client.last_command = None;
     // What a browser can be made to send to us must not run, nor the lines behind it.
     let last = request.len().checked_sub(1).and_then(|last| request.word(last));
     if last.is_some_and(|last| last.starts_with(b"HTTP/")) {
         return Outcome::Close;
     }
-    answer(context, ERROR)
+    if request.is_noreply() { Outcome::Replied } else { answer(context, ERROR) }
 }
 
 /// What the parser found wrong.
 #[cold]
 fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, fault: Fault) -> Outcome {
     match fault {
-        Fault::LineFormat => answer(context, BAD_FORMAT),
+        // One line for all mistakes of this command.
+        Fault::LineFormat if verb.name == "ma" => answer(context, meta::BAD_FLAG),
+        Fault::LineFormat | Fault::Unreadable => answer(context, BAD_FORMAT),
         Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
         Fault::TooLarge => {
             remove_outdated(context, verb, request);
@@ -143,23 +146,35 @@ mod tests {
         let (format, error) = ("CLIENT_ERROR bad command line format\r\n", "ERROR\r\n");
         let long = "k".repeat(251);
         for (input, reply) in [
-            ("\r\n".to_owned(), error.to_owned()),
+            ("\r\n".to_owned(), format.to_owned()),
+            ("x\r\n".to_owned(), format.to_owned()),
+            ("xy\r\n".to_owned(), error.to_owned()),
+            ("xy\n".to_owned(), format.to_owned()),
+            ("xy noreply\r\n".to_owned(), String::new()),
             ("GET a\r\n".to_owned(), error.to_owned()),
-            ("get\r\n".to_owned(), error.to_owned()),
-            ("set a 0 0\r\n".to_owned(), error.to_owned()),
-            ("set a 0 0 x\r\n".to_owned(), format.to_owned()),
-            // What would be the data is a command, as in memcached.
-            ("set a x 0 1\r\n1\r\n".to_owned(), format!("{format}{error}")),
-            ("set a 0 0 -1\r\n1\r\n".to_owned(), format!("{format}{error}")),
-            ("set a 4294967296 0 1\r\n1\r\n".to_owned(), format!("{format}{error}")),
-            ("set a 0 x 1 noreply\r\n".to_owned(), String::new()),
-            (format!("set {long} 0 0 1\r\n1\r\n"), format!("{format}{error}")),
+            (" get a\r\n".to_owned(), error.to_owned()),
+            ("get\r\n".to_owned(), format.to_owned()),
+            ("touch noreply\r\n".to_owned(), format.to_owned()),
+            // Without a length what would be the data is a command, as in memcached.
+            ("set a 0 0\r\n".to_owned(), format.to_owned()),
+            ("set a 0 0 x\r\n11\r\n".to_owned(), format!("{format}{error}")),
+            ("set a 0 0 -1 noreply\r\n11\r\n".to_owned(), format!("{format}{error}")),
+            (" set a 0 0 1\r\n11\r\n".to_owned(), format!("{error}{error}")),
+            // With one it is passed over.
+            ("set a x 0 1\r\n1\r\n".to_owned(), format.to_owned()),
+            ("set a 4294967296 0 1\r\n1\r\n".to_owned(), format.to_owned()),
+            ("set a 0 x 1 noreply\r\n1\r\n".to_owned(), String::new()),
+            ("cas a 0 0 1\r\n1\r\n".to_owned(), format.to_owned()),
+            (format!("set {long} 0 0 1\r\n1\r\n"), format.to_owned()),
+            (format!("ms {long} 1 T0\r\n1\r\n"), format.to_owned()),
             (format!("get a {long}\r\n"), format.to_owned()),
-            (format!("incr {long}\r\n"), error.to_owned()),
-            ("set a 0 0 1\r\n12\r\n".to_owned(), format!("CLIENT_ERROR bad data chunk\r\n{error}")),
-            ("set a 0 0 1 noreply\r\n12\r\n".to_owned(), error.to_owned()),
-            ("set a 0 0 1 noreply x\r\n1\r\n".to_owned(), format!("{error}{error}")),
+            (format!("incr {long}\r\n"), format.to_owned()),
+            (format!("ma {long}\r\n"), "CLIENT_ERROR invalid or duplicate flag\r\n".to_owned()),
+            ("set a 0 0 1\r\n12\r\n".to_owned(), format!("CLIENT_ERROR bad data chunk\r\n{format}")),
+            ("set a 0 0 1 noreply\r\n12\r\n".to_owned(), format.to_owned()),
+            ("set a 0 0 1 noreply x\r\n1\r\ndelete a 0\r\n".to_owned(), "STORED\r\nDELETED\r\n".to_owned()),
             ("touch a x\r\n".to_owned(), "CLIENT_ERROR invalid exptime argument\r\n".to_owned()),
+            ("touch a +1\r\n".to_owned(), "CLIENT_ERROR invalid exptime argument\r\n".to_owned()),
             ("touch a noreply\r\n".to_owned(), String::new()),
         ] {
             let mut node = Node::new();

@@ -17,7 +17,7 @@
 use super::buffer;
 use super::dispatch::answer;
 use super::entry::expiry;
-use super::table::{ANY, Verb};
+use super::table::Verb;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::loader::through;
@@ -33,7 +33,6 @@ static LEASE_GET: Verb = Verb {
     usage: "<key>*",
     summary: "Answers the values that the keys have, or gives the caller the right to fill them",
     words_min: 2,
-    words_max: ANY,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: None,
     run: lease_get,
@@ -44,7 +43,6 @@ static LEASE_SET: Verb = Verb {
     usage: "<key> <token> <flags> <exptime> <bytes> [noreply]",
     summary: "Fills a key under a lease, if nothing invalidated the key since the lease was given",
     words_min: 6,
-    words_max: 7,
     flags: Flags::WRITE.with(Flags::DENYOOM),
     noreply_from: Some(7),
     run: lease_set,

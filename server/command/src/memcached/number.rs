@@ -17,7 +17,6 @@ static INCR: Verb = Verb {
     usage: "<key> <number> [noreply]",
     summary: "Adds to a number of 64 bits, which starts again at 0 past its largest",
     words_min: 3,
-    words_max: 4,
     flags: Flags::WRITE.with(Flags::DENYOOM).with(Flags::FAST),
     noreply_from: Some(3),
     run: |context, request| count(context, request, Direction::Up),
@@ -83,7 +82,7 @@ pub(super) fn add(slot: &mut Slot<'_>, delta: u64, direction: Direction) -> Resu
     };
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(number).as_bytes();
-    let value = slot.value_mut(digits.len());
+    let value = slot.value_mut_with_flags(digits.len());
     let (new, rest) = value.split_at_mut(digits.len());
     new.copy_from_slice(digits);
     rest.fill(b' ');
@@ -101,7 +100,7 @@ fn number(value: &[u8]) -> Option<u64> {
     match word.strip_prefix(b"-") {
         Some(digits) if !digits.is_empty() && digits.iter().all(|&digit| digit == b'0') => Some(0),
         Some(_) => None,
-        None => parser::unsigned(word),
+        None => parser::unsigned(parser::without_plus(word)),
     }
 }
 

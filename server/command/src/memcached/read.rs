@@ -2,7 +2,7 @@
 
 use super::dispatch::answer;
 use super::entry::expire_at_ms;
-use super::table::{ANY, Verb};
+use super::table::Verb;
 use super::{Form, TOO_LONG, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::Count;
@@ -23,7 +23,6 @@ static GET: Verb = Verb {
     usage: "<key>*",
     summary: "Answers the values that the keys have",
     words_min: 2,
-    words_max: ANY,
     flags: Flags::READONLY.with(Flags::FAST),
     noreply_from: None,
     run: get,
@@ -41,6 +40,7 @@ static GAT: Verb = Verb {
     name: "gat",
     usage: "<exptime> <key>*",
     summary: "As get, and gives what it reads a new exptime",
+    words_min: 3,
     flags: Flags::WRITE.with(Flags::FAST),
     run: |context, request| get_and_touch(context, request, false),
     ..GET
@@ -129,7 +129,7 @@ fn gets(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         let buffer = reply.buffer_mut();
         let found = keyspace.update(turn, client.db, key, |slot| {
             slot.touch();
-            let version = slot.version();
+            let version = slot.shown_version();
             write(slot, key, version, buffer, &mut room)
         });
         match found {
@@ -187,7 +187,7 @@ fn get_and_touch(context: &mut Context<'_>, request: Request<'_>, with_version: 
         let buffer = reply.buffer_mut();
         let found = keyspace.update(turn, client.db, key, |slot| {
             slot.touch();
-            let version = if with_version { slot.version() } else { None };
+            let version = if with_version { slot.shown_version() } else { None };
             let found = write(slot, key, version, buffer, &mut room);
             if matches!(found, Written::Until(_)) {
                 slot.set_expiry(expire_at_ms);
@@ -253,7 +253,7 @@ pub(super) fn look(context: &mut Context<'_>, key: &[u8], with_version: bool) ->
     let Context { keyspace, client, turn, .. } = context;
     if with_version {
         return keyspace.update(turn, client.db, key, |slot| {
-            let version = slot.version().unwrap_or(0);
+            let version = slot.shown_version().unwrap_or(0);
             slot.entry().map(|entry| copy(entry.client_flags, entry.value, version))
         });
     }
@@ -308,7 +308,7 @@ mod tests {
         node.talk("set a 1 0 1\r\n1\r\nset c 3 0 1\r\n3\r\n");
         assert_eq!(node.talk("get c b a c\r\n"), "VALUE c 3 1\r\n3\r\nVALUE a 1 1\r\n1\r\nVALUE c 3 1\r\n3\r\nEND\r\n");
         assert_eq!(node.talk("gat 0 c b\r\n"), "VALUE c 3 1\r\n3\r\nEND\r\n");
-        assert_eq!(node.talk("gat 0\r\n"), "END\r\n");
+        assert_eq!(node.talk("gat 0\r\n"), "CLIENT_ERROR bad command line format\r\n");
         assert_eq!(node.talk("gat x a\r\n"), "CLIENT_ERROR invalid exptime argument\r\n");
         let stats = node.keyspace.stats();
         assert_eq!((stats.hits, stats.misses), (4, 2));

@@ -21,10 +21,8 @@ pub struct Verb {
     pub usage: &'static str,
     /// One sentence without a full stop, for the README.
     pub summary: &'static str,
-    /// Fewest words, the verb included.
+    /// Fewest words, the verb included. More than it knows are no mistake.
     pub words_min: usize,
-    /// Most words; more, or fewer than the fewest, are answered by `ERROR`.
-    pub words_max: usize,
     /// What kind of verb it is, in the words of Redis's commands.
     pub flags: Flags,
     /// From so many words on the last one may be `noreply`.
@@ -34,15 +32,12 @@ pub struct Verb {
 }
 
 impl Verb {
-    /// Whether the client wants no answer: with too few words `noreply` is a key like any other.
+    /// Whether the client wants no answer: with fewer words `noreply` is a key like any other.
     #[inline]
     pub(super) fn is_silent(&self, request: Request<'_>) -> bool {
         self.noreply_from.is_some_and(|from| request.len() >= from) && request.is_noreply()
     }
 }
-
-/// For [`Verb::words_max`]: as many as the line may have.
-pub const ANY: usize = usize::MAX;
 
 /// All verbs, in groups.
 pub static VERBS: &[&Verb] = &JOINED;
@@ -59,7 +54,6 @@ static PLACEHOLDER: Verb = Verb {
     usage: "",
     summary: "",
     words_min: 0,
-    words_max: 0,
     flags: Flags::NONE,
     noreply_from: None,
     run: |_, _| Outcome::Replied,

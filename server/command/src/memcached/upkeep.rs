@@ -2,7 +2,7 @@
 
 use super::dispatch::{BAD_FORMAT, ERROR, answer};
 use super::entry::expire_at_ms;
-use super::table::{ANY, Verb};
+use super::table::Verb;
 use super::{VERSION as MEMCACHED_VERSION, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::{Count, StatsOf};
@@ -17,7 +17,6 @@ static FLUSH_ALL: Verb = Verb {
     usage: "[delay] [noreply]",
     summary: "Deletes everything, as FLUSHALL; on request later",
     words_min: 1,
-    words_max: 3,
     flags: Flags::DANGEROUS,
     noreply_from: Some(2),
     run: flush_all,
@@ -46,7 +45,6 @@ static STATS: Verb = Verb {
     usage: "[settings|items|slabs|sizes|conns|reset]",
     summary: "Answers what the server counts",
     words_min: 1,
-    words_max: ANY,
     flags: Flags::NONE,
     noreply_from: None,
     run: stats,
@@ -64,6 +62,8 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             context.host.reset_stats();
             return answer(context, b"RESET");
         }
+        Some(b"detail") => return detail(context, request),
+        Some(b"cachedump") => return cachedump(context, request),
         Some(_) => return answer(context, ERROR),
     };
     let host = context.host;
@@ -75,12 +75,37 @@ fn stats(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     Outcome::Replied
 }
 
+/// Counts for each prefix of keys, which memcached keeps after `on` only. None are kept here.
+fn detail(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    match request.word(2) {
+        Some(b"on") => answer(context, b"SERVER_ERROR there are no statistics of prefixes"),
+        Some(b"off") => answer(context, b"OK"),
+        Some(b"dump") => answer(context, b"END"),
+        _ => answer(context, b"CLIENT_ERROR usage: stats detail on|off|dump"),
+    }
+}
+
+/// The largest number of a class in memcached.
+const CLASS_MAX: u64 = 63;
+
+/// The keys of a class of sizes. The only one here, 1, has all, and is not listed: that would hold the keyspace for long.
+fn cachedump(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let (Some(class), Some(limit)) = (request.word(2), request.word(3)) else {
+        return answer(context, b"CLIENT_ERROR bad command line");
+    };
+    match (parser::unsigned(class), parser::unsigned(limit)) {
+        (Some(class), Some(_)) if class > CLASS_MAX => answer(context, b"CLIENT_ERROR Illegal slab id"),
+        (Some(1), Some(_)) => answer(context, b"SERVER_ERROR keys are listed by SCAN only"),
+        (Some(_), Some(_)) => answer(context, b"END"),
+        _ => answer(context, BAD_FORMAT),
+    }
+}
+
 static VERSION: Verb = Verb {
     name: "version",
     usage: "",
     summary: "Answers the version of memcached whose behaviour this is",
     words_min: 1,
-    words_max: ANY,
     flags: Flags::FAST,
     noreply_from: None,
     run: |context, _| answer(context, format!("VERSION {MEMCACHED_VERSION}").as_bytes()),
@@ -91,7 +116,6 @@ static VERBOSITY: Verb = Verb {
     usage: "<level> [noreply]",
     summary: "Is taken and changes nothing: CONFIG SET loglevel does",
     words_min: 2,
-    words_max: 3,
     flags: Flags::FAST,
     noreply_from: Some(2),
     run: |context, request| match request.word(1).and_then(parser::unsigned) {
@@ -104,8 +128,7 @@ static CACHE_MEMLIMIT: Verb = Verb {
     name: "cache_memlimit",
     usage: "<megabytes> [noreply]",
     summary: "Changes the memory limit, as CONFIG SET maxmemory",
-    words_min: 2,
-    words_max: 3,
+    words_min: 1,
     flags: Flags::ADMIN,
     noreply_from: Some(2),
     run: cache_memlimit,
@@ -140,15 +163,14 @@ static SHUTDOWN: Verb = Verb {
     usage: "[graceful]",
     summary: "Ends the server, if memcached-shutdown allows it",
     words_min: 1,
-    words_max: ANY,
     flags: Flags::ADMIN,
-    noreply_from: None,
+    noreply_from: Some(2),
     run: shutdown,
 };
 
 fn shutdown(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     match (context.host.may_shut_down(), request.word(1)) {
-        (false, _) => answer(context, b"ERROR: shutdown not enabled"),
+        (false, _) => answer(context, b"SERVER_ERROR: shutdown not enabled"),
         (true, None | Some(b"graceful")) if request.len() <= 2 => {
             context.host.shut_down();
             Outcome::Close
@@ -162,7 +184,6 @@ static QUIT: Verb = Verb {
     usage: "",
     summary: "Closes the connection",
     words_min: 1,
-    words_max: ANY,
     flags: Flags::FAST,
     noreply_from: None,
     run: |_: &mut Context<'_>, _| Outcome::Close,
@@ -186,7 +207,7 @@ mod tests {
         assert_eq!(node.host.flush_at_ms.get(), Some(START_MS + 10_000));
         assert_eq!(node.talk("get a\r\n"), "VALUE a 0 1\r\n1\r\nEND\r\n");
         assert_eq!(node.talk("flush_all x\r\n"), "CLIENT_ERROR invalid exptime argument\r\n");
-        assert_eq!(node.talk("flush_all 1 2 3\r\n"), "ERROR\r\n");
+        assert_eq!(node.talk("flush_all 1 2 3\r\n"), "OK\r\n");
         node.talk("flush_all\r\n");
         assert_eq!(node.host.flush_at_ms.get(), None, "the newest word counts");
     }
@@ -211,7 +232,7 @@ mod tests {
     #[test]
     fn shutdown_needs_leave() {
         let mut node = Node::new();
-        assert_eq!(node.talk("shutdown\r\n"), "ERROR: shutdown not enabled\r\n");
+        assert_eq!(node.talk("shutdown\r\n"), "SERVER_ERROR: shutdown not enabled\r\n");
         assert!(!node.host.has_shut_down.get());
         node.host.may_shut_down = true;
         assert_eq!(node.talk("shutdown now\r\n"), "CLIENT_ERROR invalid shutdown mode\r\n");
@@ -226,6 +247,21 @@ mod tests {
         assert_eq!(node.talk("stats\r\n"), "STAT asked General\r\nEND\r\n");
         assert_eq!(node.talk("stats conns\r\n"), "STAT asked Connections\r\nEND\r\n");
         assert_eq!(node.talk("stats nothing\r\n"), "ERROR\r\n");
+        for (input, reply) in [
+            ("stats detail", "CLIENT_ERROR usage: stats detail on|off|dump"),
+            ("stats detail x", "CLIENT_ERROR usage: stats detail on|off|dump"),
+            ("stats detail on", "SERVER_ERROR there are no statistics of prefixes"),
+            ("stats detail off", "OK"),
+            ("stats detail dump", "END"),
+            ("stats cachedump 1", "CLIENT_ERROR bad command line"),
+            ("stats cachedump x 1", "CLIENT_ERROR bad command line format"),
+            ("stats cachedump 1 x", "CLIENT_ERROR bad command line format"),
+            ("stats cachedump 64 1", "CLIENT_ERROR Illegal slab id"),
+            ("stats cachedump 1 0", "SERVER_ERROR keys are listed by SCAN only"),
+            ("stats cachedump 2 0", "END"),
+        ] {
+            assert_eq!(node.talk(format!("{input}\r\n")), format!("{reply}\r\n"));
+        }
         assert_eq!(node.talk("stats reset\r\n"), "RESET\r\n");
         assert_eq!(node.host.stats_resets.get(), 1);
     }
@@ -233,8 +269,9 @@ mod tests {
     #[test]
     fn verbosity_takes_a_number_and_quit_closes() {
         let mut node = Node::new();
+        let format = "CLIENT_ERROR bad command line format\r\n";
         assert_eq!(node.talk("verbosity 1\r\nverbosity 1 noreply\r\nverbosity noreply\r\n"), "OK\r\n");
-        assert_eq!(node.talk("verbosity\r\nverbosity x\r\n"), "ERROR\r\nCLIENT_ERROR bad command line format\r\n");
+        assert_eq!(node.talk("verbosity\r\nverbosity x\r\n"), format.repeat(2));
         assert_eq!(node.talk("quit\r\nversion\r\n"), "");
         assert!(matches!(node.outcome, Outcome::Close));
     }

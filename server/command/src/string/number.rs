@@ -76,7 +76,7 @@ fn add(context: &mut Context<'_>, request: Request<'_>, increment: i64) -> Resul
             None => 0,
         };
         let sum = before.checked_add(increment).ok_or(ReplyError::Overflow)?;
-        replace(slot, itoa::Buffer::new().format(sum).as_bytes(), None);
+        replace(slot, itoa::Buffer::new().format(sum).as_bytes(), None, 0);
         Ok(sum)
     })?;
     reply.integer(sum);
@@ -84,9 +84,9 @@ fn add(context: &mut Context<'_>, request: Request<'_>, increment: i64) -> Resul
 }
 
 /// Stores a value that came of the one before, with a version of its own or none: its life goes on, as with `APPEND`, and it becomes
-/// stale when the one before would.
-pub(crate) fn replace(slot: &mut Slot<'_>, value: &[u8], external_version: Option<u64>) {
-    let (stale_for_ms, client_flags) = slot.entry().map_or((0, 0), |entry| (entry.stale_for_ms, entry.client_flags));
+/// stale when the one before would. Client flags are the caller's affair: to Redis's commands they are 0.
+pub(crate) fn replace(slot: &mut Slot<'_>, value: &[u8], external_version: Option<u64>, client_flags: u32) {
+    let stale_for_ms = slot.entry().map_or(0, |entry| entry.stale_for_ms);
     let tags = slot.tags();
     slot.set(value, Attributes { expiry: Expiry::Keep, stale_for_ms, client_flags, external_version });
     slot.set_tags(&tags);
@@ -118,7 +118,7 @@ fn incrbyfloat(context: &mut Context<'_>, request: Request<'_>) -> Result<(), Re
             None => Extended::ZERO,
         };
         let text = before.plus(increment).and_then(Extended::decimal).ok_or(ReplyError::NotFinite)?;
-        replace(slot, text.as_bytes(), None);
+        replace(slot, text.as_bytes(), None, 0);
         Ok(text)
     })?;
     reply.bulk(text.as_bytes());

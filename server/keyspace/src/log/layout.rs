@@ -405,7 +405,7 @@ impl<'s> EntryView<'s> {
         (self.more & EXTERNAL != 0).then(|| self.u64_at(self.more_at(EXTERNAL)))
     }
 
-    fn client_flags(&self) -> u32 {
+    pub(crate) fn client_flags(&self) -> u32 {
         if self.more & CLIENT_FLAGS == 0 { 0 } else { self.u32_at(self.more_at(CLIENT_FLAGS)) }
     }
 

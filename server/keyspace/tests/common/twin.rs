@@ -79,6 +79,7 @@ pub(crate) enum Step {
     Lengthen {
         key: usize,
         len: usize,
+        keeps_flags: bool,
     },
     Rename {
         from: usize,
@@ -163,7 +164,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => key.clone().prop_map(|key| Step::Remove { key }),
         2 => key.clone().prop_map(|key| Step::Version { key }),
         2 => (key.clone(), prop::option::of(0..200_u64)).prop_map(|(key, after_ms)| Step::SetExpiry { key, after_ms }),
-        3 => (key.clone(), len).prop_map(|(key, len)| Step::Lengthen { key, len }),
+        3 => (key.clone(), len, any::<bool>()).prop_map(|(key, len, keeps_flags)| Step::Lengthen { key, len, keeps_flags }),
         1 => (key.clone(), key.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
         4 => (key.clone(), 0..300_usize, tags(), prop::option::of(1..200_u64), prop_oneof![Just(0), 0..100_u64],
             prop::option::weighted(0.3, bump()))
@@ -319,11 +320,11 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                     }
                 }
             }
-            Step::Lengthen { key, len } => {
+            Step::Lengthen { key, len, keeps_flags } => {
                 let (db, key) = name(key);
                 let value = keyspace.update(&mut turn, db, &key, |slot| {
                     let floor_before = slot.version_floor();
-                    let value = slot.value_mut(len);
+                    let value = if keeps_flags { slot.value_mut_with_flags(len) } else { slot.value_mut(len) };
                     if let Some(first) = value.first_mut() {
                         *first = first.wrapping_add(1);
                     }
@@ -342,6 +343,9 @@ pub(crate) fn run(settings: Settings, steps: &[Step]) -> u64 {
                     tags: Vec::new(),
                     is_bumped: false,
                 });
+                if !keeps_flags {
+                    entry.client_flags = 0;
+                }
                 entry.value.resize(entry.value.len().max(len), 0);
                 if let Some(first) = entry.value.first_mut() {
                     *first = first.wrapping_add(1);

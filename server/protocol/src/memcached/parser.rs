@@ -9,8 +9,8 @@
 //! └─┴ words ┴─┴──┴─┘     └ data        ranges into the input buffer
 //! ```
 //!
-//! A mistake on the line that leaves the end of the request known is a [`Fault`] of the request: it has an answer, and the connection
-//! goes on, in step where memcached is, and out of step where memcached is.
+//! A mistake on the line is a [`Fault`] of the request: it has an answer, and the connection goes on, in step where memcached is (the line
+//! tells how long the data is), and out of step where memcached is (it does not).
 
 use crate::error::ProtocolError;
 use crate::resp::parser::Parsed;
@@ -24,7 +24,7 @@ pub struct Limits {
     pub multiget_bytes_max: usize,
     /// Most words of such a line.
     pub words_max: usize,
-    /// Longest key in bytes; it bounds all other words behind the first, too.
+    /// Longest key in bytes.
     pub key_bytes_max: usize,
     /// Most bytes of an entry, as memcached counts them: see [`ENTRY_OVERHEAD_BYTES`].
     pub entry_bytes_max: usize,
@@ -57,7 +57,10 @@ pub const FLAGS_BYTES: usize = 4;
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A key is too long, or a number of a storage line is none: what would be its data is read as requests.
+    /// No request can be read from the line: it is shorter than any, or does not tell how much data comes, or a flag begins with what
+    /// no flag does. What follows is read as requests.
+    Unreadable,
+    /// A key is too long, or a number of a storage line is none. Its data is passed over.
     LineFormat,
     /// No CR LF stands behind so many bytes of data as the line announces; that many, and two, are gone.
     DataChunk,
@@ -187,7 +190,10 @@ impl<'a> Request<'a> {
 const WORDS_KEPT_MAX: usize = 1024;
 
 /// memcached reads lengths as signed 32-bit numbers, and adds the two bytes of CR LF.
-const DATA_BYTES_MAX: i64 = i32::MAX as i64 - 2;
+const DATA_BYTES_MAX: u64 = i32::MAX as u64 - 2;
+
+/// The shortest line with its end in which memcached looks for a command.
+const LINE_BYTES_MIN: usize = 4;
 
 impl Default for Parser {
     fn default() -> Self {
@@ -218,7 +224,7 @@ impl Parser {
         self.state != State::Line || self.position > 0
     }
 
-    /// Behind a request of [`Fault::TooLarge`]: a parser that passes over its data, so that this one can keep the request.
+    /// Behind a request whose data is passed over: a parser that does it, so that this one can keep the request.
     #[must_use]
     pub fn take_rest(&mut self) -> Self {
         Self { state: std::mem::replace(&mut self.state, State::Line), ..Self::new() }
@@ -227,8 +233,8 @@ impl Parser {
     /// Parses on from where the last call stopped. `input` is everything received since the last complete request.
     ///
     /// After `Complete` the request is read with [`Parser::request`]; the next call starts a new one, for which the caller must have
-    /// dropped the consumed bytes. A request of [`Fault::TooLarge`] leaves the parser inside its data: the calls that follow must be
-    /// to this same parser, or to its [`Parser::take_rest`], and complete [`Fault::Skipped`] requests until the data has passed.
+    /// dropped the consumed bytes. A request of [`Fault::TooLarge`] or [`Fault::LineFormat`] may leave the parser inside its data: the calls
+    /// that follow must be to this same parser, or to its [`Parser::take_rest`], and complete [`Fault::Skipped`] requests until the data has passed.
     ///
     /// # Errors
     /// A [`ProtocolError`]; the caller closes the connection.
@@ -241,12 +247,19 @@ impl Parser {
             let Some(line_end) = self.scan_line(input, limits)? else { return Ok(Parsed::Incomplete) };
             self.position = 0;
             self.word_start = 0;
-            if self.longest as usize > limits.key_bytes_max {
-                self.fault = Some(Fault::LineFormat);
-            } else if let Some(announced) = self.announced(input) {
-                return self.begin_data(input, line_end, announced, limits);
+            if line_end < LINE_BYTES_MIN {
+                self.fault = Some(Fault::Unreadable);
+                return Ok(Parsed::Complete { consumed: line_end });
             }
-            return Ok(Parsed::Complete { consumed: line_end });
+            let announced = self.announced(input);
+            if self.longest as usize > limits.key_bytes_max && self.fault.is_none() && self.has_long_key(input, limits)
+            {
+                self.fault = Some(Fault::LineFormat);
+            }
+            return match announced {
+                Some(len) => self.begin_data(input, line_end, len, limits),
+                None => Ok(Parsed::Complete { consumed: line_end }),
+            };
         }
         self.parse_data(input)
     }
@@ -263,9 +276,13 @@ impl Parser {
         self.fault = None;
     }
 
-    /// Finds words up to the end of the line; the offset behind it, or `None` if it is not whole yet.
+    /// Finds words up to the end of the line; the offset behind it, or `None` if it is not whole yet. A line that begins with a space has
+    /// an empty first word: the command that stands behind is none.
     #[inline]
     fn scan_line(&mut self, input: &[u8], limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+        if self.position == 0 && input.first() == Some(&b' ') {
+            self.push(0, 0);
+        }
         let (mut at, mut start) = (self.position, self.word_start);
         while let Some(found) = next_break(input, at) {
             if input[found] == b' ' {
@@ -318,47 +335,53 @@ impl Parser {
     fn announced(&mut self, input: &[u8]) -> Option<u32> {
         let name = self.range(0, input)?;
         let shape = match name {
-            b"set" | b"add" | b"replace" | b"append" | b"prepend" => Shape { words: 5..=6, unique: None, flags: 2 },
-            b"cas" => Shape { words: 6..=7, unique: Some(5), flags: 2 },
-            b"lease-set" => Shape { words: 6..=7, unique: Some(2), flags: 3 },
+            b"set" | b"add" | b"replace" | b"append" | b"prepend" => Shape { unique: None, flags: 2 },
+            b"cas" => Shape { unique: Some(5), flags: 2 },
+            b"lease-set" => Shape { unique: Some(2), flags: 3 },
             b"ms" => return self.announced_by_meta_set(input),
             _ => return None,
         };
-        if !shape.words.contains(&self.words.len()) {
-            // An error of the command, which knows how many words it takes.
+        let Some(len) = self.range(shape.flags + 2, input).and_then(data_len) else {
+            self.fault = Some(Fault::Unreadable);
             return None;
-        }
+        };
         let numbers = || {
-            let flags = u32::try_from(unsigned(self.range(shape.flags, input)?)?).ok()?;
-            let exptime = signed(self.range(shape.flags + 1, input)?)?;
-            let len = signed(self.range(shape.flags + 2, input)?).filter(|len| (0..=DATA_BYTES_MAX).contains(len))?;
+            let flags = u32::try_from(unsigned(without_plus(self.range(shape.flags, input)?))?).ok()?;
+            let exptime = signed(without_plus(self.range(shape.flags + 1, input)?))?;
             let unique = match shape.unique {
                 Some(index) => unsigned(self.range(index, input)?)?,
                 None => 0,
             };
-            Some((Storage { flags, exptime, unique }, len as u32))
+            Some(Storage { flags, exptime, unique })
         };
         match numbers() {
-            Some((storage, len)) => {
-                self.storage = storage;
-                Some(len)
-            }
-            None => {
-                self.fault = Some(Fault::LineFormat);
-                None
-            }
+            Some(storage) => self.storage = storage,
+            None => self.fault = Some(Fault::LineFormat),
         }
+        Some(len)
     }
 
     fn announced_by_meta_set(&mut self, input: &[u8]) -> Option<u32> {
-        let word = self.range(2, input)?;
-        match signed(word).filter(|len| (0..=DATA_BYTES_MAX).contains(len)) {
-            Some(len) => Some(len as u32),
-            None => {
-                self.fault = Some(Fault::LineFormat);
-                None
-            }
+        let are_flags = || self.words.iter().skip(3).all(|word| may_be_flag(input[word.start as usize]));
+        let len = self.range(2, input).and_then(data_len).filter(|_| are_flags());
+        if len.is_none() {
+            self.fault = Some(Fault::Unreadable);
         }
+        len
+    }
+
+    /// Whether a word that is a key to the command is longer than a key may be.
+    #[cold]
+    fn has_long_key(&self, input: &[u8], limits: &Limits) -> bool {
+        let keys = match self.range(0, input).unwrap_or_default() {
+            b"get" | b"gets" | b"lease-get" => 1..self.words.len(),
+            b"gat" | b"gats" => 2..self.words.len(),
+            b"flush_all" | b"stats" | b"version" | b"verbosity" | b"cache_memlimit" | b"shutdown" | b"quit" | b"mn" => {
+                0..0
+            }
+            _ => 1..2,
+        };
+        self.words.get(keys).is_some_and(|keys| keys.iter().any(|key| key.len as usize > limits.key_bytes_max))
     }
 
     #[inline]
@@ -371,8 +394,10 @@ impl Parser {
     ) -> Result<Parsed, ProtocolError> {
         let key = self.words.get(1).map_or(0, |key| key.len as usize);
         let flags = if self.storage.flags == 0 { 0 } else { FLAGS_BYTES };
-        if len as usize + key + flags + ENTRY_OVERHEAD_BYTES > limits.entry_bytes_max {
+        if self.fault.is_none() && len as usize + key + flags + ENTRY_OVERHEAD_BYTES > limits.entry_bytes_max {
             self.fault = Some(Fault::TooLarge);
+        }
+        if self.fault.is_some() {
             self.state = State::Skip { left: len as usize + 2 };
             return Ok(Parsed::Complete { consumed: line_end });
         }
@@ -426,7 +451,6 @@ impl Parser {
 
 /// Where the numbers of a storage line stand: client flags, exptime and length follow one another.
 struct Shape {
-    words: std::ops::RangeInclusive<usize>,
     flags: usize,
     unique: Option<usize>,
 }
@@ -453,12 +477,25 @@ fn next_break(input: &[u8], mut at: usize) -> Option<usize> {
     tail.iter().position(|&byte| byte == b' ' || byte == b'\n').map(|found| at + found)
 }
 
-/// A number from 0 to 2⁶⁴ − 1, with a plus sign if the client likes.
+/// The length of a block of data.
+#[inline]
+fn data_len(word: &[u8]) -> Option<u32> {
+    unsigned(word).filter(|&len| len <= DATA_BYTES_MAX).map(|len| len as u32)
+}
+
+/// Whether a flag of a meta command may begin so: with a digit, a letter, or what stands between large and small letters. memcached's
+/// lines with another are none of a command.
+#[inline]
+#[must_use]
+pub fn may_be_flag(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'z')
+}
+
+/// A number from 0 to 2⁶⁴ − 1: digits.
 #[inline]
 #[must_use]
 pub fn unsigned(word: &[u8]) -> Option<u64> {
-    let digits = word.strip_prefix(b"+").unwrap_or(word);
-    let (&first, rest) = digits.split_first()?;
+    let (&first, rest) = word.split_first()?;
     let digit = |byte: u8| {
         let value = byte.wrapping_sub(b'0');
         (value < 10).then_some(u64::from(value))
@@ -470,14 +507,23 @@ pub fn unsigned(word: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// A number of 64 bits with a sign if the client likes.
+/// A number of 64 bits: digits, with a minus sign before them if it is below 0.
 #[inline]
 #[must_use]
 pub fn signed(word: &[u8]) -> Option<i64> {
     match word.strip_prefix(b"-") {
-        Some(digits) if digits.first() != Some(&b'+') => 0i64.checked_sub_unsigned(unsigned(digits)?),
-        Some(_) => None,
+        Some(digits) => 0i64.checked_sub_unsigned(unsigned(digits)?),
         None => i64::try_from(unsigned(word)?).ok(),
+    }
+}
+
+/// A number without the plus sign that it may have where memcached reads it by C's `strtol`.
+#[inline]
+#[must_use]
+pub fn without_plus(word: &[u8]) -> &[u8] {
+    match word {
+        [b'+', digits @ ..] if digits.first().is_some_and(u8::is_ascii_digit) => digits,
+        _ => word,
     }
 }
 

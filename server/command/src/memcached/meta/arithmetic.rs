@@ -1,18 +1,21 @@
 //! `ma`: count a decimal number up or down.
 
 use super::answer::{self, Life, Told};
-use super::flags::Asked;
+use super::flags::{Asked, are_flags};
 use super::set::shown_version;
 use super::writing;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::memcached::buffer;
-use crate::memcached::dispatch;
+use crate::memcached::dispatch::{self, BAD_FORMAT};
 use crate::memcached::entry::{expire_at_ms, expiry};
 use crate::memcached::number::{self, Direction};
 use crate::string::number::replace;
 use leasehold_keyspace::{Attributes, Expiry};
 use leasehold_protocol::memcached::{Request, reply};
+
+/// memcached has one line for nearly all mistakes of this command.
+pub(in crate::memcached) const BAD_FLAG: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
 
 /// What became of the number.
 enum Counted {
@@ -24,11 +27,10 @@ enum Counted {
 
 /// Runs `ma`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let key = request.word(1).expect("words are counted");
     let words = request.words_from(2);
-    // memcached has one line for all mistakes of this command.
-    let Ok(asked) = Asked::parse(key, words.clone()) else {
-        return dispatch::answer(context, b"CLIENT_ERROR invalid or duplicate flag");
+    let Ok(asked) = Asked::of(request, 2) else {
+        let line = if are_flags(words) { BAD_FLAG } else { BAD_FORMAT };
+        return dispatch::answer(context, line);
     };
     let direction = match asked.mode {
         None | Some(b'I' | b'+') => Direction::Up,
@@ -102,7 +104,11 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
             return Counted::Yes { value: asked.initial, version, life: Life::unchanged(life, now_ms) };
         };
         let before_ms = entry.expire_at_ms;
-        if asked.named.is_some_and(|named| !slot.is_named(named)) {
+        // memcached sees that before it compares.
+        if entry.value.is_empty() {
+            return Counted::NoNumber;
+        }
+        if asked.is_mismatch(slot) {
             return Counted::Differs;
         }
         if asked.is_outdated(slot) {
@@ -110,8 +116,9 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
         }
         let Ok(value) = number::add(slot, asked.delta, direction) else { return Counted::NoNumber };
         if asked.version.is_some() {
-            let text = slot.entry().map(|entry| entry.value.to_vec()).unwrap_or_default();
-            replace(slot, &text, asked.version);
+            let made = slot.entry().map(|entry| (entry.value.to_vec(), entry.client_flags));
+            let (text, client_flags) = made.unwrap_or_default();
+            replace(slot, &text, asked.version, client_flags);
         }
         let version = shown_version(slot, asked);
         if let Some(end_ms) = new_end {

@@ -24,11 +24,10 @@ enum Deleted {
 
 /// Runs `md`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let key = request.word(1).expect("words are counted");
     let words = request.words_from(2);
-    // memcached 1.6.18 has one line for all mistakes of this command.
-    let Ok(asked) = Asked::parse(key, words.clone()) else {
-        return dispatch::answer(context, b"CLIENT_ERROR invalid or duplicate flag");
+    let asked = match Asked::of(request, 2) {
+        Ok(asked) => asked,
+        Err(line) => return dispatch::answer(context, line),
     };
     let deleted = match writing::source_of(context, &asked.key) {
         // Stale is what the cache knows, and nothing of the source's.

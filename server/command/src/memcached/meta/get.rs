@@ -17,9 +17,8 @@ const HOT_MISS: u64 = 1;
 
 /// Runs `mg`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let key = request.word(1).expect("words are counted");
     let words = request.words_from(2);
-    let asked = match Asked::parse(key, words.clone()) {
+    let asked = match Asked::of(request, 2) {
         Ok(asked) => asked,
         Err(line) => return crate::memcached::dispatch::answer(context, line),
     };

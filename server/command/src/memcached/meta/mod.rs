@@ -21,11 +21,14 @@
 //!   a token that is lost      ms C<token>          nothing                                   EX, or NF      SETL: LOST
 //!   the fresh value's version ms C<version>        a write, which revokes                    HD             (IFEQ)
 //!   the stale value's version ms C<version> I      the stale value is replaced               HD             –
+//!   the stale value's version ms C<version>        nothing                                   EX             –
 //!   anything                  ms                   a write, which revokes                    HD             SET
 //!   anything                  md                   a deletion, which revokes                 HD, or NF      DEL
 //!   anything                  md I [T]             stale from now on, tokens softly revoked  HD, or NF      INVAL STALE
 //!   a valid token             md C<token>          a deletion, which revokes                 HD             RELL
 //! ```
+//!
+//! `cas` is `ms C`. A stale value that is taken for fresh while its source fails is stale to both.
 //!
 //! So a client that knows only `N`, `R` and plain `ms` (Dalli's `fetch_with_lock`) is served as by memcached, and one that gives its
 //! token back is never the one to store an old value. Unlike memcached, a lease that brought nothing goes to another client
@@ -44,9 +47,10 @@ mod writing;
 
 use self::flags::Asked;
 use super::dispatch;
-use super::table::{ANY, Verb};
+use super::table::Verb;
 use crate::context::{Context, Outcome};
 use crate::spec::Flags;
+pub(super) use arithmetic::BAD_FLAG;
 pub(super) use get::loaded;
 use leasehold_keyspace::Sight;
 use leasehold_protocol::memcached::{Request, reply};
@@ -61,7 +65,6 @@ static MG: Verb = Verb {
     usage: "<key> <flags>*",
     summary: "Answers a value with what is kept about it, or gives the caller the right to fill it",
     words_min: 2,
-    words_max: ANY,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: None,
     run: get::run,
@@ -71,6 +74,7 @@ static MS: Verb = Verb {
     name: "ms",
     usage: "<key> <bytes> <flags>*",
     summary: "Stores a value; on request under a condition, as an addition, at a version, or under a lease",
+    words_min: 3,
     flags: Flags::WRITE.with(Flags::DENYOOM),
     run: set::run,
     ..MG
@@ -102,7 +106,6 @@ static ME: Verb = Verb {
     name: "me",
     usage: "<key> [b]",
     summary: "Tells what is kept about a value, for a human to read",
-    words_min: 1,
     flags: Flags::READONLY.with(Flags::FAST),
     run: debug,
     ..MG

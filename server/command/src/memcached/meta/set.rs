@@ -6,7 +6,7 @@ use super::writing;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::memcached::buffer;
-use crate::memcached::dispatch::{self, BAD_FORMAT};
+use crate::memcached::dispatch;
 use crate::memcached::entry::expiry;
 use crate::string::number as made_of;
 use crate::string::set::Versioned;
@@ -56,12 +56,9 @@ enum Stored {
 
 /// Runs `ms`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
-    let (Some(key), Some(data)) = (request.word(1), request.data()) else {
-        // Without a length there is no data.
-        return dispatch::answer(context, BAD_FORMAT);
-    };
+    let data = request.data().expect("a storage command without data has a fault");
     let words = request.words_from(3);
-    let asked = match Asked::parse(key, words.clone()) {
+    let asked = match Asked::of(request, 3) {
         Ok(asked) => asked,
         Err(line) => return dispatch::answer(context, line),
     };
@@ -187,7 +184,7 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
             return Stored::Yes { version: shown_version(slot, asked), value_len: data.len() };
         };
         let len_before = entry.value.len();
-        if asked.named.is_some_and(|named| !slot.is_named(named)) {
+        if asked.is_mismatch(slot) {
             return Stored::Differs;
         }
         let len = len_before + data.len();
@@ -199,15 +196,16 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
         }
         match asked.version {
             Some(version) => {
-                let before = slot.entry().map(|entry| entry.value).unwrap_or_default();
+                let (before, client_flags) =
+                    slot.entry().map_or((&b""[..], 0), |entry| (entry.value, entry.client_flags));
                 let whole = match mode {
                     Mode::Prepend => [data, before].concat(),
                     _ => [before, data].concat(),
                 };
-                made_of::replace(slot, &whole, Some(version));
+                made_of::replace(slot, &whole, Some(version), client_flags);
             }
             None => {
-                let value = slot.value_mut(len);
+                let value = slot.value_mut_with_flags(len);
                 if mode == Mode::Prepend {
                     value.copy_within(..len_before, data.len());
                     value[..data.len()].copy_from_slice(data);
@@ -222,18 +220,13 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
 
 /// The version of what was just stored, if it is asked for: an entry gets one by that.
 pub(super) fn shown_version(slot: &mut Slot<'_>, asked: &Asked<'_>) -> u64 {
-    if !asked.version_wanted {
-        return 0;
-    }
-    let external = slot.entry().and_then(|entry| entry.external_version);
-    external.or_else(|| slot.version()).unwrap_or(0)
+    if asked.version_wanted { slot.shown_version().unwrap_or(0) } else { 0 }
 }
 
 /// After a value that is too large, or has no room: who reads on must not find the one that it was to take the place of
 /// (memcached, `process_mset_cmd_start`).
 pub(in crate::memcached) fn remove_outdated(context: &mut Context<'_>, request: Request<'_>) {
-    let Some(key) = request.word(1) else { return };
-    let Ok(asked) = Asked::parse(key, request.words_from(3)) else { return };
+    let Ok(asked) = Asked::of(request, 3) else { return };
     let db = context.client.db;
     if context.host.writer_for(db, &asked.key).is_none() {
         context.keyspace.update(context.turn, db, &asked.key, |slot| slot.remove());

@@ -1,4 +1,4 @@
-//! Meta commands against what memcached's `doc/protocol.txt` says and 1.6.18 answers, and leases through all fronts at once.
+//! Meta commands against what memcached's `doc/protocol.txt` says and 1.6.45 answers, and leases through all fronts at once.
 
 use crate::testing::Node;
 use std::collections::BTreeMap;

@@ -1,5 +1,4 @@
-//! Each flag of each command. Where 1.6.18 knows a flag, its replies are the expected ones; where it does not (`E`, `x`, `s` of
-//! `ms`), those of protocol.txt of 1.6.45 are.
+//! Each flag of each command, with the replies of 1.6.45.
 
 use super::{Player, memcached};
 use crate::testing::Node;
@@ -34,11 +33,13 @@ fn mg_answers_in_the_order_asked() {
         m< VA 2 s2 t-1 f5 c{v} ka O99|hi|
         m> mg a O99 k c f t s
         m< HD O99 ka c{v} f5 t-1 s2|
-        m>  mg  a  v   k
+        m> mg  a  v   k
         m< VA 2 ka|hi|
         m> mg a P1 L2 I x J5 D5 MI C1 F1 E1
         m< HD|
         m> mg
+        m< CLIENT_ERROR bad command line format|
+        m>  mg a
         m< ERROR|
         m> MG a
         m< ERROR|
@@ -283,7 +284,7 @@ fn md_deletes_compares_and_empties() {
         m> mg a v f t
         m< VA 0 f0 t20 X W||
         m> md a x x
-        m< CLIENT_ERROR invalid or duplicate flag|
+        m< CLIENT_ERROR duplicate flag|
         # What a lease is for memcached, an empty item, is gone by it.
         m> mg b N30
         m< HD W|
@@ -347,8 +348,8 @@ fn ma_counts() {
         m< VA 1|8|
         m> ma m Mx
         m< CLIENT_ERROR invalid mode for ma M token|
-        m> ma m MDECR
-        m< CLIENT_ERROR invalid or duplicate flag|
+        m> ma m MXDECR
+        m< CLIENT_ERROR invalid mode for ma M token|
         m> ma m D-1
         m< CLIENT_ERROR invalid or duplicate flag|
         m> ma m s f h
@@ -496,7 +497,7 @@ fn mistakes_of_the_line_are_answered_even_if_quiet() {
     play(
         "
         m> ms
-        m< ERROR|
+        m< CLIENT_ERROR bad command line format|
         m> ms a
         m< CLIENT_ERROR bad command line format|
         m> ms a x
@@ -505,22 +506,37 @@ fn mistakes_of_the_line_are_answered_even_if_quiet() {
         m< CLIENT_ERROR bad command line format|
         m> ms a 2 T q|hi|mn
         m< CLIENT_ERROR bad token in command line format|MN|
-        m> ms a 2 MZ q|hi
+        m> ms a 2 MZZ q|hi
         m< CLIENT_ERROR invalid mode for ms M token|
         m> ms a 2 S2|hi|mn
         m< CLIENT_ERROR invalid flag|MN|
         m> ms a 2 O123456789012345678901234567890123|hi
         m< CLIENT_ERROR opaque token too long|
         m> ms a 2 q|hix
-        m< CLIENT_ERROR bad data chunk|ERROR|
+        m< CLIENT_ERROR bad data chunk|CLIENT_ERROR bad command line format|
+        # The block of a line that is wrong is no command, unless the line is none itself.
+        m> ms a 2 M q|hi|mn
+        m< CLIENT_ERROR invalid mode for ms M token|MN|
+        m> ms a 2 !|mn
+        m< CLIENT_ERROR bad command line format|MN|
+        m> mg a v v !
+        m< CLIENT_ERROR bad command line format|
+        m> md a Tx
+        m< CLIENT_ERROR bad token in command line format|
+        m> md a MZZ
+        m< NF|
+        m> ma a !
+        m< CLIENT_ERROR bad command line format|
+        m> ma a M
+        m< CLIENT_ERROR invalid mode for ma M token|
         m> mg a
         m< EN|
         m> lease-get
-        m< ERROR|
+        m< CLIENT_ERROR bad command line format|
         m> lease-set k 5 0 0
-        m< ERROR|
+        m< CLIENT_ERROR bad command line format|
         m> lease-set k x 0 0 1|y
-        m< CLIENT_ERROR bad command line format|ERROR|
+        m< CLIENT_ERROR bad command line format|
         m> lease-set k 5 0 0 1|y
         m< NOT_STORED|
         m> lease-set k 5 0 0 1 noreply|y|mn

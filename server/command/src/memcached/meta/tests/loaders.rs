@@ -148,3 +148,33 @@ fn whole_values_and_deletions_go_to_the_source_first() {
     );
     assert!(node.host.changes.borrow().is_empty());
 }
+
+/// SPEC §2, rule 1: what is made from a stale value is stale.
+#[test]
+fn a_stale_value_that_is_taken_for_fresh_is_no_ground_for_a_fresh_one() {
+    for write in ["cas load:1 0 0 3 {v}|new", "ms load:1 3 C{v}|new", "ms load:1 3 MA C{v}|new", "ma load:1 C{v}"] {
+        let (mut node, mut player) = (Node::with_loader(), Player::default());
+        let mut parked = park(&mut node, "mg load:1 v");
+        assert_eq!(load(&mut node, &mut parked, Some(b"100")), "VA 3|100|");
+        node.run("INVAL load:1 STALE 60000");
+        let _parked = park(&mut node, "get load:1");
+        let failing = node.turn.effects.loads.pop().expect("a load is to start");
+        node.keyspace.fail(&mut node.turn, Db(0), b"load:1", failing.token, &"LOADFAIL users down".into(), 1_000);
+        player.play(&mut node, "m> gets load:1\nm< VALUE load:1 0 3 {v}|100|END|");
+        let reply = memcached(&mut node, &player.fill_in(write));
+        assert!(["EXISTS|", "EX|"].contains(&&*reply), "{write}: {reply}");
+        // Good enough for a stale one; its readers see it for as long as they would have seen the one before.
+        player.play(
+            &mut node,
+            "
+            m> ms load:1 3 C{v} I|new
+            m< HD|
+            m> get load:1
+            m< VALUE load:1 0 3|new|END|
+            +1000ms
+            r> GETL load:1
+            r< *5|$5|LEASE|$3|new|$19|{t}|:10000|:0|
+            ",
+        );
+    }
+}

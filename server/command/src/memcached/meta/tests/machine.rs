@@ -73,7 +73,7 @@ struct Filling {
     lost: &'static [&'static str],
 }
 
-const FILLINGS: [Filling; 4] = [
+const FILLINGS: [Filling; 5] = [
     Filling {
         name: "SETL",
         send: "r> SETL k {t} new",
@@ -97,6 +97,14 @@ const FILLINGS: [Filling; 4] = [
         soft: "HD|",
         replaces_stale: true,
         lost: &["EX|", "NF|"],
+    },
+    Filling {
+        name: "cas",
+        send: "m> cas k 9 0 3 {t}|new",
+        stored: "STORED|",
+        soft: "EXISTS|",
+        replaces_stale: false,
+        lost: &["EXISTS|", "NOT_FOUND|"],
     },
     Filling {
         name: "lease-set",
@@ -373,6 +381,70 @@ fn a_holder_that_never_comes_back_costs_as_long_as_the_next_token_waits() {
         m< EX|
         m> mg k v
         m< VA 3|two|
+        ",
+    );
+}
+
+#[test]
+fn what_replaced_a_stale_value_is_not_replaced_by_a_holder_from_before_the_invalidation() {
+    let (mut node, mut player) = (Node::new(), Player::default());
+    player.play(
+        &mut node,
+        "
+        m> ms k 3 T20|old
+        m< HD|
+        m> mg k R30 c
+        m< HD c{before} W|
+        m> gets k
+        m< VALUE k 0 3 {v}|old|END|
+        m> md k I
+        m< HD|
+        m> mg k c
+        m< HD c{after} X W|
+        m> ms k 3 C{v} I|new
+        m< HD|
+        r> SETL k {before} older
+        r< +LOST superseded|
+        m> mg k v
+        m< VA 3 Z X|new|
+        # Its lease was given after the invalidation.
+        m> cas k 0 0 5 {after}|fresh
+        m< STORED|
+        m> mg k v
+        m< VA 5|fresh|
+        ",
+    );
+}
+
+#[test]
+fn all_fronts_tell_and_compare_one_version() {
+    let (mut node, mut player) = (Node::new(), Player::default());
+    player.play(
+        &mut node,
+        "
+        m> ms a 1 E7 c|x
+        m< HD c7|
+        m> mg a c
+        m< HD c7|
+        m> gets a
+        m< VALUE a 0 1 7|x|END|
+        m> gats 0 a
+        m< VALUE a 0 1 7|x|END|
+        r> GETL a
+        r< *5|$3|HIT|$1|x|$1|0|:-1|:7|
+        m> cas a 0 0 1 6|y
+        m< EXISTS|
+        m> cas a 3 0 1 7|y
+        m< STORED|
+        # A write without a version of its own ends that of the one before.
+        m> gets a
+        m< VALUE a 3 1 {v}|y|END|
+        m> mg a c
+        m< HD c{v}|
+        m> ms a 1 C{v} E8|z
+        m< HD|
+        m> gets a
+        m< VALUE a 0 1 8|z|END|
         ",
     );
 }
