@@ -356,7 +356,7 @@ fn ping_until(client: &mut Client, stop: &AtomicBool) -> (Duration, u64) {
 }
 
 /// Much shorter than what a hung server shows, much longer than a busy machine's hiccup.
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_client_that_never_reads_is_closed_and_the_others_do_not_feel_it() {
@@ -516,7 +516,8 @@ fn one_client_too_many_is_told_and_closed() {
 
 #[test]
 fn a_configured_timeout_closes_idle_clients_only() {
-    let server = Server::options().set("timeout", 1).start();
+    // A busy machine may keep the busy one from asking for a second.
+    let server = Server::options().set("timeout", 3).start();
     let mut busy = server.client();
     let mut idle: Vec<Client> = (0..10).map(|_| server.client()).collect();
     // One that connected and never said anything, and nine that did.
@@ -528,18 +529,18 @@ fn a_configured_timeout_closes_idle_clients_only() {
 
 #[test]
 fn sigterm_answers_whoever_waits_and_ends_with_0() {
-    let mut server = Server::options().set("shutdown-timeout", 15).start();
+    let mut server = Server::options().set("shutdown-timeout", 60).start();
     let mut client = server.client();
     assert_eq!(client.command(&["GETL", "k", "LEASE", "60000"]).elements()[0].text(), "LEASE");
     let mut waiter = server.client();
-    waiter.send(&["GETL", "k", "WAIT", "700"]);
+    waiter.send(&["GETL", "k", "WAIT", "3000"]);
     until("it waits", || client.info("lease_waiters") == 1);
     let begun = Instant::now();
     let status = server.terminate();
     assert!(status.is_some_and(|status| status.code() == Some(0)), "{status:?}\n{}", server.logs());
     assert_eq!(waiter.receive().elements()[0].text(), "WAIT", "its time was up during the drain");
     assert!(waiter.is_closed_by_server() && client.is_closed_by_server());
-    assert!(begun.elapsed() < Duration::from_secs(10), "nobody is left, nothing to wait for: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "nobody is left, nothing to wait for: {:?}", begun.elapsed());
     assert!(TcpStream::connect(("127.0.0.1", server.port())).is_err(), "nobody is let in any more");
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const GROUP: &str = "database trouble";
 
 /// Beyond a promised time; a machine that compiles beside needs some.
-const SLACK: Duration = Duration::from_secs(3);
+const SLACK: Duration = Duration::from_secs(8);
 
 /// A query of the loader `user` waits at a gate, a lock that a test can hold, and reads its row after or before it.
 const SCHEMA: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
@@ -19,8 +19,14 @@ const SCHEMA: &str = "CREATE TABLE users (id int8 PRIMARY KEY, name text);
 
 const GATE: i64 = 77;
 
+/// A database that is there, on a machine that may be slow.
 fn source(url: &str) -> String {
-    format!("[sources.main]\nurl = \"{url}\"\nstatement_timeout = \"10s\"\nacquire_timeout = \"1s\"\n")
+    format!("[sources.main]\nurl = \"{url}\"\nstatement_timeout = \"60s\"\nacquire_timeout = \"10s\"\n")
+}
+
+/// A database that will be away: for so long a connection to it is tried for.
+fn source_that_ends(url: &str) -> String {
+    source(url).replace("acquire_timeout = \"10s\"", "acquire_timeout = \"1s\"")
 }
 
 /// A loader for `user:N`; each query first passes the gate.
@@ -127,7 +133,7 @@ fn a_database_that_is_down_at_start_is_used_once_it_is_up() {
     let Some(mut postgres) = Postgres::start(GROUP) else { return };
     Database::connect(&postgres.url()).run(SCHEMA);
     postgres.stop();
-    let server = Server::options().conf(source(&postgres.url()) + &plain("")).start();
+    let server = Server::options().conf(source_that_ends(&postgres.url()) + &plain("")).start();
     let mut client = server.client();
     assert_eq!(client.command(&["PING"]), Value::Simple("PONG".to_owned()));
     let (reply, took) = timed(&mut client, &["GET", "user:1"]);
@@ -148,7 +154,7 @@ fn a_database_that_is_down_at_start_is_used_once_it_is_up() {
 fn a_server_killed_in_the_middle_of_a_load_is_an_error_and_then_works_again() {
     let Some(mut postgres) = Postgres::start(GROUP) else { return };
     Database::connect(&postgres.url()).run(SCHEMA);
-    let server = Server::options().conf(source(&postgres.url()) + &gated("hard_timeout = \"2s\"")).start();
+    let server = Server::options().conf(source_that_ends(&postgres.url()) + &gated("hard_timeout = \"5s\"")).start();
     let mut client = server.client();
     assert_eq!(client.command(&["GET", "user:1"]), user(1));
     let mut keeper = Database::connect(&postgres.url());
@@ -161,11 +167,11 @@ fn a_server_killed_in_the_middle_of_a_load_is_an_error_and_then_works_again() {
     let reply = reader.receive();
     assert_loadfail(&reply);
     groups::say(&format!("database trouble: killed mid-load: {reply} {:?} after the end", stopped.elapsed()));
-    assert!(stopped.elapsed() < Duration::from_secs(2) + SLACK, "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(5) + SLACK, "{:?}", stopped.elapsed());
     assert_eq!(client.command(&["GET", "user:1"]), user(1), "what is cached needs no database");
     let (reply, took) = timed(&mut client, &["GET", "user:3"]);
     assert_loadfail(&reply);
-    assert!(took < Duration::from_secs(2) + SLACK, "{took:?}");
+    assert!(took < Duration::from_secs(5) + SLACK, "{took:?}");
     // An error of the source is no absence.
     assert_eq!(client.info("absences"), 0);
     postgres.resume();
@@ -189,8 +195,12 @@ fn a_connection_killed_in_the_middle_of_a_load_is_not_noticed() {
 #[test]
 fn slower_than_the_hard_timeout_is_an_error_in_time_and_the_late_load_still_fills() {
     let Some(mut setup) = Setup::new(SCHEMA, &gated("hard_timeout = \"1s\"")) else { return };
-    // So that no load has to open a connection against the clock.
+    // So that no load has to open a connection against the clock; this one may, and be late itself.
     setup.client.command(&["MGET", "user:11", "user:12", "user:13"]);
+    until("they are loaded", || setup.client.loader_counter("user", "rows") == 3);
+    until("nothing is under way", || setup.client.loader_counter("user", "in_flight") == 0);
+    let counters = ["late_fills", "keys", "timeouts"];
+    let [late, keys, timeouts] = counters.map(|counter| setup.client.loader_counter("user", counter));
     setup.close_gate();
     let (reply, took) = timed(&mut setup.client, &["GET", "user:1"]);
     assert_eq!(reply.error(), "LOADFAIL user no answer within 1000 ms");
@@ -200,16 +210,18 @@ fn slower_than_the_hard_timeout_is_an_error_in_time_and_the_late_load_still_fill
     assert_loadfail(&reply);
     assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
     assert_eq!(setup.client.command(&["GET", "nomatch"]), Value::NullBulk, "the connection is usable");
+    // The readers' time may be up a moment before that of their loads.
+    until("the loads are late", || setup.client.loader_counter("user", "timeouts") == timeouts + 3);
     setup.open_gate();
     let client = &mut setup.client;
-    until("the late load has filled", || client.loader_counter("user", "late_fills") == 3);
+    until("the late load has filled", || client.loader_counter("user", "late_fills") >= late + 3);
     assert_eq!(client.command(&["MGET", "user:1", "user:2", "user:3"]), Value::Array((1..=3).map(user).collect()));
-    assert_eq!(client.loader_counter("user", "keys"), 6, "each was asked for once");
+    assert_eq!(client.loader_counter("user", "keys"), keys + 3, "each was asked for once");
 }
 
 #[test]
 fn slower_than_the_soft_timeout_is_the_stale_value_and_the_late_load_still_fills() {
-    let more = "stale_for = \"1h\"\nserve_stale = \"on-error\"\nsoft_timeout = \"100ms\"\nhard_timeout = \"10s\"";
+    let more = "stale_for = \"1h\"\nserve_stale = \"on-error\"\nsoft_timeout = \"100ms\"\nhard_timeout = \"60s\"";
     let Some(mut setup) = Setup::new(SCHEMA, &gated(more)) else { return };
     assert_eq!(setup.client.command(&["GET", "user:1"]), user(1));
     setup.database.run("UPDATE users SET name = 'new' WHERE id = 1");
@@ -250,7 +262,7 @@ fn a_failed_load_is_the_stale_value_and_the_database_is_left_in_peace_for_a_whil
 
 #[test]
 fn serve_stale_always_never_makes_a_reader_wait() {
-    let more = "stale_for = \"1h\"\nserve_stale = \"always\"\nsoft_timeout = \"5s\"\nhard_timeout = \"10s\"";
+    let more = "stale_for = \"1h\"\nserve_stale = \"always\"\nsoft_timeout = \"30s\"\nhard_timeout = \"60s\"";
     let Some(mut setup) = Setup::new(SCHEMA, &gated(more)) else { return };
     assert_eq!(setup.client.command(&["GET", "user:1"]), user(1));
     setup.database.run("UPDATE users SET name = 'new' WHERE id = 1");
@@ -269,14 +281,14 @@ fn serve_stale_always_never_makes_a_reader_wait() {
 
 #[test]
 fn serve_stale_never_is_an_error_instead() {
-    let more = "stale_for = \"1h\"\nserve_stale = \"never\"\nsoft_timeout = \"50ms\"\nhard_timeout = \"300ms\"";
+    let more = "stale_for = \"1h\"\nserve_stale = \"never\"\nsoft_timeout = \"50ms\"\nhard_timeout = \"3s\"";
     let Some(mut setup) = Setup::new(SCHEMA, &gated(more)) else { return };
     assert_eq!(setup.client.command(&["GET", "user:1"]), user(1));
     assert_eq!(setup.client.command(&["INVAL", "user:1", "STALE", "600000"]), Value::Integer(1));
     setup.close_gate();
     let (reply, took) = timed(&mut setup.client, &["GET", "user:1"]);
-    assert_eq!(reply.error(), "LOADFAIL user no answer within 300 ms");
-    assert!(took < Duration::from_millis(300) + SLACK, "{took:?}");
+    assert_eq!(reply.error(), "LOADFAIL user no answer within 3000 ms");
+    assert!(took < Duration::from_secs(3) + SLACK, "{took:?}");
     setup.open_gate();
     let client = &mut setup.client;
     until("it loads", || client.command(&["GET", "user:1"]) == user(1));
@@ -328,16 +340,27 @@ fn a_load_under_way_is_answered_before_the_server_ends() {
     assert!(status.is_some_and(|status| status.code() == Some(0)), "{status:?}");
 }
 
+/// Ends the readers when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn no_request_hangs_whatever_happens_to_the_database() {
     const HARD_TIMEOUT: Duration = Duration::from_millis(1_000);
     let Some(mut postgres) = Postgres::start(GROUP) else { return };
     Database::connect(&postgres.url()).run(SCHEMA);
     let more = "ttl = \"50ms\"\nstale_for = 0\nhard_timeout = \"1s\"\nnegative_ttl = \"50ms\"";
-    let server = Server::options().conf(source(&postgres.url()) + &plain(more)).start();
+    let server = Server::options().conf(source_that_ends(&postgres.url()) + &plain(more)).start();
     let over = AtomicBool::new(false);
     let (mut values, mut failures, mut slowest) = (0, 0, Duration::ZERO);
     std::thread::scope(|scope| {
+        // Also when this thread panics: a scope waits for its threads.
+        let end = Over(&over);
         let readers: Vec<_> = (0..8)
             .map(|reader: u64| {
                 let (mut client, over) = (server.client(), &over);
@@ -373,7 +396,7 @@ fn no_request_hangs_whatever_happens_to_the_database() {
             until("loads fail", || client.loader_counter("user", "errors") > before + 10);
             postgres.resume();
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         for reader in readers {
             let (own_values, own_failures, own_slowest) = reader.join().expect("each answer was right");
             values += own_values;

@@ -15,6 +15,9 @@ const KEYS: u64 = 200;
 const HARD_TIMEOUT: Duration = Duration::from_millis(900);
 const PROMPT: Duration = Duration::from_millis(100);
 
+/// What a load has to get a connection, and a little less than it has for its query.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(400);
+
 /// `max_concurrency` of the two loaders together; the pool has room for more.
 const QUERIES_MAX: usize = 6 + 4;
 
@@ -28,7 +31,7 @@ fn conf(url: &str) -> String {
         [sources.main]
         url = "{url}"
         max_connections = 40
-        acquire_timeout = "400ms"
+        acquire_timeout = "{ACQUIRE_TIMEOUT:?}"
         statement_timeout = "500ms"
         breaker_window = "2s"
         breaker_calls = 10
@@ -246,7 +249,8 @@ fn two_hundred_clients_are_answered_in_time_whatever_the_network_does() {
             assert!(slowest <= most, "{name}: {slowest:?}, allowed {most:?}");
             assert_eq!(setup.waits_longer_than(most), 0, "{name}: by the server's own books");
             assert!(peak > 0 && peak <= QUERIES_MAX, "{name}: {peak} queries at one time");
-            if trouble == Trouble::Delay(ms(5)) {
+            // A machine that is late by more makes loads fail by itself.
+            if trouble == Trouble::Delay(ms(5)) && 3 * noise < ACQUIRE_TIMEOUT {
                 assert_eq!((failures, trips), (0, 0), "{name}");
             }
         }

@@ -91,6 +91,15 @@ impl Database {
         }
     }
 
+    /// Waits until no statement sleeps: the server may end one a moment after we have given it up.
+    async fn until_none_sleeps(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.connections("STATE = 'User sleep'").await.is_empty() {
+            assert!(Instant::now() < deadline, "a statement sleeps on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Statements that the server has run for clients since it started, of all databases.
     async fn status(&self, name: &str) -> i64 {
         let sql = format!("SHOW GLOBAL STATUS LIKE '{name}'");

@@ -47,6 +47,6 @@ async fn a_closed_source_is_unavailable() {
     assert_eq!(load_one(&loader, "user:1").await, user(1));
     database.source.close().await;
     assert!(matches!(load_one(&loader, "user:1").await, Err(LoadError::Unavailable(_))));
-    assert!(database.backends().await.is_empty());
+    database.until_left_alone().await;
     assert!(database.url.starts_with("postgres://"));
 }

@@ -63,6 +63,15 @@ impl Database {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
+    /// Waits until we have no connection: the database may end one a moment after it is closed.
+    async fn until_left_alone(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.backends().await.is_empty() {
+            assert!(Instant::now() < deadline, "a connection lives on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Process ids of those of them that run a statement now.
     async fn running(&self) -> Vec<i32> {
         let sql = "SELECT pid FROM pg_stat_activity

@@ -27,7 +27,7 @@ async fn a_slow_statement_ends_on_the_server_too() {
 async fn a_caller_that_goes_away_leaves_no_query_behind_on_a_free_connection() {
     let Some(database) = Database::with(USERS, |settings| settings.max_connections = 1).await else { return };
     let loader = database.loader(users()).await;
-    let slow = single("slow:{id:int}", "SELECT id FROM users WHERE id = $1 AND pg_sleep(0.5) IS NOT NULL");
+    let slow = single("slow:{id:int}", "SELECT id FROM users WHERE id = $1 AND pg_sleep(3) IS NOT NULL");
     let slow = database.loader(slow).await;
     drop(slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:1")] }));
     database.until_running(None).await;
@@ -71,7 +71,7 @@ fn signal(name: &str, pids: &[i32]) {
 async fn a_backend_killed_in_the_middle_costs_one_more_try() {
     // An idle connection beside it would be killed a moment later, perhaps when the load has just moved there.
     let Some(database) = Database::with(USERS, |settings| settings.max_connections = 1).await else { return };
-    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(0.5) IS NOT NULL");
+    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(3) IS NOT NULL");
     let slow = database.loader(slow).await;
     let load = slow.load(LoadRequest { keys: vec![Bytes::from_static(b"slow:7")] });
     database.until_running(None).await;
@@ -106,18 +106,17 @@ async fn a_backend_killed_twice_makes_the_load_unavailable() {
 async fn idle_connections_that_died_are_not_noticed() {
     let Some(database) = Database::with(USERS, |settings| settings.max_connections = 8).await else { return };
     let loader = Arc::new(database.loader(users()).await);
-    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(0.2) IS NOT NULL");
+    let slow = single("slow:{id:int}", "SELECT id, name FROM users WHERE id = $1 AND pg_sleep(1) IS NOT NULL");
     let slow = database.loader(slow).await;
     let open: Vec<_> =
         (1..=8).map(|id| slow.load(LoadRequest { keys: vec![Bytes::from(format!("slow:{id}"))] })).collect();
     for load in open {
         assert!(load.await[0].is_ok());
     }
-    assert_eq!(database.backends().await.len(), 8);
+    // As many as were under way at once; on a slow machine one may have served two loads.
+    assert!(database.backends().await.len() > 1);
     database.run(KILL).await;
-    while !database.backends().await.is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    database.until_left_alone().await;
     let loads: Vec<_> = (1..=8)
         .map(|id| {
             let loader = loader.clone();

@@ -152,7 +152,7 @@ fn a_loader_that_is_as_it_was_keeps_its_breaker_its_counts_and_its_pause() {
     let url = postgres.new_database();
     Database::connect(&url).run(SCHEMA);
     let through = url.replace(&format!(":{}/", postgres.port()), &format!(":{}/", proxy.port()));
-    let quick = "[sources.away]\nacquire_timeout = \"300ms\"\nstatement_timeout = \"20s\"\nbreaker = \"off\"\n";
+    let quick = "[sources.away]\nacquire_timeout = \"3s\"\nstatement_timeout = \"20s\"\nbreaker = \"off\"\n";
     let away = |options: &str| {
         let user = loader(NAMES, "breaker_calls = 1\nbreaker_open = \"1h\"\nbreaker_open_max = \"1h\"");
         let user = user.replace("source = \"file\"", "source = \"away\"");

