@@ -133,7 +133,7 @@ fn with_an_authentication_file_nothing_is_run_for_strangers() {
 fn shutdown_ends_the_server_where_that_is_allowed_and_nowhere_else() {
     let server = Server::options().memcached().start();
     let mut client = server.memcached();
-    assert_eq!(client.ask("shutdown\r\nshutdown graceful\r\n"), "ERROR: shutdown not enabled\r\n".repeat(2));
+    assert_eq!(client.ask("shutdown\r\nshutdown graceful\r\n"), "SERVER_ERROR: shutdown not enabled\r\n".repeat(2));
     assert_eq!(server.memcached().ask("get none\r\n"), "END\r\n");
     for request in ["shutdown\r\n", "shutdown graceful\r\n"] {
         let mut server = Server::options().memcached().set("memcached-shutdown", "yes").start();
