@@ -8,6 +8,7 @@ use crate::memcached_stats;
 use crate::node::Node;
 use crate::reload;
 use bytes::Bytes;
+use leasehold_cluster::Member;
 use leasehold_command::{
     AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL,
     RefreshRule, ReplyError, StatsOf, View, ViolationView,
@@ -63,6 +64,10 @@ impl NodeHost {
 const DEFAULT_USER: &[u8] = b"default";
 
 impl Host for NodeHost {
+    fn member(&self) -> Option<&Member> {
+        self.node.member.as_ref()
+    }
+
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
         self.table().policy_for(db, key)
     }

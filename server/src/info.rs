@@ -80,7 +80,7 @@ fn server(text: &mut String, node: &Node) {
         "redis_git_sha1": "00000000",
         "redis_git_dirty": 0,
         "redis_build_id": env!("CARGO_PKG_VERSION"),
-        "redis_mode": "standalone",
+        "redis_mode": if node.member.is_some() { "cluster" } else { "standalone" },
         "x_server": "leasehold",
         "x_version": env!("CARGO_PKG_VERSION"),
         "os": format_args!("Linux {} {}", kernel.trim(), std::env::consts::ARCH),
@@ -385,8 +385,8 @@ fn errorstats(text: &mut String, node: &Node) {
 
 fn latencystats(_text: &mut String, _node: &Node) {}
 
-fn cluster(text: &mut String, _node: &Node) {
-    fields!(text, "cluster_enabled": 0);
+fn cluster(text: &mut String, node: &Node) {
+    fields!(text, "cluster_enabled": u8::from(node.member.is_some()));
 }
 
 fn keyspace(text: &mut String, node: &Node) {

@@ -13,6 +13,7 @@ use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
 use crate::reload::Reloader;
 use crate::stats::{Rate, ThreadStats, Totals};
+use leasehold_cluster::Member;
 use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     /// As it is now, where `CONFIG SET` may change it.
     pub(crate) live: LiveConfig,
+    /// The nodes, and which of them this process is; `None`: it is alone.
+    pub(crate) member: Option<Member>,
     pub(crate) loaders: Loaders,
     pub(crate) feeds: Feeds,
     /// `None` without `[auditor]`.
@@ -112,6 +115,7 @@ impl Node {
             auditor: Auditor::new(&config, clock.now_ms()),
             clock,
             behind: OnceLock::new(),
+            member: config.member(),
             config,
             live,
             loaders,
@@ -129,6 +133,11 @@ impl Node {
             rates: Mutex::default(),
             totals_before: Mutex::default(),
         }
+    }
+
+    /// Whether a key is this node's.
+    pub(crate) fn owns(&self, key: &[u8]) -> bool {
+        self.member.as_ref().is_none_or(|member| member.owns_key(key))
     }
 
     /// A turn that starts now, with a random stream of its own.

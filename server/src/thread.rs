@@ -314,6 +314,7 @@ impl Thread {
             Protocol::Resp => self.node.live.live().password.is_empty(),
             Protocol::Memcached => self.node.config.memcached_users.is_empty(),
         };
+        client.is_redirected = self.node.member.is_some();
         let connection = Connection::new(Rc::clone(self), stream, slot, client, protocol);
         tokio::task::spawn_local(connection::serve(connection));
     }

@@ -25,6 +25,7 @@ pub struct ServerOptions {
     settings: Vec<(String, String)>,
     arguments: Vec<String>,
     with_memcached: bool,
+    port: Option<u16>,
     environment: Vec<(String, String)>,
 }
 
@@ -131,6 +132,13 @@ impl ServerOptions {
         self
     }
 
+    /// On this port of [`free_port`], which others must know before the server starts.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// One more argument on the command line.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
@@ -154,7 +162,7 @@ impl ServerOptions {
         let mut failure = String::new();
         for _ in 0..START_ATTEMPTS_MAX {
             let directory = Directory::new();
-            let port = free_port();
+            let port = self.port.unwrap_or_else(free_port);
             let memcached_port = if self.with_memcached { free_port() } else { 0 };
             let mut command = self.command(&directory, port);
             if self.with_memcached {

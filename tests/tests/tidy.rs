@@ -12,12 +12,14 @@ use std::process::Command;
 const EDGES: &[(&str, &[&str])] = &[
     ("leasehold-protocol", &[]),
     ("leasehold-keyspace", &[]),
+    ("leasehold-cluster", &[]),
     ("leasehold-loader-api", &[]),
-    ("leasehold-command", &["leasehold-keyspace", "leasehold-protocol"]),
+    ("leasehold-command", &["leasehold-cluster", "leasehold-keyspace", "leasehold-protocol"]),
     ("leasehold-loader-sql", &["leasehold-loader-api"]),
     (
         "leasehold",
         &[
+            "leasehold-cluster",
             "leasehold-command",
             "leasehold-keyspace",
             "leasehold-loader-api",
@@ -40,7 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates below the binary: time, randomness and configuration are arguments.
-const SANS_IO: &[&str] = &["server/protocol", "server/keyspace", "server/command"];
+const SANS_IO: &[&str] = &["server/protocol", "server/keyspace", "server/cluster", "server/command"];
 
 /// What would be input or output, time or chance.
 const IO_WORDS: &[&str] = &[

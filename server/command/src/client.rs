@@ -14,6 +14,8 @@ pub struct Client {
     pub db: Db,
     /// Whether it may run every command.
     pub authenticated: bool,
+    /// Whether keys may be another node's, and its commands are looked at for that.
+    pub is_redirected: bool,
     /// What it calls itself. Most idle connections of a pool have said nothing.
     pub names: Option<Box<Names>>,
     /// Address of the peer.
@@ -67,6 +69,7 @@ impl Client {
             thread,
             db: Db(0),
             authenticated: false,
+            is_redirected: false,
             names: None,
             address,
             local_address,

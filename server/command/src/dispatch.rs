@@ -4,7 +4,7 @@ use crate::client::ReplyMode;
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::spec::{Flags, Spec};
-use crate::{table, writing};
+use crate::{redirect, table, writing};
 use leasehold_protocol::Request;
 
 /// Executes one request; an empty one does nothing.
@@ -72,6 +72,9 @@ fn admit(context: &mut Context<'_>, request: Request<'_>) -> Result<&'static Spe
     context.client.last_command = Some(index);
     if !context.client.authenticated {
         admit_stranger(context, spec)?;
+    }
+    if context.client.is_redirected {
+        redirect::check(context.host, spec, request)?;
     }
     let bytes = request.bytes_total();
     if bytes > table::KEY_BYTES_MAX {

@@ -1,5 +1,6 @@
 //! Every error a client can cause, with its text. The texts are Redis's where Redis has the error.
 
+use leasehold_cluster::{Address, Slot};
 use std::fmt;
 
 /// The client's fault, or the node's state: an error reply, and the connection goes on.
@@ -81,6 +82,21 @@ pub enum ReplyError {
     OutOfRange,
     /// `SELECT` and its kind beyond the last database.
     DbIndexOutOfRange,
+    /// The keys are another node's.
+    Moved {
+        /// Of the keys.
+        slot: Slot,
+        /// Where the client finds them.
+        address: Address,
+    },
+    /// The keys of one command are in more than one slot.
+    CrossSlot,
+    /// A command about several nodes, where there is but one.
+    NoCluster,
+    /// `SELECT` of a database other than 0 where there are several nodes.
+    SelectInCluster,
+    /// `COPY` to a database other than 0 where there are several nodes.
+    CopyInCluster,
     /// The memory limit is reached and nothing may be evicted.
     OutOfMemory,
     /// The client has not authenticated.
@@ -155,6 +171,11 @@ impl fmt::Display for ReplyError {
             Self::NoSuchKey => f.write_str("ERR no such key"),
             Self::OutOfRange => f.write_str("ERR index out of range"),
             Self::DbIndexOutOfRange => f.write_str("ERR DB index is out of range"),
+            Self::Moved { slot, address } => write!(f, "MOVED {slot} {address}"),
+            Self::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
+            Self::NoCluster => f.write_str("ERR This instance has cluster support disabled"),
+            Self::SelectInCluster => f.write_str("ERR SELECT is not allowed in cluster mode"),
+            Self::CopyInCluster => f.write_str("ERR Copying to another database is not allowed in cluster mode"),
             Self::OutOfMemory => f.write_str("OOM command not allowed when used memory > 'maxmemory'."),
             Self::NoAuth => f.write_str("NOAUTH Authentication required."),
             Self::WrongPassword => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),

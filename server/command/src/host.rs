@@ -5,6 +5,7 @@
 use crate::client::Client;
 use crate::error::ReplyError;
 use bytes::Bytes;
+use leasehold_cluster::Member;
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
 
 /// See the module.
@@ -206,6 +207,11 @@ pub trait Host {
     fn password_required(&self) -> bool;
 
     // The node.
+
+    /// The nodes, and which of them this one is; `None`: it is alone.
+    fn member(&self) -> Option<&Member> {
+        None
+    }
 
     /// The text of `INFO` for these sections (lower case; empty: the default set).
     fn info(&self, sections: &[&[u8]]) -> String;

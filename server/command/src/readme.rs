@@ -8,7 +8,7 @@ use crate::usage::usage;
 /// Markdown: a heading and a table of usage, summary and origin for each group, containers by their subcommands.
 #[must_use]
 pub fn readme_table() -> String {
-    const GROUPS: [(Group, &str); 7] = [
+    const GROUPS: [(Group, &str); 8] = [
         (Group::Lease, "Leases"),
         (Group::Loader, "Loaders"),
         (Group::String, "Strings"),
@@ -16,6 +16,7 @@ pub fn readme_table() -> String {
         (Group::Generic, "Keys"),
         (Group::Connection, "Connection"),
         (Group::Server, "Server"),
+        (Group::Cluster, "Cluster"),
     ];
     let mut text = String::new();
     for (group, title) in GROUPS {

@@ -158,6 +158,8 @@ pub enum Group {
     Lease,
     /// Reading through to a source.
     Loader,
+    /// About several nodes.
+    Cluster,
 }
 
 /// Where the keys stand among the arguments.
@@ -181,6 +183,9 @@ pub enum Keys {
         /// From one key to the next.
         step: usize,
     },
+    /// From argument 1 on, up to the options, which stand last and are read from the end: of each group one at most, each a word and
+    /// the number of its values. One key at least stands before them, whatever its name.
+    BeforeOptions(&'static [&'static [(&'static str, usize)]]),
 }
 
 impl Keys {

@@ -8,7 +8,7 @@
 use crate::error::ReplyError;
 use crate::groups::{join, total};
 use crate::spec::{Keys, Spec};
-use crate::{audit, bitmap, connection, feed, generic, lease, loader, server, string};
+use crate::{audit, bitmap, cluster, connection, feed, generic, lease, loader, server, string};
 use leasehold_protocol::Request;
 
 /// Longest name of a command in bytes; subcommands may be longer.
@@ -17,7 +17,7 @@ pub const NAME_BYTES_MAX: usize = 16;
 /// Longest key in bytes that a command accepts.
 pub const KEY_BYTES_MAX: usize = 65_535;
 
-static GROUPS: [&[&Spec]; 9] = [
+static GROUPS: [&[&Spec]; 10] = [
     connection::SPECS,
     generic::SPECS,
     string::SPECS,
@@ -27,6 +27,7 @@ static GROUPS: [&[&Spec]; 9] = [
     feed::SPECS,
     audit::SPECS,
     server::SPECS,
+    cluster::SPECS,
 ];
 
 /// All commands, in the order of their groups.
@@ -224,6 +225,25 @@ pub fn key_positions<'a>(
                 _ => NOTHING.step_by(1),
             }
         }
+        Keys::BeforeOptions(groups) => {
+            let end = end_of_keys(groups, arguments, argument);
+            (1..end.max(1)).step_by(1)
+        }
+    }
+}
+
+/// Where the options behind the keys begin; see [`Keys::BeforeOptions`].
+fn end_of_keys<'a>(groups: &[&[(&str, usize)]], mut end: usize, argument: impl Fn(usize) -> &'a [u8]) -> usize {
+    let mut groups = groups.to_vec();
+    loop {
+        let stands_last = |(word, values): &&(&str, usize)| {
+            end > values + 2 && argument(end - 1 - values).eq_ignore_ascii_case(word.as_bytes())
+        };
+        let last =
+            groups.iter().enumerate().find_map(|(group, options)| Some((group, options.iter().find(stands_last)?.1)));
+        let Some((group, values)) = last else { return end };
+        groups.remove(group);
+        end -= values + 1;
     }
 }
 
@@ -461,6 +481,9 @@ mod tests {
                     assert!(numkeys >= 1 && step >= 1 && numkeys + step < least, "{name}");
                     assert_eq!(key_positions(spec.keys, least, |_| b"1").len(), 1, "{name}");
                 }
+                Keys::BeforeOptions(_) => {
+                    assert_eq!(key_positions(spec.keys, least, |_| b"").len(), least - 1, "{name}")
+                }
             }
         }
     }
@@ -507,6 +530,15 @@ mod tests {
         assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "2", "a", "1", "b", "2", "nx"]), [2, 4]);
         assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "3", "a", "1", "b", "2"]), [0; 0]);
         assert_eq!(places(Keys::Counted { numkeys: 1, step: 2 }, &["msetex", "18446744073709551615", "a"]), [0; 0]);
+        let before = Keys::BeforeOptions(&[&[("VER", 1)], &[("STALE", 1), ("HARD", 0)]]);
+        assert_eq!(places(before, &["inval", "a", "b"]), [1, 2]);
+        assert_eq!(places(before, &["inval", "a", "b", "hard"]), [1, 2]);
+        assert_eq!(places(before, &["inval", "hard"]), [1]);
+        assert_eq!(places(before, &["inval", "a", "STALE", "5", "VER", "7"]), [1]);
+        assert_eq!(places(before, &["inval", "a", "VER", "7", "HARD"]), [1]);
+        assert_eq!(places(before, &["inval", "a", "HARD", "HARD"]), [1, 2]);
+        assert_eq!(places(before, &["inval", "VER", "7"]), [1, 2]);
+        assert_eq!(places(before, &["inval"]), [0; 0]);
         assert_eq!(places(Keys::ONE, &["get"]), [0; 0]);
         assert_eq!(places(Keys::None, &["ping", "k"]), [0; 0]);
     }

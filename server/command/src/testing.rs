@@ -8,6 +8,7 @@ use crate::host::{
     AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ServeStale, StatsOf,
     View, ViolationView,
 };
+use leasehold_cluster::{Address, Member, NodeSettings, Topology};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::memcached;
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
@@ -16,6 +17,9 @@ use std::collections::BTreeMap;
 
 /// Server time at which every test begins, in ms.
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
+/// Names of three nodes on one machine, from port 7001 on.
+pub(crate) const MEMBERS: [&str; 3] = ["a", "b", "c"];
 
 /// One client on a node of its own.
 pub(crate) struct Node {
@@ -58,6 +62,20 @@ impl Node {
             hard_timeout_ms: 1_000,
             loads_max: 10,
         });
+        node
+    }
+
+    /// As [`Node::new`], the one of [`MEMBERS`] with this name.
+    pub(crate) fn among_others(name: &str) -> Self {
+        let list = MEMBERS.iter().zip(7001..).map(|(name, port)| NodeSettings {
+            name: (*name).to_owned(),
+            address: Address { host: "127.0.0.1".to_owned(), port },
+            weight: 1,
+        });
+        let topology = Topology::new(list.collect()).expect("three nodes");
+        let mut node = Self::new();
+        node.host.member = Member::new(topology, name);
+        node.client.is_redirected = true;
         node
     }
 
@@ -165,6 +183,7 @@ pub(crate) fn settings() -> Settings {
 pub(crate) struct FakeHost {
     /// Of the user `default`.
     pub(crate) password: Option<Vec<u8>>,
+    pub(crate) member: Option<Member>,
     pub(crate) options: RefCell<BTreeMap<String, String>>,
     pub(crate) rows: Vec<ClientRow>,
     pub(crate) killed: RefCell<Vec<ClientFilter>>,
@@ -185,6 +204,10 @@ pub(crate) struct FakeHost {
 }
 
 impl Host for FakeHost {
+    fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
     fn loader_for(&self, _: Db, key: &[u8]) -> Option<LoaderPolicy> {
         self.loader.filter(|_| key.starts_with(b"load:"))
     }

@@ -3,9 +3,10 @@
 use super::parse::{Places, Section, nearest};
 use super::problem::{Level, Problem};
 use super::text::{parse_duration, show_bytes, show_duration};
-use super::{Config, FeedConfig, LoaderConfig, WriteMode};
+use super::{Config, FeedConfig, LoaderConfig, NodeConfig, WriteMode};
 use crate::feed::mapping_of;
 use crate::load::LOADER_NAMES_MAX;
+use leasehold_cluster::{Address, Flaw, NODES_MAX, Topology};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
@@ -97,6 +98,63 @@ pub(crate) fn between(config: &Config, places: &Places, problems: &mut Vec<Probl
         found.error(&Section::Journal, option, text);
     }
     auditor_rules(config, &mut found);
+    node_rules(config, &mut found);
+}
+
+/// What several nodes need, and what they rule out.
+fn node_rules(config: &Config, found: &mut Findings<'_>) {
+    let is_wrong = |node: &&NodeConfig| Address::parse(&node.address).is_none();
+    let mut list_is_whole = true;
+    for node in config.nodes.iter().filter(is_wrong) {
+        let section = Section::Node(node.name.clone());
+        list_is_whole = false;
+        if found.places.is_set(&section, "address") {
+            let text = format!(
+                "{:?} is no address that clients could connect to; allowed: host:port or [IPv6]:port",
+                node.address
+            );
+            found.error(&section, "address", text);
+        }
+    }
+    if list_is_whole
+        && !config.nodes.is_empty()
+        && let Err(flaw) = Topology::new(config.nodes.iter().filter_map(NodeConfig::settings).collect())
+    {
+        node_flaw(config, flaw, found);
+    }
+    let Some(name) = &config.node else {
+        if let Some(node) = config.nodes.first() {
+            let text = "does nothing: without node = \"NAME\" this process is alone".to_owned();
+            found.warning(&Section::Node(node.name.clone()), "", text);
+        }
+        return;
+    };
+    found.must_exist(&Section::Server, "node", "nodes", name, config.nodes.iter().map(|node| node.name.as_str()));
+    if config.memcached_port != 0 {
+        let text = "is not for one of several nodes (node): clients of memcached cannot be sent to another node, and would fill keys \
+                    that are another's; allowed: 0";
+        found.error(&Section::Server, "memcached-port", text.to_owned());
+    }
+    for loader in config.loaders.iter().filter(|loader| loader.db.0 != 0) {
+        let text = "is not there where this is one of several nodes (node); allowed: 0".to_owned();
+        found.error(&Section::Loader(loader.settings.name.clone()), "db", text);
+    }
+}
+
+fn node_flaw(config: &Config, flaw: Flaw, found: &mut Findings<'_>) {
+    match flaw {
+        Flaw::SameAddress { first, second } => {
+            let text = format!("is the address of nodes.{first} as well; allowed: one node at an address");
+            found.error(&Section::Node(second), "address", text);
+        }
+        Flaw::TooMany => {
+            let node = config.nodes.get(NODES_MAX).expect("there are more");
+            let text = format!("is one node too many; allowed: {NODES_MAX}");
+            found.error(&Section::Node(node.name.clone()), "", text);
+        }
+        // The reader has told of a weight, of which the default has been left; tables have one name each, and there is one.
+        Flaw::Weight(_) | Flaw::SameName(_) | Flaw::Empty => {}
+    }
 }
 
 fn auditor_rules(config: &Config, found: &mut Findings<'_>) {

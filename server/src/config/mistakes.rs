@@ -146,6 +146,43 @@ fn each_mistake_is_told_with_place_reason_and_range() {
             ],
         ),
         ("[stuff]\nx = 1", &["x.toml:1:2: stuff: unknown option; `leasehold --print-config` lists all of them"]),
+        ("node = \"a\"", &["x.toml:1:8: node: there is no [nodes.a]; write a [nodes.a]"]),
+        (
+            "node = \"mian\"\n[nodes.main]\naddress = \"a:1\"",
+            &["x.toml:1:8: node: there is no [nodes.mian]; did you mean \"main\"?"],
+        ),
+        (
+            "[nodes.a]\naddress = \"a:1\"",
+            &["x.toml:1:8: warning: nodes.a: does nothing: without node = \"NAME\" this process is alone"],
+        ),
+        (
+            "node = \"a\"\n[nodes.a]\nweight = 2",
+            &["x.toml:2:8: nodes.a.address: is missing; for example: address = \"10.0.0.1:6379\""],
+        ),
+        (
+            "node = \"a\"\n[nodes.a]\naddress = \"a:1\"\nweight = 0",
+            &["x.toml:4:10: nodes.a.weight: 0 is out of range; allowed: a whole number from 1 to 1000"],
+        ),
+        (
+            "node = \"a\"\n[nodes.a]\naddress = \"0.0.0.0:1\"",
+            &[
+                "x.toml:3:11: nodes.a.address: \"0.0.0.0:1\" is no address that clients could connect to; allowed: host:port or \
+               [IPv6]:port",
+            ],
+        ),
+        (
+            "node = \"a\"\n[nodes.a]\naddress = \"a:1\"\n[nodes.b]\naddress = \"a:1\"",
+            &["x.toml:5:11: nodes.b.address: is the address of nodes.a as well; allowed: one node at an address"],
+        ),
+        (
+            "node = \"a\"\nmemcached-port = 11211\n[nodes.a]\naddress = \"a:1\"",
+            &[
+                "x.toml:2:18: memcached-port: is not for one of several nodes (node): clients of memcached cannot be sent to another \
+               node, and would fill keys that are another's; allowed: 0",
+            ],
+        ),
+        ("adress = \"a:1\"", &["x.toml:1:1: adress: unknown option; `leasehold --print-config` lists all of them"]),
+        ("address = \"a:1\"", &["x.toml:1:1: address: is an option of [nodes.NAME]"]),
         ("[auditor]", &["x.toml:1:2: warning: auditor: there is no loader to audit"]),
         ("auditor = 5", &["x.toml:1:1: auditor: must be a table; write [auditor] and its options below"]),
         ("port = ", &["x.toml:1:8: is not TOML: string values must be quoted, expected literal string"]),
@@ -300,7 +337,7 @@ fn all_mistakes_of_a_run_are_told_at_once_in_order() {
             "x.toml:5:1: sources.main.max_conections: unknown option; did you mean \"max_connections\"?",
             "--set prot: prot: unknown option; did you mean \"port\"?",
             "--set sources.main: is not complete; write sources.NAME.OPTION=VALUE",
-            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\", \"auditor\"",
+            "--set other.main.url: \"other\" is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"nodes\", \"journal\", \"auditor\"",
             "--set threads: threads: \"0\" is out of range; allowed: a whole number from 1 to 256, or \"auto\"",
         ]
     );

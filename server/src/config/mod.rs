@@ -16,6 +16,7 @@ pub(crate) mod render;
 pub(crate) mod spec;
 pub(crate) mod text;
 
+use leasehold_cluster::{Address, Member, NodeSettings, Topology};
 use leasehold_command::ServeStale;
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
@@ -74,9 +75,25 @@ pub(crate) struct Config {
     pub feeds: Vec<FeedConfig>,
     pub journal: JournalConfig,
     pub auditor: AuditorConfig,
+    /// Name of the node that this process is; `None`: it is alone.
+    pub node: Option<String>,
+    /// In the order of the file.
+    pub nodes: Vec<NodeConfig>,
 }
 
 impl Config {
+    /// The nodes, and which of them this process is; `None`: it is alone.
+    ///
+    /// # Panics
+    /// If `check` has found an error.
+    pub(crate) fn member(&self) -> Option<Member> {
+        let name = self.node.as_deref()?;
+        let list =
+            self.nodes.iter().map(NodeConfig::settings).collect::<Option<Vec<_>>>().expect("addresses are checked");
+        let topology = Topology::new(list).expect("the list is checked");
+        Some(Member::new(topology, name).expect("the name is checked"))
+    }
+
     /// What a request of memcached's may be.
     pub(crate) fn memcached_limits(&self) -> memcached::Limits {
         let key_bytes_max = self.memcached_key_bytes_max;
@@ -340,6 +357,23 @@ pub(crate) enum RefreshMode {
     Ahead,
     /// By chance, the likelier the nearer the end.
     XFetch,
+}
+
+/// One of several nodes: `[nodes.NAME]`.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    pub name: String,
+    /// As it was written.
+    pub address: String,
+    pub weight: u32,
+}
+
+impl NodeConfig {
+    /// What the topology is told; `None`: the address is none, which `check` has told.
+    pub(crate) fn settings(&self) -> Option<NodeSettings> {
+        let address = Address::parse(&self.address)?;
+        Some(NodeSettings { name: self.name.clone(), address, weight: self.weight })
+    }
 }
 
 /// What tells of changes in a database: `[feeds.NAME]`.

@@ -3,7 +3,7 @@
 //! Reading never stops at a mistake: each is kept with its place, and the rest is read on. So a run of `--check-config`
 //! tells everything that is wrong. Nothing is guessed: an unknown name is an error, with the nearest known one.
 
-use super::options::{self, AUDITOR, FEED, JOURNAL, LOADER, SOURCE};
+use super::options::{self, AUDITOR, FEED, JOURNAL, LOADER, NODE, SOURCE};
 use super::problem::{File, Level, Place, Problem};
 use super::spec::{Default, Kind, Spec, Value, Wrong};
 use super::{Config, check};
@@ -77,6 +77,7 @@ pub(crate) enum Section {
     Source(String),
     Loader(String),
     Feed(String),
+    Node(String),
     Journal,
     Auditor,
 }
@@ -90,6 +91,7 @@ impl Section {
             Self::Source(name) => format!("sources.{name}{dot}{option}"),
             Self::Loader(name) => format!("loaders.{name}{dot}{option}"),
             Self::Feed(name) => format!("feeds.{name}{dot}{option}"),
+            Self::Node(name) => format!("nodes.{name}{dot}{option}"),
             Self::Journal => format!("journal{dot}{option}"),
             Self::Auditor => format!("auditor{dot}{option}"),
         }
@@ -159,7 +161,7 @@ impl Reader {
         for (key, value) in in_order(table) {
             let name: &str = key.get_ref();
             match name {
-                "sources" | "loaders" | "feeds" => self.sections(document, name, key, value),
+                "sources" | "loaders" | "feeds" | "nodes" => self.sections(document, name, key, value),
                 "journal" => self.single(document, &Section::Journal, key, value),
                 "auditor" => self.single(document, &Section::Auditor, key, value),
                 _ => self.option(document, &Section::Server, key, value),
@@ -182,7 +184,7 @@ impl Reader {
         }
     }
 
-    /// All of `[sources]`, `[loaders]` or `[feeds]`.
+    /// All of `[sources]`, `[loaders]`, `[feeds]` or `[nodes]`.
     fn sections(&mut self, document: &Document, group: &str, key: &Spanned<Key<'_>>, value: &Spanned<DeValue<'_>>) {
         let DeValue::Table(table) = value.get_ref() else {
             let text = format!("must be tables; write [{group}.NAME] and its options below");
@@ -203,7 +205,7 @@ impl Reader {
         }
     }
 
-    /// Makes the source, loader or feed, if it is not there yet.
+    /// Makes the source, loader, feed or node, if it is not there yet.
     fn enter(&mut self, group: &str, name: &str, place: Place) -> Option<Section> {
         const NAME_BYTES_MAX: usize = 64;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -222,6 +224,11 @@ impl Reader {
                 self.config.feeds.push(options::feed_named(name));
             }
             Section::Feed(name.to_owned())
+        } else if group == "nodes" {
+            if !self.config.nodes.iter().any(|node| node.name == name) {
+                self.config.nodes.push(options::node_named(name));
+            }
+            Section::Node(name.to_owned())
         } else {
             if !self.config.loaders.iter().any(|loader| loader.settings.name == name) {
                 self.config.loaders.push(options::loader_named(name));
@@ -254,7 +261,7 @@ impl Reader {
         let named = if flag == "--set" { format!("--set {name}") } else { flag.clone() };
         let (section, option) = match name.split_once('.') {
             None => (Section::Server, name.as_str()),
-            Some((group @ ("sources" | "loaders" | "feeds"), rest)) => {
+            Some((group @ ("sources" | "loaders" | "feeds" | "nodes"), rest)) => {
                 let place = Place::Argument(named.clone());
                 let Some((section_name, option)) = rest.split_once('.') else {
                     let text = format!("is not complete; write {group}.NAME.OPTION=VALUE");
@@ -272,7 +279,7 @@ impl Reader {
             }
             Some((group, _)) => {
                 let text = format!(
-                    "{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"journal\", \"auditor\""
+                    "{group:?} is no group of options; allowed: \"sources\", \"loaders\", \"feeds\", \"nodes\", \"journal\", \"auditor\""
                 );
                 return self.problem(Place::Argument(named), String::new(), text);
             }
@@ -301,6 +308,10 @@ impl Reader {
                 let feed = self.config.feeds.iter_mut().find(|known| known.settings.name == *feed);
                 feed.and_then(|feed| set_from(FEED.iter(), name, feed, &written, origin.folder))
             }
+            Section::Node(node) => {
+                let node = self.config.nodes.iter_mut().find(|known| known.name == *node);
+                node.and_then(|node| set_from(NODE.iter(), name, node, &written, origin.folder))
+            }
             Section::Journal => set_from(JOURNAL.iter(), name, &mut self.config.journal, &written, origin.folder),
             Section::Auditor => set_from(AUDITOR.iter(), name, &mut self.config.auditor, &written, origin.folder),
         };
@@ -316,7 +327,8 @@ impl Reader {
         let mut missing = Vec::new();
         let loaders = self.config.loaders.iter().map(|loader| Section::Loader(loader.settings.name.clone()));
         let feeds = self.config.feeds.iter().map(|feed| Section::Feed(feed.settings.name.clone()));
-        for section in loaders.chain(feeds) {
+        let nodes = self.config.nodes.iter().map(|node| Section::Node(node.name.clone()));
+        for section in loaders.chain(feeds).chain(nodes) {
             for (name, example) in required_of(&section) {
                 if !self.places.is_set(&section, name) {
                     missing.push((section.clone(), name, format!("is missing; for example: {name} = {example:?}")));
@@ -492,7 +504,7 @@ fn one_line(text: &str) -> String {
     }
 }
 
-/// The options of a loader or feed that must be set, with an example.
+/// The options of a loader, feed or node that must be set, with an example.
 fn required_of(section: &Section) -> Vec<(&'static str, &'static str)> {
     fn required<T>(option: &Spec<T>) -> Option<(&'static str, &'static str)> {
         match option.default {
@@ -503,6 +515,7 @@ fn required_of(section: &Section) -> Vec<(&'static str, &'static str)> {
     match section {
         Section::Loader(_) => LOADER.iter().filter_map(required).collect(),
         Section::Feed(_) => FEED.iter().filter_map(required).collect(),
+        Section::Node(_) => NODE.iter().filter_map(required).collect(),
         Section::Server | Section::Source(_) | Section::Journal | Section::Auditor => Vec::new(),
     }
 }
@@ -514,6 +527,7 @@ fn names_of(section: &Section) -> Vec<&'static str> {
         Section::Source(_) => SOURCE.iter().map(|option| option.name).collect(),
         Section::Loader(_) => LOADER.iter().map(|option| option.name).collect(),
         Section::Feed(_) => FEED.iter().map(|option| option.name).collect(),
+        Section::Node(_) => NODE.iter().map(|option| option.name).collect(),
         Section::Journal => JOURNAL.iter().map(|option| option.name).collect(),
         Section::Auditor => AUDITOR.iter().map(|option| option.name).collect(),
     }
@@ -533,6 +547,7 @@ fn known(section: &Section, name: &str) -> Result<(), String> {
         (Section::Source(String::new()), "[sources.NAME]"),
         (Section::Loader(String::new()), "[loaders.NAME]"),
         (Section::Feed(String::new()), "[feeds.NAME]"),
+        (Section::Node(String::new()), "[nodes.NAME]"),
         (Section::Journal, "[journal]"),
         (Section::Auditor, "[auditor]"),
     ];

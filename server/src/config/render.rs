@@ -3,7 +3,7 @@
 //! Each option stands commented out with its default, or an example where it has none, as `#name = value`; explanations
 //! begin with `# `. So a file with each `#name` uncommented is a valid configuration, which a test holds true.
 
-use super::options::{AUDITOR, FEED, GROUPS, JOURNAL, LOADER, SOURCE};
+use super::options::{AUDITOR, FEED, GROUPS, JOURNAL, LOADER, NODE, SOURCE};
 use super::spec::{Change, Default, Kind, Spec};
 use std::fmt::Write;
 
@@ -57,6 +57,11 @@ pub(crate) fn conf() -> String {
     heading(&mut out, "The auditor: whether the cache is what the sources are");
     out.push_str("#[auditor]\n");
     for option in AUDITOR {
+        entry(&mut out, option);
+    }
+    heading(&mut out, "Nodes: who shares the keys");
+    out.push_str("#[nodes.main]\n");
+    for option in NODE {
         entry(&mut out, option);
     }
     out
@@ -178,7 +183,10 @@ mod tests {
         std::fs::write(&path, lines.join("\n")).expect("written");
         let reading = read(&Given { conf: Some(path.clone()), arguments: Vec::new() });
         std::fs::remove_file(&path).expect("removed");
-        assert_eq!(reading.problems, []);
+        // Which node it is stays open.
+        let said: Vec<&str> = reading.problems.iter().map(|problem| problem.text.as_str()).collect();
+        assert_eq!(said, ["does nothing: without node = \"NAME\" this process is alone"]);
+        assert_eq!(reading.config.nodes.len(), 1);
         assert_eq!((reading.config.sources.len(), reading.config.loaders.len(), reading.config.feeds.len()), (1, 1, 1));
         let defaults = crate::config::Config::default();
         assert_eq!(format!("{:?}", reading.config.live), format!("{:?}", defaults.live));

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One task per loader. What it may have under way at one time is a part of the queue and a quarter of the queries, so that misses pass.
-//! Keys that are fresh, known to be absent, or being loaded by somebody are skipped.
+//! Keys that are fresh, known to be absent, being loaded by somebody, or another node's are skipped.
 
 use super::exchange::pass_on;
 use super::{BACKGROUND_SHARE, Job, LoaderDesk, end};
@@ -233,7 +233,9 @@ async fn load(node: &Arc<Node>, desk: Arc<LoaderDesk>, keys: &KeyList, rate: Opt
         end(node, |turn| {
             for place in next..next + places {
                 let key = keys.get(place).expect("the places are below the length");
-                loads.extend(claim(&node.keyspace, turn, &desk, key));
+                if node.owns(key) {
+                    loads.extend(claim(&node.keyspace, turn, &desk, key));
+                }
             }
         });
         // What the source does not have yet is not loaded from there.

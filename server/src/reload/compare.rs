@@ -1,7 +1,7 @@
 //! Two configurations compared: what is new, what has changed, what is gone, and what may not change. No file, no database.
 
 use super::problem;
-use crate::config::options::{AUDITOR, FEED, JOURNAL, LOADER, SOURCE, server_options};
+use crate::config::options::{AUDITOR, FEED, JOURNAL, LOADER, NODE, SOURCE, server_options};
 use crate::config::parse::{Places, Section};
 use crate::config::problem::Problem;
 use crate::config::spec::{Change, Spec};
@@ -250,6 +250,7 @@ pub(super) fn fixed(before: &Config, now: &Config, places: &Places) -> Vec<Probl
     if before.auditor.is_on != now.auditor.is_on {
         problems.push(problem(places, &Section::Auditor, "", restart_text("")));
     }
+    problems.extend(fixed_nodes(before, now, places));
     let is_behind = |loader: &LoaderConfig| loader.write == WriteMode::Behind;
     for was in before.loaders.iter().filter(|was| is_behind(was)) {
         let section = Section::Loader(was.settings.name.clone());
@@ -277,6 +278,16 @@ pub(super) fn fixed(before: &Config, now: &Config, places: &Places) -> Vec<Probl
     problems
 }
 
+/// Nodes that are new, gone or not as they were.
+fn fixed_nodes(before: &Config, now: &Config, places: &Places) -> Vec<Problem> {
+    let changes = Changes::of(&before.nodes, &now.nodes, |node| &node.name, |was, is| changed(NODE.iter(), was, is));
+    let whole = changes.added.iter().chain(&changes.removed).map(|name| (name, ""));
+    let options = changes.changed.iter().flat_map(|(name, options)| options.iter().map(move |option| (name, *option)));
+    let problem_of =
+        |(name, option): (&String, &str)| problem(places, &Section::Node(name.clone()), option, restart_text(""));
+    whole.chain(options).map(problem_of).collect()
+}
+
 fn restart_text(shown: &str) -> String {
     match shown {
         "" => "needs a restart to change".to_owned(),
@@ -287,7 +298,7 @@ fn restart_text(shown: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::options::{feed_named, loader_named, source_named};
+    use crate::config::options::{feed_named, loader_named, node_named, source_named};
 
     fn config() -> Config {
         let mut source = source_named("main");
@@ -377,6 +388,8 @@ mod tests {
             fixed(|config| config.journal.flush_batch = 7),
             ["journal.flush_batch: needs a restart to change; the server runs with \"500\""]
         );
+        let texts = fixed(|config| config.nodes.push(node_named("b")));
+        assert_eq!(texts, ["nodes.b: needs a restart to change"]);
         let texts = fixed(|config| config.loaders[0].settings.upsert_sql = Some("x".to_owned()));
         assert_eq!(texts, ["loaders.user.upsert_sql: needs a restart: the loader writes behind"]);
         assert!(fixed(|config| config.loaders.clear())[0].starts_with("loaders.user: is gone and writes behind"));

@@ -164,6 +164,7 @@ fn introduce(context: &mut Context<'_>) {
         RespVersion::V2 => 2,
         RespVersion::V3 => 3,
     };
+    let mode = if context.host.member().is_some() { "cluster" } else { "standalone" };
     let reply = &mut *context.reply;
     reply.map(9);
     text(reply, "server", "redis");
@@ -172,7 +173,7 @@ fn introduce(context: &mut Context<'_>) {
         reply.bulk(name.as_bytes());
         reply.integer(value);
     }
-    text(reply, "mode", "standalone");
+    text(reply, "mode", mode);
     text(reply, "role", "master");
     reply.bulk(b"modules");
     reply.array(0);
@@ -208,6 +209,9 @@ fn authenticate(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Resu
 
 fn select(context: &mut Context<'_>, request: Request<'_>) -> Result<(), ReplyError> {
     let index = integer_or_error(request.arg(1))?;
+    if index != 0 && context.host.member().is_some() {
+        return Err(ReplyError::SelectInCluster);
+    }
     match u8::try_from(index) {
         Ok(index) if index < context.host.databases() => context.client.db = Db(index),
         _ => return Err(ReplyError::DbIndexOutOfRange),

@@ -113,6 +113,9 @@ fn copy(context: &mut Context<'_>, request: Request<'_>) -> Result<bool, ReplyEr
         }
         index += 1;
     }
+    if to_db != Db(0) && context.host.member().is_some() {
+        return Err(ReplyError::CopyInCluster);
+    }
     if (from_db, from) == (to_db, to) {
         return Err(ReplyError::err("source and destination objects are the same"));
     }

@@ -140,8 +140,8 @@ const INVAL: Spec = Spec {
     complexity: "O(N) for N keys",
     arity: -2,
     flags: Flags::WRITE,
-    // The options stand behind the keys, so the last key depends on them; see `keys_and_options`.
-    keys: Keys::ALL,
+    // In the order in which `keys_and_options` looks for them.
+    keys: Keys::BeforeOptions(&[&[("VER", 1)], &[("STALE", 1), ("HARD", 0)]]),
     arguments: &[
         Argument::key("key").multiple(),
         Argument::one_of("mode", &[Argument::integer("stale-ms").with_token("STALE"), Argument::word("hard", "HARD")])

@@ -9,6 +9,7 @@
 use crate::context::{Context, Outcome};
 use crate::host::{Host, LoaderPolicy, ServeStale};
 use crate::parked::{Answer, Awaited, Kind, Parked, Patience};
+use crate::redirect;
 use crate::room::Room;
 use bytes::Bytes;
 use leasehold_keyspace::{Access, Claim, Claimant, Claimed, Entry, KEY_BYTES_MAX, Load, LoadCause, Lookup, Waiter};
@@ -278,7 +279,9 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &m
         2 => request.arg(0).eq_ignore_ascii_case(b"get") || request.arg(0).eq_ignore_ascii_case(b"mget"),
         _ => request.arg(0).eq_ignore_ascii_case(b"mget"),
     };
-    if is_read {
+    // What will be answered with the address of another node is not loaded here.
+    let is_own = !context.client.is_redirected || redirect::check_keys(context.host, request.args_from(1)).is_ok();
+    if is_read && is_own {
         load_keys_ahead(context, request.args_from(1), keys_left);
     }
     is_read

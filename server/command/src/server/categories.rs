@@ -14,7 +14,7 @@ const CATEGORIES: [(&str, Holds); 13] = [
     ("slow", |spec| !spec.flags.has(Flags::FAST)),
     ("blocking", |spec| spec.flags.has(Flags::BLOCKING)),
     ("dangerous", |spec| spec.flags.has(Flags::ADMIN) || spec.flags.has(Flags::DANGEROUS)),
-    ("connection", |spec| spec.group == Group::Connection),
+    ("connection", |spec| spec.group == Group::Connection || is_about_redirects(spec)),
     ("lease", |spec| spec.group == Group::Lease),
     ("loader", |spec| spec.group == Group::Loader),
 ];
@@ -27,6 +27,11 @@ pub(super) fn of(spec: &'static Spec) -> impl Iterator<Item = &'static str> {
     let is_container = !spec.subcommands.is_empty();
     let applies = move |name: &str| !is_container || name == "slow";
     CATEGORIES.iter().filter(move |(name, holds)| applies(name) && holds(spec)).map(|(name, _)| *name)
+}
+
+/// `READONLY` and its kind, which set what a connection is in Redis.
+fn is_about_redirects(spec: &Spec) -> bool {
+    spec.group == Group::Cluster && spec.flags.has(Flags::FAST)
 }
 
 fn is_about_data(spec: &Spec) -> bool {

@@ -143,6 +143,7 @@ fn describe(reply: &mut Reply, command: &Indexed) {
     flags.iter().for_each(|word| reply.simple(word));
     let (first, last, step) = match spec.keys {
         Keys::Range { first, last, step } => (first, last, step),
+        Keys::BeforeOptions(_) => (1, 1, 1),
         Keys::None | Keys::Counted { .. } => (0, 0, 0),
     };
     [first, last, step].into_iter().for_each(|number| reply.integer(i64::from(number)));
@@ -178,7 +179,8 @@ fn flag_words(spec: &'static Spec) -> impl Iterator<Item = &'static str> {
         (Flags::MOVABLEKEYS, "movablekeys"),
         (Flags::ALLOW_BUSY, "allow_busy"),
     ];
-    let movable = if matches!(spec.keys, Keys::Counted { .. }) { Flags::MOVABLEKEYS } else { Flags::NONE };
+    let is_movable = matches!(spec.keys, Keys::Counted { .. } | Keys::BeforeOptions(_));
+    let movable = if is_movable { Flags::MOVABLEKEYS } else { Flags::NONE };
     let flags = spec.flags.with(movable);
     WORDS.iter().filter(move |(flag, _)| flags.has(*flag)).map(|(_, word)| *word)
 }
@@ -201,6 +203,7 @@ fn tips(command: &Indexed) -> &'static [&'static str] {
         (Some("config"), "set" | "resetstat") => &["request_policy:all_nodes", "response_policy:all_succeeded"],
         (None, "command") | (Some("command"), "info" | "docs" | "list") => &["nondeterministic_output_order"],
         (None, "ttl" | "pttl" | "time") | (Some("client"), "list" | "info") => &["nondeterministic_output"],
+        (Some("cluster"), "slots" | "shards" | "nodes" | "info" | "getkeysinslot") => &["nondeterministic_output"],
         (Some("object"), name) if name != "help" => &["nondeterministic_output"],
         _ => &[],
     }
@@ -345,6 +348,7 @@ mod tests {
         let mut node = Node::new();
         let mut expect = |line: &str, reply: &str| assert_eq!(node.run(line), reply, "{line}");
         expect("COMMAND GETKEYS MSET a 1 b 2", "*2\r\n$1\r\na\r\n$1\r\nb\r\n");
+        expect("COMMAND GETKEYS INVAL a b STALE 5", "*2\r\n$1\r\na\r\n$1\r\nb\r\n");
         expect("COMMAND GETKEYS object encoding k", "*1\r\n$1\r\nk\r\n");
         expect("COMMAND GETKEYS client list", "-ERR The command has no key arguments\r\n");
         expect("COMMAND GETKEYS ping", "-ERR The command has no key arguments\r\n");

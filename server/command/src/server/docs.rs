@@ -112,6 +112,7 @@ fn group_word(group: Group) -> &'static str {
         Group::Bitmap => "bitmap",
         Group::Lease => "lease",
         Group::Loader => "loader",
+        Group::Cluster => "cluster",
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) fn roles(spec: &Spec) -> Vec<KeyRole> {
         "copy" => vec![at(1, 1, READ), at(2, 2, OVERWRITE)],
         "bitop" => vec![at(2, 2, OVERWRITE), at(3, -1, READ)],
         "del" | "unlink" => one(&["RM", "delete"]),
+        // The keys end where options begin, which no specification can say.
+        "inval" => one(&["RW", "access", "update", "incomplete"]),
         "getdel" => one(MOVE_AWAY),
         "mset" | "setex" | "psetex" => one(OVERWRITE),
         "msetnx" | "setnx" => one(&["OW", "insert"]),
@@ -62,6 +64,9 @@ pub(super) fn write_specs(reply: &mut Reply, spec: &Spec) {
             Keys::Counted { numkeys, step } => {
                 let fields = [("keynumidx", 0), ("firstkey", 1), ("keystep", step as i32)];
                 write_spec(reply, role, numkeys as i32, "keynum", fields);
+            }
+            Keys::BeforeOptions(_) => {
+                write_spec(reply, role, 1, "range", [("lastkey", 0), ("keystep", 1), ("limit", 0)]);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Every option: the server's in groups, those of `[sources.NAME]`, those of `[loaders.NAME]`, those of `[feeds.NAME]`,
-//! those of `[journal]` and of `[auditor]`.
+//! those of `[journal]`, of `[auditor]` and of `[nodes.NAME]`.
 //!
 //! Redis's names and units where Redis has the option. An option of Redis that means nothing here (`save`, `appendonly`,
 //! `notify-keyspace-events` …) has no row: `CONFIG GET` answers nothing for it, which clients take for an old server, and
@@ -7,6 +7,7 @@
 
 mod auditing;
 mod breaking;
+mod clustering;
 mod feeding;
 mod journaling;
 mod loading;
@@ -14,6 +15,7 @@ mod memcached;
 mod server;
 
 pub(crate) use auditing::AUDITOR;
+pub(crate) use clustering::NODE;
 pub(crate) use feeding::{FEED, VIA_NAMES, VIAS};
 pub(crate) use journaling::JOURNAL;
 pub(crate) use loading::{LOADER, SOURCE};
@@ -21,7 +23,7 @@ pub(crate) use server::{GROUPS, eviction_policies};
 
 use super::spec::{Default, Kind, Spec, Unit};
 use super::{
-    AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel,
+    AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, NodeConfig,
     RefreshMode, Secret, WriteMode,
 };
 use leasehold_command::ServeStale;
@@ -126,6 +128,8 @@ impl std::default::Default for Config {
             feeds: Vec::new(),
             journal: journal(),
             auditor: auditor(),
+            node: None,
+            nodes: Vec::new(),
         };
         fill_defaults(server_options(), &mut config);
         config
@@ -215,6 +219,13 @@ pub(crate) fn feed_named(name: &str) -> FeedConfig {
     feed
 }
 
+/// A node of this name with the defaults of the table.
+pub(crate) fn node_named(name: &str) -> NodeConfig {
+    let mut node = NodeConfig { name: name.to_owned(), address: String::new(), weight: 0 };
+    fill_defaults(NODE.iter(), &mut node);
+    node
+}
+
 fn fill_defaults<T: 'static>(options: impl Iterator<Item = &'static Spec<T>>, target: &mut T) {
     for option in options {
         if let Default::Text(text) = option.default {
@@ -286,6 +297,7 @@ mod tests {
         defaults_round_trip(FEED.iter(), &mut feed_named("a"));
         defaults_round_trip(JOURNAL.iter(), &mut journal());
         defaults_round_trip(AUDITOR.iter(), &mut auditor());
+        defaults_round_trip(NODE.iter(), &mut node_named("a"));
     }
 
     #[test]
@@ -296,6 +308,7 @@ mod tests {
         rows_have_a_field_each(&FEED.iter().collect::<Vec<_>>(), || feed_named("a"));
         rows_have_a_field_each(&JOURNAL.iter().collect::<Vec<_>>(), journal);
         rows_have_a_field_each(&AUDITOR.iter().collect::<Vec<_>>(), auditor);
+        rows_have_a_field_each(&NODE.iter().collect::<Vec<_>>(), || node_named("a"));
     }
 
     #[test]
@@ -306,7 +319,9 @@ mod tests {
         let feed: Vec<&str> = FEED.iter().map(|option| option.name).collect();
         let journal: Vec<&str> = JOURNAL.iter().map(|option| option.name).collect();
         let auditor: Vec<&str> = AUDITOR.iter().map(|option| option.name).collect();
-        let groups = [(server, b'-'), (source, b'_'), (loader, b'_'), (feed, b'_'), (journal, b'_'), (auditor, b'_')];
+        let node: Vec<&str> = NODE.iter().map(|option| option.name).collect();
+        let tables = [source, loader, feed, journal, auditor, node].map(|names| (names, b'_'));
+        let groups = [(server, b'-')].into_iter().chain(tables);
         for (names, joint) in groups {
             let mut unique = names.clone();
             unique.sort_unstable();
@@ -325,7 +340,8 @@ mod tests {
             .chain(LOADER.iter().map(|option| (option.name, option.doc)))
             .chain(FEED.iter().map(|option| (option.name, option.doc)))
             .chain(JOURNAL.iter().map(|option| (option.name, option.doc)))
-            .chain(AUDITOR.iter().map(|option| (option.name, option.doc)));
+            .chain(AUDITOR.iter().map(|option| (option.name, option.doc)))
+            .chain(NODE.iter().map(|option| (option.name, option.doc)));
         for (name, doc) in docs {
             assert!(doc.ends_with('.') && !doc.contains("  ") && doc.len() < 400, "{name}: {doc}");
         }

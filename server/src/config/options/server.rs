@@ -20,6 +20,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { title: "Network", options: NETWORK },
     Group { title: "Access", options: ACCESS },
     Group { title: "memcached", options: super::memcached::MEMCACHED },
+    Group { title: "Several nodes", options: super::clustering::NODES },
     Group { title: "Threads and data", options: THREADS },
     Group { title: "Memory", options: MEMORY },
     Group { title: "Leases", options: LEASES },

@@ -1,0 +1,40 @@
+//! The options of several nodes: which of them this one is, and the keys of `[nodes.NAME]`.
+
+use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::super::{Config, NodeConfig};
+use super::integer;
+use leasehold_cluster::WEIGHT_MAX;
+
+pub(super) const NODES: &[Spec<Config>] = &[Spec {
+    name: "node",
+    kind: Kind::Text,
+    default: Default::Text(""),
+    change: Change::Start,
+    doc: "Which of the [nodes.NAME] this process is. They share the keys by 16384 hash slots, as Redis Cluster does, and clients of Redis Cluster \
+          find the right one. All nodes must have the same [nodes.NAME]; only this option is each one's own. Without it this process is alone.",
+    write: |config, value| config.node = value.text_or_none(),
+    read: |config| Value::Text(config.node.clone().unwrap_or_default()),
+}];
+
+/// The keys of `[nodes.NAME]`.
+pub(crate) const NODE: &[Spec<NodeConfig>] = &[
+    Spec {
+        name: "address",
+        kind: Kind::Text,
+        default: Default::Required { example: "10.0.0.1:6379" },
+        change: Change::Start,
+        doc: "Where clients reach this node, as host:port or [IPv6]:port: what they are told when a key is another node's. bind and port say \
+              where it listens.",
+        write: |node, value| node.address = value.text(),
+        read: |node| Value::Text(node.address.clone()),
+    },
+    Spec {
+        name: "weight",
+        kind: integer(1, WEIGHT_MAX as u64),
+        default: Default::Text("1"),
+        change: Change::Start,
+        doc: "Its part of all weights is its share of the keys.",
+        write: |node, value| node.weight = value.u32(),
+        read: |node| Value::Integer(node.weight.into()),
+    },
+];

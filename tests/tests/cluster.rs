@@ -1,0 +1,167 @@
+//! Three nodes that share the keys: clients of Redis Cluster find the right one (redis-py, ioredis: scripts in `tests/clients`), and each key is
+//! loaded once in all.
+
+use leasehold_tests::client_scripts::{node_js, python};
+use leasehold_tests::groups::say;
+use leasehold_tests::process::{Directory, free_port};
+use leasehold_tests::reply::Value;
+use leasehold_tests::server::workspace;
+use leasehold_tests::watch::until;
+use leasehold_tests::{Client, Server, ServerOptions};
+use std::process::Command;
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// 1,000 users.
+const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
+    INSERT INTO users SELECT id, 'user ' || id FROM ids;";
+
+/// Three nodes with a loader for `user:…` each, over one database.
+struct Cluster {
+    nodes: Vec<Server>,
+    _files: Directory,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let files = Directory::new();
+        let script = files.path().join("users.sql");
+        std::fs::write(&script, USERS).expect("the directory is ours");
+        let loader = format!(
+            r#"
+            [sources.main]
+            url = "sqlite:{}"
+            create_with = "{}"
+
+            [loaders.user]
+            match = "user:{{id:int}}"
+            source = "main"
+            sql = "SELECT id, name FROM users WHERE id = $1"
+            batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))"
+            batch_key = "id"
+            "#,
+            files.path().join("users.db").display(),
+            script.display(),
+        );
+        let ports = NAMES.map(|_| free_port());
+        let conf = format!("{}\n{loader}", addresses(ports));
+        // One after the other: the first makes the database.
+        let start = |(name, port)| options(name, port).conf(conf.clone()).start();
+        Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), _files: files }
+    }
+
+    /// What a loader has counted, on all nodes together.
+    fn counter(&self, counter: &str) -> i64 {
+        self.nodes.iter().map(|node| node.client().loader_counter("user", counter)).sum()
+    }
+
+    /// Runs a script with the port of one node; its last line is shown.
+    fn run(&self, group: &str, mut interpreter: Command, script: &str) {
+        let clients = workspace().join("tests/clients");
+        let port = self.nodes[0].port().to_string();
+        let output = interpreter.current_dir(&clients).arg(clients.join(script)).arg(port).output();
+        let output = output.expect("the program can be run");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let logs: Vec<String> = self.nodes.iter().map(Server::logs).collect();
+        assert!(output.status.success(), "{group}: {}\n{text}\nservers:\n{}", output.status, logs.join("\n"));
+        say(text.lines().last().unwrap_or_default());
+    }
+}
+
+/// `[nodes.NAME]` of all, as every node must have them.
+fn addresses(ports: [u16; 3]) -> String {
+    let table = |(name, port)| format!("[nodes.{name}]\naddress = \"127.0.0.1:{port}\"\n");
+    NAMES.into_iter().zip(ports).map(table).collect()
+}
+
+fn options(name: &str, port: u16) -> ServerOptions {
+    Server::options().set("node", name).port(port)
+}
+
+/// What GET of a key answers at a node, or where it sends the client.
+fn get(node: &mut Client, key: &str) -> Result<Value, u16> {
+    let reply = node.command(&["GET", key]);
+    match &reply {
+        Value::Error(text) => {
+            let (_, port) = text.rsplit_once(':').filter(|_| text.starts_with("MOVED ")).expect("an address");
+            Err(port.parse().expect("the address ends with a port"))
+        }
+        _ => Ok(reply),
+    }
+}
+
+#[test]
+fn each_key_is_served_by_one_node_and_the_others_name_it() {
+    let cluster = Cluster::start();
+    let mut clients: Vec<Client> = cluster.nodes.iter().map(Server::client).collect();
+    let mut served = [0; NAMES.len()];
+    for number in 0..300 {
+        let key = format!("key:{number}");
+        let answers: Vec<Result<Value, u16>> = clients.iter_mut().map(|client| get(client, &key)).collect();
+        let owner = answers.iter().position(Result::is_ok).expect("one node has the key");
+        served[owner] += 1;
+        let port = cluster.nodes[owner].port();
+        for (place, answer) in answers.into_iter().enumerate() {
+            assert!(place == owner || answer == Err(port), "{key} at {}", NAMES[place]);
+        }
+    }
+    assert!(served.iter().all(|count| *count > 50), "{served:?}");
+    assert_eq!(clients[0].command(&["INFO", "cluster"]).text().trim(), "# Cluster\r\ncluster_enabled:1");
+}
+
+#[test]
+fn a_key_is_loaded_once_whichever_node_is_asked_first() {
+    let cluster = Cluster::start();
+    let ports: Vec<u16> = cluster.nodes.iter().map(Server::port).collect();
+    let read = |port: u16| match get(&mut Client::connect(port), "user:999") {
+        Ok(value) => value.text(),
+        Err(owner) => get(&mut Client::connect(owner), "user:999").expect("the owner answers").text(),
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..30)
+            .map(|reader| {
+                let ports = &ports;
+                scope.spawn(move || (0..10).map(|turn| read(ports[(reader + turn) % 3])).collect::<Vec<_>>())
+            })
+            .collect();
+        for reader in readers {
+            let texts = reader.join().expect("the reader ends");
+            assert!(texts.iter().all(|text| text == r#"{"id":999,"name":"user 999"}"#), "{texts:?}");
+        }
+    });
+    assert_eq!(cluster.counter("keys"), 1);
+}
+
+#[test]
+fn warming_loads_own_keys_only() {
+    let cluster = Cluster::start();
+    let keys: Vec<String> = (1..=100).map(|id| format!("user:{id}")).collect();
+    let mut loaded = 0;
+    for node in &cluster.nodes {
+        let mut client = node.client();
+        let mut words = vec!["LOADER", "WARM", "user", "KEYS"];
+        words.extend(keys.iter().map(String::as_str));
+        assert_eq!(client.command(&words).text(), "OK");
+        until("all keys are loaded or skipped", || client.loader_counter("user", "warm_done") == 100);
+        let own = keys.iter().filter(|key| get(&mut client, key).is_ok()).count() as i64;
+        assert_eq!(client.loader_counter("user", "warm_skipped"), 100 - own);
+        assert_eq!(client.loader_counter("user", "keys"), own);
+        loaded += own;
+    }
+    assert_eq!(loaded, 100);
+}
+
+#[test]
+fn redis_py_finds_every_key_and_each_is_loaded_once() {
+    let Some(python) = python("redis-py cluster", "redis") else { return };
+    let cluster = Cluster::start();
+    cluster.run("redis-py cluster", python, "redis_py_cluster.py");
+}
+
+#[test]
+fn ioredis_finds_every_key() {
+    let Some(node) = node_js("ioredis cluster", "ioredis") else { return };
+    let cluster = Cluster::start();
+    cluster.run("ioredis cluster", node, "ioredis_cluster.mjs");
+}
