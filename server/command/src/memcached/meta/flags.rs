@@ -68,19 +68,37 @@ impl<'a> Asked<'a> {
         self.named.is_some_and(|named| !slot.is_named(named) || slot.is_revived())
     }
 
-    /// Reads the flags of a request, which begin at the word `first`.
+    /// What the flags of a request say, which begin at the word `first`.
     ///
     /// # Errors
     /// As [`Asked::parse`].
     pub(super) fn of(request: Request<'a>, first: usize) -> Result<Self, &'static [u8]> {
+        let mut asked = Self::about(request);
+        asked.read_flags(request, first)?;
+        Ok(asked)
+    }
+
+    /// Asks for nothing about the key of a request. With [`Asked::read_flags`], as [`Asked::of`] without copying the result.
+    #[inline]
+    pub(super) fn about(request: Request<'a>) -> Self {
+        Self::nothing(request.word(1).unwrap_or_default())
+    }
+
+    /// Reads the flags of a request, which begin at the word `first`.
+    ///
+    /// # Errors
+    /// As [`Asked::parse`].
+    pub(super) fn read_flags(&mut self, request: Request<'a>, first: usize) -> Result<(), &'static [u8]> {
         let words = request.words_from(first);
-        if !are_flags(words.clone()) {
-            return Err(BAD_FORMAT);
+        let read = match request.len() {
+            0..=WORDS_MAX => self.read(words.clone()),
+            _ => Err(&b"CLIENT_ERROR options flags are too long"[..]),
+        };
+        match read {
+            // A word that is no flag is worse than what stands before it.
+            Err(_) if !are_flags(words) => Err(BAD_FORMAT),
+            read => read,
         }
-        if request.len() > WORDS_MAX {
-            return Err(b"CLIENT_ERROR options flags are too long");
-        }
-        Self::parse(request.word(1).unwrap_or_default(), words)
     }
 
     /// Reads the flags behind `key`.

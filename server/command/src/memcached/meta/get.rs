@@ -18,10 +18,10 @@ const HOT_MISS: u64 = 1;
 /// Runs `mg`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let words = request.words_from(2);
-    let asked = match Asked::of(request, 2) {
-        Ok(asked) => asked,
-        Err(line) => return crate::memcached::dispatch::answer(context, line),
-    };
+    let mut asked = Asked::about(request);
+    if let Err(line) = asked.read_flags(request, 2) {
+        return crate::memcached::dispatch::answer(context, line);
+    }
     // Nothing is led before it is known that neither a pending change nor a loader has the value.
     let wants_lease = asked.vivify.is_some() || asked.recache.is_some();
     let sight = Sight { access: access(context, &asked), ..sight(&asked, context.turn) };

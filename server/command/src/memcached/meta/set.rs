@@ -58,10 +58,10 @@ enum Stored {
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let data = request.data().expect("a storage command without data has a fault");
     let words = request.words_from(3);
-    let asked = match Asked::of(request, 3) {
-        Ok(asked) => asked,
-        Err(line) => return dispatch::answer(context, line),
-    };
+    let mut asked = Asked::about(request);
+    if let Err(line) = asked.read_flags(request, 3) {
+        return dispatch::answer(context, line);
+    }
     let Some(mode) = Mode::of(&asked) else {
         return dispatch::answer(context, b"CLIENT_ERROR invalid mode for ms M token");
     };
