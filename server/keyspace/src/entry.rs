@@ -86,6 +86,18 @@ impl Fields {
         Self { expire_at_ms: Some(since_ms), stale_for_ms, stale_since_ms: None, ..self }
     }
 
+    /// With another end of its fresh life, or none. A life that a failed load gave stays as it is, and the window behind it can
+    /// only get shorter: nobody has seen a newer value.
+    pub(crate) fn ending_at(self, expire_at_ms: Option<u64>) -> Self {
+        let (Some(_), Some(life_ends_ms)) = (self.stale_since_ms, self.expire_at_ms) else {
+            return Self { expire_at_ms, ..self };
+        };
+        let window_ends_ms = life_ends_ms.saturating_add(self.stale_for_ms);
+        let gone_at_ms = expire_at_ms.map_or(window_ends_ms, |at_ms| at_ms.min(window_ends_ms));
+        let life_ends_ms = life_ends_ms.min(gone_at_ms);
+        Self { expire_at_ms: Some(life_ends_ms), stale_for_ms: gone_at_ms - life_ends_ms, ..self }
+    }
+
     /// Softly invalidated as of `since_ms`: stale from then on for `stale_ms`, or for its own window if it has one, or for
     /// `default_ms`.
     pub(crate) fn invalidated(self, since_ms: u64, stale_ms: Option<u64>, default_ms: u64) -> Self {

@@ -120,7 +120,9 @@ impl Shard {
         let now_ms = turn.now_ms;
         let Replacement { named, fills_only, value, attributes, stale_suffices, .. } = *replacement;
         let place = self.find_live(key, now_ms);
-        let is_named = |location: &Location| !fills_only && self.known_version(*location) == Some(named);
+        // 0 is told for a value that is not stored.
+        let can_be_named = !fills_only && named != 0;
+        let is_named = |location: &Location| can_be_named && self.known_version(*location) == Some(named);
         let Some(location) = place.filter(is_named) else { return self.mismatch(key, now_ms) };
         let is_newer = attributes
             .external_version

@@ -196,14 +196,14 @@ impl<'s> Slot<'s> {
         self.shard.value_mut(location)
     }
 
-    /// Sets or removes the TTL of the fresh entry. No write: leases stay. A time that has passed deletes (and revokes).
-    /// Whether there was an entry.
+    /// Sets or removes the TTL of the fresh entry. No write: leases stay. A time that has passed deletes (and revokes). A stale
+    /// value that is served because its source fails gets no new life by this. Whether there was an entry.
     pub fn set_expiry(&mut self, expire_at_ms: Option<u64>) -> bool {
         let Some(location) = self.fresh() else { return false };
         if expire_at_ms.is_some_and(|expire_at_ms| expire_at_ms <= self.now_ms) {
             return self.remove();
         }
-        let change = |before: Fields| Fields { expire_at_ms, ..before.with_own_life() };
+        let change = |before: Fields| before.ending_at(expire_at_ms);
         self.location = Some(self.shard.set_fields(location, &self.key, change, self.now_ms));
         true
     }

@@ -81,6 +81,7 @@ impl Line {
             0..=6 => return,
             7..=9 => 0,
             10 => FAR_AWAY,
+            11 if choices.once_in(2) => return self.push(" C0"),
             _ => return self.push(" C18446744073709551615"),
         };
         self.push(" C");

@@ -143,7 +143,7 @@ fn keys(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let mut cursor = 0;
     loop {
         cursor = context.keyspace.scan(context.turn, context.client.db, cursor, KEYS_STEP, |entry| {
-            if filter.accepts(entry.key) {
+            if filter.accepts(entry.key) && !found.contains(entry.key) {
                 match room.take(entry.key.len() + FRAME_BYTES) {
                     true => drop(found.insert(entry.key.to_vec())),
                     false => is_too_long = true,

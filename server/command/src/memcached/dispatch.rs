@@ -56,6 +56,9 @@ fn authenticate(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         return Outcome::Replied;
     }
     context.client.last_command = None;
+    if request.word(0) == Some(b"quit") {
+        return Outcome::Close;
+    }
     if request.word(0) != Some(b"set") {
         return answer(context, b"CLIENT_ERROR unauthenticated");
     }
@@ -212,5 +215,8 @@ mod tests {
         ] {
             assert_eq!(node.talk(input), reply, "{input:?}");
         }
+        node.client.authenticated = false;
+        assert_eq!(node.talk("quit\r\n"), "");
+        assert!(matches!(node.outcome, Outcome::Close));
     }
 }

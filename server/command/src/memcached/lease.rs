@@ -17,10 +17,12 @@
 use super::buffer;
 use super::dispatch::answer;
 use super::entry::expiry;
+use super::read::too_long;
 use super::table::Verb;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::loader::through;
+use crate::room::Room;
 use crate::spec::Flags;
 use leasehold_keyspace::{Fill, Filled, LostReason, Sight, Sighting, Standing};
 use leasehold_protocol::memcached::{Request, reply};
@@ -55,9 +57,16 @@ const NOTHING: u64 = 0;
 const HOT_MISS: u64 = 1;
 
 fn lease_get(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let written_before = context.reply.len();
+    let mut room = Room::of(context.reply);
     for key in request.words_from(1) {
+        let before = context.reply.len();
         let is_hit = show(context, key);
         context.host.count(if is_hit { Count::GetHits } else { Count::GetMisses }, 1);
+        // Tokens that are not told are given again when their time is over.
+        if !room.take(context.reply.len() - before) {
+            return too_long(context, written_before);
+        }
     }
     reply::line(buffer(context), b"END");
     Outcome::Replied

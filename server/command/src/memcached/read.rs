@@ -168,7 +168,7 @@ fn write(slot: &mut Slot<'_>, key: &[u8], version: Option<u64>, buffer: &mut Vec
 
 /// The reply to keys whose values are too long together.
 #[cold]
-fn too_long(context: &mut Context<'_>, written_before: usize) -> Outcome {
+pub(super) fn too_long(context: &mut Context<'_>, written_before: usize) -> Outcome {
     context.reply.truncate(written_before);
     answer(context, TOO_LONG)
 }
@@ -347,6 +347,8 @@ mod tests {
         let mut node = Node::new();
         node.reply_bytes_max = 10;
         node.talk("set a 0 0 4\r\n1234\r\nset b 0 0 11\r\n12345678901\r\n");
+        // Around its values lease-get tells keys and tokens.
+        assert_eq!(node.talk("lease-get b b\r\nmn\r\n"), "SERVER_ERROR out of memory writing get response\r\nMN\r\n");
         for verb in ["get", "gets", "gat 0", "gats 0"] {
             assert_eq!(node.talk(format!("{verb} a a none\r\n")).matches("1234").count(), 2, "{verb}");
             let reply = node.talk(format!("mn\r\n{verb} a a none a\r\nmn\r\n"));

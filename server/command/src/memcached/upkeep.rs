@@ -42,7 +42,7 @@ fn flush_all(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
 
 static STATS: Verb = Verb {
     name: "stats",
-    usage: "[settings|items|slabs|sizes|conns|reset]",
+    usage: "[settings|items|slabs|sizes|conns|reset|detail <on|off|dump>|cachedump <class> <limit>]",
     summary: "Answers what the server counts",
     words_min: 1,
     flags: Flags::NONE,

@@ -65,7 +65,8 @@ impl<'a> Asked<'a> {
 
     /// Whether `C` names another value than the one that a part of is to change, or one that is stale.
     pub(super) fn is_mismatch(&self, slot: &Slot<'_>) -> bool {
-        self.named.is_some_and(|named| !slot.is_named(named) || slot.is_revived())
+        // memcached compares nothing with 0.
+        self.named.filter(|&named| named != 0).is_some_and(|named| !slot.is_named(named) || slot.is_revived())
     }
 
     /// What the flags of a request say, which begin at the word `first`.

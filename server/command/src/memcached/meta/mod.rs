@@ -128,12 +128,11 @@ fn debug(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         };
         buffer.extend_from_slice(b"ME ");
         buffer.extend_from_slice(name);
-        // memcached writes the time left as a negative number, and that of a value without an end as -1.
-        let left_s = entry.expire_at_ms.map_or(1, |at_ms| at_ms.saturating_sub(now_ms).div_ceil(1000));
+        let left_s = entry.expire_at_ms.map_or(-1, |at_ms| at_ms.saturating_sub(now_ms).div_ceil(1000) as i64);
         let (idle_s, fetched) = (entry.idle_ms / 1000, if sighting.is_used { "yes" } else { "no" });
         let (version, bytes) = (sighting.version, entry.memory_bytes);
         // There is one class of sizes here.
-        let rest = format!(" exp=-{left_s} la={idle_s} cas={version} fetch={fetched} cls=1 size={bytes}");
+        let rest = format!(" exp={left_s} la={idle_s} cas={version} fetch={fetched} cls=1 size={bytes}");
         reply::line(buffer, rest.as_bytes());
     });
     Outcome::Replied

@@ -487,7 +487,7 @@ fn mn_is_a_barrier_and_me_is_for_humans() {
         m> ms a 1 T50|x
         m< HD|
         m> me YQ== b
-        m< ME YQ== exp=-50 la=0 cas={w} fetch=no cls=1 size={more}|
+        m< ME YQ== exp=50 la=0 cas={w} fetch=no cls=1 size={more}|
         ",
     );
 }

@@ -152,7 +152,11 @@ fn whole_values_and_deletions_go_to_the_source_first() {
 /// SPEC §2, rule 1: what is made from a stale value is stale.
 #[test]
 fn a_stale_value_that_is_taken_for_fresh_is_no_ground_for_a_fresh_one() {
-    for write in ["cas load:1 0 0 3 {v}|new", "ms load:1 3 C{v}|new", "ms load:1 3 MA C{v}|new", "ma load:1 C{v}"] {
+    let writes = ["cas load:1 0 0 3 {v}|new", "ms load:1 3 C{v}|new", "ms load:1 3 MA C{v}|new", "ma load:1 C{v}"];
+    // Another TTL is not another value.
+    let touches =
+        ["m> touch load:1 300", "m> gat 300 load:1", "m> mg load:1 T300", "r> EXPIRE load:1 300", "r> PERSIST load:1"];
+    for (write, touch) in writes.iter().flat_map(|write| touches.iter().map(move |touch| (write, touch))) {
         let (mut node, mut player) = (Node::with_loader(), Player::default());
         let mut parked = park(&mut node, "mg load:1 v");
         assert_eq!(load(&mut node, &mut parked, Some(b"100")), "VA 3|100|");
@@ -161,8 +165,12 @@ fn a_stale_value_that_is_taken_for_fresh_is_no_ground_for_a_fresh_one() {
         let failing = node.turn.effects.loads.pop().expect("a load is to start");
         node.keyspace.fail(&mut node.turn, Db(0), b"load:1", failing.token, &"LOADFAIL users down".into(), 1_000);
         player.play(&mut node, "m> gets load:1\nm< VALUE load:1 0 3 {v}|100|END|");
+        match touch.split_at(3) {
+            ("m> ", line) => drop(memcached(&mut node, line)),
+            (_, line) => drop(node.run(line)),
+        }
         let reply = memcached(&mut node, &player.fill_in(write));
-        assert!(["EXISTS|", "EX|"].contains(&&*reply), "{write}: {reply}");
+        assert!(["EXISTS|", "EX|"].contains(&&*reply), "{touch}, {write}: {reply}");
         // Good enough for a stale one; its readers see it for as long as they would have seen the one before.
         player.play(
             &mut node,
