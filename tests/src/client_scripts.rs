@@ -12,6 +12,32 @@ const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT N
     WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
     INSERT INTO users SELECT id, 'user ' || id FROM ids;";
 
+/// The configuration of a source in `files`, made by the first server that starts, with a loader for `user:1` to `user:1000`.
+///
+/// # Panics
+/// If nothing can be written to `files`.
+#[must_use]
+pub fn users(files: &Directory) -> String {
+    let script = files.path().join("users.sql");
+    std::fs::write(&script, USERS).expect("the directory is ours");
+    format!(
+        r#"
+        [sources.main]
+        url = "sqlite:{}"
+        create_with = "{}"
+
+        [loaders.user]
+        match = "user:{{id:int}}"
+        source = "main"
+        sql = "SELECT id, name FROM users WHERE id = $1"
+        batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))"
+        batch_key = "id"
+        "#,
+        files.path().join("users.db").display(),
+        script.display(),
+    )
+}
+
 /// A server that loads `user:1` to `user:1000` from a file, and listens for memcached's clients, too.
 #[derive(Debug)]
 pub struct Node {
@@ -28,24 +54,7 @@ impl Node {
     #[must_use]
     pub fn start() -> Self {
         let files = Directory::new();
-        let script = files.path().join("users.sql");
-        std::fs::write(&script, USERS).expect("the directory is ours");
-        let conf = format!(
-            r#"
-            [sources.main]
-            url = "sqlite:{}"
-            create_with = "{}"
-
-            [loaders.user]
-            match = "user:{{id:int}}"
-            source = "main"
-            sql = "SELECT id, name FROM users WHERE id = $1"
-            batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))"
-            batch_key = "id"
-            "#,
-            files.path().join("users.db").display(),
-            script.display(),
-        );
+        let conf = users(&files);
         Self { server: Server::options().conf(conf).memcached().start(), _files: files }
     }
 }
@@ -54,17 +63,22 @@ impl Node {
 ///
 /// # Panics
 /// If the script fails.
-pub fn run(group: &str, mut interpreter: Command, script: &str, port_of: fn(&Server) -> u16) {
+pub fn run(group: &str, interpreter: Command, script: &str, port_of: fn(&Server) -> u16) {
     let node = Node::start();
+    run_on(std::slice::from_ref(&node.server), port_of(&node.server), group, interpreter, script);
+}
+
+/// Runs a script with a port of these servers; its last line is shown.
+///
+/// # Panics
+/// If the script fails; it tells what the servers have logged.
+pub fn run_on(servers: &[Server], port: u16, group: &str, mut interpreter: Command, script: &str) {
     let clients = workspace().join("tests/clients");
-    let output = interpreter
-        .current_dir(&clients)
-        .arg(clients.join(script))
-        .arg(port_of(&node.server).to_string())
-        .output()
-        .expect("the program can be run");
+    let output = interpreter.current_dir(&clients).arg(clients.join(script)).arg(port.to_string()).output();
+    let output = output.expect("the program can be run");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{group}: {}\n{text}\nserver:\n{}", output.status, node.server.logs());
+    let logs: Vec<String> = servers.iter().map(Server::logs).collect();
+    assert!(output.status.success(), "{group}: {}\n{text}\nservers:\n{}", output.status, logs.join("\n"));
     say(text.lines().last().unwrap_or_default());
 }
 

@@ -1,21 +1,14 @@
 //! Three nodes that share the keys: clients of Redis Cluster find the right one (redis-py, ioredis: scripts in `tests/clients`), and each key is
 //! loaded once in all.
 
-use leasehold_tests::client_scripts::{node_js, python};
-use leasehold_tests::groups::say;
+use leasehold_tests::client_scripts::{node_js, python, run_on, users};
 use leasehold_tests::process::{Directory, free_port};
 use leasehold_tests::reply::Value;
-use leasehold_tests::server::workspace;
 use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Server, ServerOptions};
 use std::process::Command;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// 1,000 users.
-const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-    WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
-    INSERT INTO users SELECT id, 'user ' || id FROM ids;";
 
 /// Three nodes with a loader for `user:…` each, over one database.
 struct Cluster {
@@ -26,26 +19,8 @@ struct Cluster {
 impl Cluster {
     fn start() -> Self {
         let files = Directory::new();
-        let script = files.path().join("users.sql");
-        std::fs::write(&script, USERS).expect("the directory is ours");
-        let loader = format!(
-            r#"
-            [sources.main]
-            url = "sqlite:{}"
-            create_with = "{}"
-
-            [loaders.user]
-            match = "user:{{id:int}}"
-            source = "main"
-            sql = "SELECT id, name FROM users WHERE id = $1"
-            batch_sql = "SELECT id, name FROM users WHERE id IN (SELECT value FROM json_each($1))"
-            batch_key = "id"
-            "#,
-            files.path().join("users.db").display(),
-            script.display(),
-        );
         let ports = NAMES.map(|_| free_port());
-        let conf = format!("{}\n{loader}", addresses(ports));
+        let conf = format!("{}\n{}", addresses(ports), users(&files));
         // One after the other: the first makes the database.
         let start = |(name, port)| options(name, port).conf(conf.clone()).start();
         Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), _files: files }
@@ -57,15 +32,8 @@ impl Cluster {
     }
 
     /// Runs a script with the port of one node; its last line is shown.
-    fn run(&self, group: &str, mut interpreter: Command, script: &str) {
-        let clients = workspace().join("tests/clients");
-        let port = self.nodes[0].port().to_string();
-        let output = interpreter.current_dir(&clients).arg(clients.join(script)).arg(port).output();
-        let output = output.expect("the program can be run");
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let logs: Vec<String> = self.nodes.iter().map(Server::logs).collect();
-        assert!(output.status.success(), "{group}: {}\n{text}\nservers:\n{}", output.status, logs.join("\n"));
-        say(text.lines().last().unwrap_or_default());
+    fn run(&self, group: &str, interpreter: Command, script: &str) {
+        run_on(&self.nodes, self.nodes[0].port(), group, interpreter, script);
     }
 }
 
