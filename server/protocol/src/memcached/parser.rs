@@ -118,10 +118,7 @@ pub struct Parser {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     bytes: &'a [u8],
-    words: &'a [Word],
-    data: Option<Word>,
-    storage: Storage,
-    fault: Option<Fault>,
+    parser: &'a Parser,
 }
 
 impl<'a> Request<'a> {
@@ -130,19 +127,19 @@ impl<'a> Request<'a> {
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.parser.words.len()
     }
 
     /// The word at `index`; 0 is the command's name.
     #[inline]
     #[must_use]
     pub fn word(&self, index: usize) -> Option<&'a [u8]> {
-        self.words.get(index).map(|&word| self.range(word))
+        self.parser.words.get(index).map(|&word| self.range(word))
     }
 
     /// The words from `first` on.
     pub fn words_from(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
-        let Request { bytes, words, .. } = *self;
+        let Request { bytes, parser: Parser { words, .. } } = *self;
         words[first.min(words.len())..].iter().map(move |word| &bytes[word.start as usize..][..word.len as usize])
     }
 
@@ -150,34 +147,34 @@ impl<'a> Request<'a> {
     #[inline]
     #[must_use]
     pub fn data(&self) -> Option<&'a [u8]> {
-        self.data.map(|data| self.range(data))
+        self.parser.data.map(|data| self.range(data))
     }
 
     /// The numbers of a storage line; zeros for other commands.
     #[inline]
     #[must_use]
     pub fn storage(&self) -> Storage {
-        self.storage
+        self.parser.storage
     }
 
     /// What is wrong with it, if something is.
     #[inline]
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
-        self.fault
+        self.parser.fault
     }
 
     /// Whether the last word is `noreply`.
     #[inline]
     #[must_use]
     pub fn is_noreply(&self) -> bool {
-        self.words.last().is_some_and(|&word| self.range(word) == b"noreply")
+        self.parser.words.last().is_some_and(|&word| self.range(word) == b"noreply")
     }
 
     /// Bytes of all words and the data together.
     #[must_use]
     pub fn bytes_total(&self) -> usize {
-        self.words.iter().chain(&self.data).map(|word| word.len as usize).sum()
+        self.parser.words.iter().chain(&self.parser.data).map(|word| word.len as usize).sum()
     }
 
     #[inline]
@@ -283,13 +280,14 @@ impl Parser {
         if self.position == 0 && input.first() == Some(&b' ') {
             self.push(0, 0);
         }
-        let (mut at, mut start) = (self.position, self.word_start);
-        while let Some(found) = next_break(input, at) {
+        let mut breaks = Breaks { at: self.position, found: 0 };
+        let mut start = self.word_start;
+        while let Some(found) = breaks.next(input) {
             if input[found] == b' ' {
                 if found > start {
                     self.push(start, found);
                 }
-                (at, start) = (found + 1, found + 1);
+                start = found + 1;
                 continue;
             }
             let end = if found > start && input[found - 1] == b'\r' { found - 1 } else { found };
@@ -439,8 +437,7 @@ impl Parser {
     #[inline]
     #[must_use]
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
-        let Self { ref words, data, storage, fault, .. } = *self;
-        Request { bytes: input, words, data, storage, fault }
+        Request { bytes: input, parser: self }
     }
 
     #[inline]
@@ -455,26 +452,40 @@ struct Shape {
     unique: Option<usize>,
 }
 
-/// Offset of the first space or line feed from `at` on.
-#[inline]
-fn next_break(input: &[u8], mut at: usize) -> Option<usize> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = 0x80 * EACH;
-    /// The top bit of each byte that is 0; above the first of them also of some that are not.
-    fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(EACH) & !word & TOPS
-    }
-    let rest = input.get(at..)?;
-    let (chunks, tail) = rest.as_chunks::<8>();
-    for chunk in chunks {
-        let word = u64::from_le_bytes(*chunk);
-        let found = zeros(word ^ (EACH * b' ' as u64)) | zeros(word ^ (EACH * b'\n' as u64));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
+/// The offsets of spaces and line feeds, found eight bytes at a time.
+#[derive(Default)]
+struct Breaks {
+    /// Behind the bytes that were looked at.
+    at: usize,
+    /// The top bit of each byte that is one, of the eight before `at`.
+    found: u64,
+}
+
+impl Breaks {
+    /// The next one in `input`, which is the same each time.
+    #[inline]
+    fn next(&mut self, input: &[u8]) -> Option<usize> {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        const TOPS: u64 = 0x80 * EACH;
+        /// The top bit of each byte that is not 0.
+        fn others(word: u64) -> u64 {
+            ((word & !TOPS) + !TOPS) | word
         }
-        at += 8;
+        while self.found == 0 {
+            let Some(chunk) = input.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) else {
+                let rest = input.get(self.at..)?;
+                let found = rest.iter().position(|&byte| byte == b' ' || byte == b'\n')?;
+                self.at += found + 1;
+                return Some(self.at - 1);
+            };
+            let word = u64::from_le_bytes(*chunk);
+            self.found = !(others(word ^ (EACH * b' ' as u64)) & others(word ^ (EACH * b'\n' as u64))) & TOPS;
+            self.at += 8;
+        }
+        let place = self.found.trailing_zeros() as usize / 8;
+        self.found &= self.found - 1;
+        Some(self.at - 8 + place)
     }
-    tail.iter().position(|&byte| byte == b' ' || byte == b'\n').map(|found| at + found)
 }
 
 /// The length of a block of data.
@@ -531,8 +542,9 @@ pub fn without_plus(word: &[u8]) -> &[u8] {
 #[inline]
 #[must_use]
 pub fn first_key(input: &[u8]) -> Option<&[u8]> {
-    let start = next_break(input, 0)? + 1;
-    let end = next_break(input, start)?;
+    let mut breaks = Breaks::default();
+    let start = breaks.next(input)? + 1;
+    let end = breaks.next(input)?;
     let key = &input[start..end];
     Some(key.strip_suffix(b"\r").unwrap_or(key))
 }
