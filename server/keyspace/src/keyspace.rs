@@ -30,8 +30,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 ///
 /// What callers pass to be run under a lock must not call the keyspace again: a thread would wait for itself.
 pub struct Keyspace {
-    shards: Box<[CachePadded<Mutex<Shard>>]>,
-    hash: RandomState,
+    pub(crate) shards: Box<[CachePadded<Mutex<Shard>>]>,
+    pub(crate) hash: RandomState,
     pub(crate) memory: Memory,
     window: Arc<WindowControl>,
     observers: Arc<Observers>,
@@ -48,13 +48,6 @@ const SHARDS_MAX: usize = 4096;
 
 /// Lease records take at most this share of the memory limit, and each shard an equal part of that.
 const LEASES_SHARE: u64 = 8;
-
-/// Keys that [`Keyspace::prefetch`] looks at: about as many misses as a core has in flight, and 16 blocks of two lines fit in
-/// the first-level cache many times.
-pub const PREFETCH_KEYS_MAX: usize = 16;
-
-/// From what size of the keyspace fetching ahead pays: what the second-level cache of a core holds.
-const PREFETCH_BYTES_MIN: u64 = 2 << 20;
 
 /// The size of a segment if there is no limit.
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -366,38 +359,6 @@ impl Keyspace {
             if shard.read(key, access, turn.now_ms, |entry| read(index, Some(entry))).is_none() {
                 read(index, None);
             }
-        }
-    }
-
-    /// Fetches what reads of these keys will need, side by side, for a pipeline whose commands come next: at most the first
-    /// [`PREFETCH_KEYS_MAX`]. A hint without effect on what is stored, so a key may be guessed. Does nothing for a keyspace so
-    /// small that its memory is at hand anyway.
-    pub fn prefetch<'k>(&self, db: Db, keys: impl Iterator<Item = &'k [u8]>) {
-        if self.memory.used_bytes() < PREFETCH_BYTES_MIN {
-            return;
-        }
-        let mut hashes = [0; PREFETCH_KEYS_MAX];
-        let mut count = 0;
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = hash_key(&self.hash, db, key);
-            count += 1;
-        }
-        let mask = self.shards.len() - 1;
-        let hashes = &mut hashes[..count];
-        hashes.sort_unstable_by_key(|&hash| shard_of(hash, mask));
-        // All locks first: taking one waits for what the processor has under way, and would fetch one key after the other.
-        // A shard that is busy is left out.
-        let mut shards = [const { None }; PREFETCH_KEYS_MAX];
-        for (place, same_shard) in
-            shards.iter_mut().zip(hashes.chunk_by(|&a, &b| shard_of(a, mask) == shard_of(b, mask)))
-        {
-            *place = self.shards[shard_of(same_shard[0], mask)].try_lock().ok().map(|shard| (guard(shard), same_shard));
-        }
-        for (shard, same_shard) in shards.iter().flatten() {
-            same_shard.iter().for_each(|&hash| shard.index.prefetch(hash));
-        }
-        for (shard, same_shard) in shards.iter().flatten() {
-            same_shard.iter().for_each(|&hash| shard.prefetch_entry(hash));
         }
     }
 

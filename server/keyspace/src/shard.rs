@@ -166,7 +166,7 @@ impl Shard {
     }
 
     #[inline(always)]
-    fn find_view(&self, key: &Key<'_>) -> Option<(Location, EntryView<'_>)> {
+    pub(crate) fn find_view(&self, key: &Key<'_>) -> Option<(Location, EntryView<'_>)> {
         self.index.find(key.hash, |location| {
             let view = self.log.view(location);
             view.is(key.db, key.bytes).then_some((location, view))

@@ -96,23 +96,55 @@ impl Keyspace {
         turn: &mut Turn,
         db: Db,
         key: &[u8],
-        sight: Sight,
+        sight: &Sight,
         see: impl FnOnce(&Sighting<'_>) -> R,
     ) -> R {
         if sight.only_looks() {
             // As `Keyspace::read` does.
             let key = self.key(db, key);
-            return self.lock_unpublished(self.shard_number(key.hash)).sight(&key, &sight, turn, see);
+            let mut shard = self.lock_unpublished(self.shard_number(key.hash));
+            return match shard.sight_fresh(&key, sight, turn.now_ms, see) {
+                Ok(seen) => seen,
+                Err(see) => shard.sight(&key, sight, turn, see),
+            };
         }
         if sight.leads_on_miss || sight.leads_on_stale || sight.leads_before_ms > 0 {
             // For a record, which may be new. Where nothing can go a lease is given all the same: they have their share of the memory.
             let _ = self.make_room(turn, key.len() + RECORD_BYTES);
         }
-        self.with_shard(db, key, |shard, key| shard.sight(key, &sight, turn, see))
+        self.with_shard(db, key, |shard, key| shard.sight(key, sight, turn, see))
     }
 }
 
 impl Shard {
+    /// As [`Shard::sight`] for who only looks, if there is a fresh value and no lease in the shard: the way of nearly all reads. Else
+    /// gives `see` back.
+    #[inline]
+    fn sight_fresh<R, S: FnOnce(&Sighting<'_>) -> R>(
+        &mut self,
+        key: &Key<'_>,
+        sight: &Sight,
+        now_ms: u64,
+        see: S,
+    ) -> Result<R, S> {
+        if sight.upkeep_wanted || !self.leases.is_empty() {
+            return Err(see);
+        }
+        let Some((location, view)) = self.find_view(key) else { return Err(see) };
+        let entry = view.entry();
+        if self.bump_of(&view).is_some() || entry.expire_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            return Err(see);
+        }
+        let control = view.control();
+        let is_used = self.queues.is_used(control);
+        let seen = see(&Sighting { entry: Some(entry), is_fresh: true, is_used, version: 0, standing: Standing::Free });
+        if sight.access == Access::Touch {
+            self.touch_known(location, key.hash, control, now_ms);
+            self.count_hit(key, location, now_ms);
+        }
+        Ok(seen)
+    }
+
     fn sight<R>(&mut self, key: &Key<'_>, sight: &Sight, turn: &mut Turn, see: impl FnOnce(&Sighting<'_>) -> R) -> R {
         let now_ms = turn.now_ms;
         self.settle_leases(key);

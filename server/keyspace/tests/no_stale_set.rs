@@ -205,7 +205,7 @@ impl World {
             leads_before_ms: self.below(2) * (self.turn.now_ms + 50),
             ..Sight::QUIET
         };
-        let (value, version, standing) = self.keyspace.sight(&mut self.turn, DB, &name(key), sight, |sighting| {
+        let (value, version, standing) = self.keyspace.sight(&mut self.turn, DB, &name(key), &sight, |sighting| {
             let value = sighting.entry.filter(|_| sighting.is_fresh).map(|entry| entry.value.to_vec());
             (value, sighting.version, sighting.standing)
         });

@@ -31,7 +31,7 @@ fn replace(node: &mut Node, replacement: Replacement<'_>) -> Replaced {
 
 /// Value, freshness, version, standing.
 fn sight(node: &mut Node, sight: Sight) -> (Option<Vec<u8>>, bool, u64, Standing) {
-    node.keyspace.sight(&mut node.turn, DB, KEY, sight, |seen| {
+    node.keyspace.sight(&mut node.turn, DB, KEY, &sight, |seen| {
         (seen.entry.map(|entry| entry.value.to_vec()), seen.is_fresh, seen.version, seen.standing)
     })
 }

@@ -79,7 +79,7 @@ fn show(context: &mut Context<'_>, key: &[u8]) -> bool {
         // What the source does not have yet nobody can load from there.
         let Context { keyspace, client, turn, .. } = context;
         let quiet = Sight::QUIET;
-        let is_fresh = keyspace.sight(turn, client.db, key, quiet, |sighting| sighting.is_fresh);
+        let is_fresh = keyspace.sight(turn, client.db, key, &quiet, |sighting| sighting.is_fresh);
         if !is_fresh && let Some(pending) = through::restored(context, key) {
             match &pending {
                 Some(value) => reply::value(buffer(context), key, 0, value, None),
@@ -91,7 +91,7 @@ fn show(context: &mut Context<'_>, key: &[u8]) -> bool {
     let Context { keyspace, client, reply, turn, .. } = context;
     let buffer = reply.buffer_mut();
     let sight = Sight { access, leads_on_miss: true, leads_on_stale: true, ..Sight::QUIET };
-    keyspace.sight(turn, client.db, key, sight, |sighting| {
+    keyspace.sight(turn, client.db, key, &sight, |sighting| {
         let &Sighting { entry, is_fresh, standing, .. } = sighting;
         let (client_flags, value) = entry.map_or((0, &b""[..]), |entry| (entry.client_flags, entry.value));
         if is_fresh {

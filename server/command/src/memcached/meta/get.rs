@@ -24,13 +24,13 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     }
     // Nothing is led before it is known that neither a pending change nor a loader has the value.
     let wants_lease = asked.vivify.is_some() || asked.recache.is_some();
-    let sight = Sight { access: access(context, &asked), ..sight(&asked, context.turn) };
-    let first = match wants_lease && !context.host.writes_to_sources() {
-        true => sight,
-        false => Sight { leads_on_miss: false, leads_on_stale: false, ..sight },
-    };
+    let mut first = sight(&asked, context.turn);
+    first.access = access(context, &asked);
+    if !wants_lease || context.host.writes_to_sources() {
+        (first.leads_on_miss, first.leads_on_stale) = (false, false);
+    }
     let near_end_ms = context.turn.near_end_ms;
-    let seen = show(context, &asked, words.clone(), first);
+    let seen = show(context, &asked, words.clone(), &first);
     let is_hit = matches!(seen, Seen::Fresh { .. });
     context.host.count(Count::CmdMeta, 1);
     context.host.count(if is_hit { Count::GetHits } else { Count::GetMisses }, 1);
@@ -40,7 +40,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             Outcome::Replied
         }
         Seen::Fresh { .. } | Seen::Answered => Outcome::Replied,
-        Seen::Missed => missed(context, &asked, words, sight),
+        Seen::Missed => missed(context, &asked, words),
     }
 }
 
@@ -85,16 +85,21 @@ fn sight(asked: &Asked<'_>, turn: &Turn) -> Sight {
 }
 
 /// Looks, and answers what can be answered by that.
-fn show<'w>(context: &mut Context<'_>, asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]>, sight: Sight) -> Seen {
+fn show<'w>(
+    context: &mut Context<'_>,
+    asked: &Asked<'_>,
+    words: impl Iterator<Item = &'w [u8]>,
+    sight: &Sight,
+) -> Seen {
     let Context { keyspace, client, reply, turn, .. } = context;
     let (buffer, now_ms) = (reply.buffer_mut(), turn.now_ms);
     keyspace.sight(turn, client.db, &asked.key, sight, |sighting| match sighting {
         Sighting { entry: Some(entry), is_fresh: true, .. } => {
-            write_entry(buffer, asked, words, sighting, entry, &sight, now_ms);
+            write_entry(buffer, asked, words, sighting, entry, sight, now_ms);
             Seen::Fresh { expire_at_ms: entry.expire_at_ms }
         }
         Sighting { entry: Some(entry), .. } if sight.leads_on_stale => {
-            write_entry(buffer, asked, words, sighting, entry, &sight, now_ms);
+            write_entry(buffer, asked, words, sighting, entry, sight, now_ms);
             Seen::Answered
         }
         Sighting { entry: None, standing: Standing::Won { .. } | Standing::Led { .. }, .. } => {
@@ -107,12 +112,7 @@ fn show<'w>(context: &mut Context<'_>, asked: &Asked<'_>, words: impl Iterator<I
 
 /// A key without a fresh value.
 #[cold]
-fn missed<'w>(
-    context: &mut Context<'_>,
-    asked: &Asked<'_>,
-    words: impl Iterator<Item = &'w [u8]> + Clone,
-    sight: Sight,
-) -> Outcome {
+fn missed<'w>(context: &mut Context<'_>, asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]> + Clone) -> Outcome {
     if asked.vivify.is_none()
         && asked.recache.is_none()
         && let Some(policy) = through::transparent_loader(context, &asked.key)
@@ -127,9 +127,9 @@ fn missed<'w>(
         }
         return Outcome::Replied;
     }
-    // The look before has counted.
-    let sight = Sight { access: Access::Quiet, ..sight };
-    if matches!(show(context, asked, words.clone(), sight), Seen::Missed) {
+    // The look before has counted; this one is quiet.
+    let sight = sight(asked, context.turn);
+    if matches!(show(context, asked, words.clone(), &sight), Seen::Missed) {
         write_miss(buffer(context), asked, words);
     }
     Outcome::Replied
@@ -153,7 +153,7 @@ pub(crate) fn loaded(context: &mut Context<'_>, key: &[u8], flags: &[u8], loaded
         Some(Answer::Value(value)) => {
             // What was loaded has a version and a time only where it is stored.
             let sight = Sight { leads_on_miss: false, leads_on_stale: false, ..sight(&asked, context.turn) };
-            if matches!(show(context, &asked, words.clone(), sight), Seen::Missed) {
+            if matches!(show(context, &asked, words.clone(), &sight), Seen::Missed) {
                 write_value(buffer(context), &asked, words, value);
             }
         }

@@ -122,7 +122,7 @@ fn debug(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, reply, turn, .. } = context;
     let (buffer, now_ms) = (reply.buffer_mut(), turn.now_ms);
     let sight = Sight { version_wanted: true, upkeep_wanted: true, ..Sight::QUIET };
-    keyspace.sight(turn, client.db, &asked.key, sight, |sighting| {
+    keyspace.sight(turn, client.db, &asked.key, &sight, |sighting| {
         let Some(entry) = sighting.entry else {
             return buffer.extend_from_slice(b"EN\r\n");
         };
