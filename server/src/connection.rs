@@ -16,13 +16,16 @@
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
 mod running;
+mod serving;
 
 use crate::batch;
 use crate::front::{Front, Memcached, Protocol, Resp, Unfinished};
+use crate::peer::owed::Owed;
 use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::{Client, Context, Outcome, Parked, give_back};
 use leasehold_keyspace::Db;
 use leasehold_protocol::RespVersion;
+use serving::Serving;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -77,6 +80,10 @@ pub(crate) struct Connection {
     output: Vec<u8>,
     output_sent: usize,
     parked: Option<Box<Parked>>,
+    /// The order of the replies, while other nodes work on some of them.
+    owed: Option<Rc<Owed>>,
+    /// Of a link.
+    serving: Option<Box<Serving>>,
     closing: Closing,
     /// Input of this connection waits in the thread's batch.
     is_staged: bool,
@@ -113,6 +120,10 @@ enum Stop {
     /// The turn is over, more can be run.
     Bound,
     Parked,
+    /// Other nodes are to answer some of what was sent on, first.
+    Owed,
+    /// What follows comes over a link.
+    Linked,
     Closing,
 }
 
@@ -138,6 +149,8 @@ impl Connection {
             output: Vec::new(),
             output_sent: 0,
             parked: None,
+            owed: None,
+            serving: None,
             closing: Closing::No,
             is_staged: false,
             is_wanted: false,
@@ -196,6 +209,11 @@ impl Connection {
             if self.slot.is_killed() {
                 return Step::Done;
             }
+            if self.owed.is_some() {
+                self.collect(&desk.work);
+            } else if self.serving.is_some() && self.hears_frames(desk, task) {
+                continue;
+            }
             if self.owes_output() {
                 match self.flush(task) {
                     Poll::Ready(Ok(())) => {}
@@ -207,6 +225,9 @@ impl Connection {
                 }
             }
             if self.closing != Closing::No {
+                if self.owed.is_some() {
+                    return Step::Waits;
+                }
                 self.finish(desk, task);
                 return Step::Done;
             }
@@ -225,10 +246,16 @@ impl Connection {
                 // Without the peer, nobody waits for the answer any more.
                 return if outlives_input { Step::Waits } else { Step::Done };
             }
+            if self.owed.as_ref().is_some_and(|owed| owed.is_full()) {
+                return Step::Waits;
+            }
             let stop = if self.runnable {
                 desk.work.begin_turn(&self.thread);
                 self.run_kept(&mut desk.work)
-            } else if self.ended || self.thread.is_draining() {
+            } else if self.ended && self.owed.as_ref().is_some_and(|owed| owed.waits_for_lease()) {
+                // The lease would go to nobody.
+                return Step::Done;
+            } else if self.ended || (self.thread.is_draining() && self.serving.is_none()) {
                 self.closing = Closing::Flush;
                 continue;
             } else {
@@ -283,6 +310,7 @@ impl Connection {
         match self.protocol {
             Protocol::Resp => leasehold_protocol::first_key(input),
             Protocol::Memcached => leasehold_protocol::memcached::first_key(input),
+            Protocol::Link => None,
         }
     }
 
@@ -414,6 +442,38 @@ impl Connection {
         }
     }
 
+    /// Takes over the replies for which no other node is waited for any more.
+    fn collect(&mut self, work: &Work) {
+        let Some(owed) = &self.owed else { return };
+        let ready = owed.take_ready();
+        if owed.is_done() {
+            self.owed = None;
+        }
+        self.slot.is_owed.set(self.owed.is_some());
+        if ready.is_empty() {
+            return;
+        }
+        if self.output.is_empty() {
+            (self.output, self.output_sent) = (ready, 0);
+        } else {
+            self.output.extend_from_slice(&ready);
+        }
+        self.slot.card.note_buffers(self.input.len(), self.output_len());
+        self.watch_output(work);
+    }
+
+    /// Of a link: whether there was something to tell its parked commands, or the other node.
+    fn hears_frames(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> bool {
+        let Some(serving) = &self.serving else { return false };
+        desk.work.begin_turn(&self.thread);
+        if !self.slot.has_wakes() && !self.slot.is_late(desk.work.turn.now_ms) && !serving.must_leave(&self.thread) {
+            return false;
+        }
+        self.hear_frames(&mut desk.work);
+        self.end_turn(&mut desk.work, task);
+        true
+    }
+
     fn owes_output(&self) -> bool {
         !self.output.is_empty()
     }
@@ -443,7 +503,9 @@ impl Connection {
     /// Holds the unsent replies against `client-output-buffer-limit`.
     fn watch_output(&mut self, work: &Work) {
         let unsent = self.output_len() as u64;
-        if work.live.output_bytes_hard_max > 0 && unsent > work.live.output_bytes_hard_max {
+        if self.serving.is_some() {
+            // Another node is not read while it does not read; that is its limit.
+        } else if work.live.output_bytes_hard_max > 0 && unsent > work.live.output_bytes_hard_max {
             self.thread.close_for_output(&self.slot);
         } else if work.live.output_bytes_soft_max > 0 && unsent > work.live.output_bytes_soft_max {
             if self.slot.over_soft_limit_since_ms.get().is_none() {
@@ -494,7 +556,7 @@ impl Connection {
                         self.closing = Closing::Flush;
                     }
                     let error = match self.protocol {
-                        Protocol::Resp => Resp::error_of(context.reply.as_bytes()),
+                        Protocol::Resp | Protocol::Link => Resp::error_of(context.reply.as_bytes()),
                         Protocol::Memcached => Memcached::error_of(context.reply.as_bytes()),
                     };
                     if let Some(error) = error {
@@ -503,6 +565,9 @@ impl Connection {
                     self.version = context.reply.version();
                     self.parked = None;
                     thread.unpark(&self.slot);
+                    if let Some(owed) = &self.owed {
+                        running::hold(owed, reply, Some(0));
+                    }
                     return;
                 }
             }
@@ -542,6 +607,12 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let thread = Rc::clone(&self.thread);
         let mut turn = thread.node.turn();
+        if let Some(owed) = self.owed.take()
+            && owed.close()
+        {
+            thread.links.forget(self.client.id);
+        }
+        self.abandon_frames(&mut turn);
         if let Some(mut parked) = self.parked.take() {
             let mut reply = leasehold_protocol::Reply::new(self.version);
             let mut context = Context {

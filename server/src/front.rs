@@ -1,18 +1,21 @@
-//! What a connection speaks, for life: RESP or memcached's text protocol.
+//! What a connection speaks, for life: RESP or memcached's text protocol. (A RESP connection of another node may become a link.)
 //!
 //! The loop that reads, executes and writes is the same for both and made twice by the compiler, so that neither pays for the other:
 //! which one runs is asked once a turn of a connection.
 
+use crate::peer::frame::Dialect;
 use crate::stage::Stage;
 use leasehold_command::{Client, Context, Outcome, execute, load_ahead, memcached};
 use leasehold_protocol::memcached::{self as text, Fault, reply};
-use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError, Reply, Request};
+use leasehold_protocol::{Limits, Parsed, Parser, ProtocolError, Reply, Request, RespVersion};
 
 /// The protocol of a listener and its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Resp,
     Memcached,
+    /// What another node sends on: frames of both. A connection of RESP becomes it by `CLUSTER LINK`.
+    Link,
 }
 
 /// Half received requests of a connection, boxed as most connections have none.
@@ -72,6 +75,9 @@ pub(crate) trait Front: Sized + 'static {
     /// What is a key for nearly all commands, of the request that was parsed.
     fn first_key<'a>(parser: &'a Self::Parser, input: &'a [u8]) -> Option<&'a [u8]>;
 
+    /// What is a key for nearly all commands.
+    fn key<'r>(request: &'r Self::Request<'_>) -> Option<&'r [u8]>;
+
     /// Whether what a client opens with is another protocol.
     fn is_foreign(client: &Client, input: &[u8]) -> bool;
 
@@ -85,6 +91,9 @@ pub(crate) trait Front: Sized + 'static {
 
     /// The last words to a client that broke the protocol.
     fn complain(reply: &mut Reply, error: ProtocolError);
+
+    /// What a request is written in, for another node.
+    fn dialect(version: RespVersion) -> Dialect;
 }
 
 /// See [`Protocol::Resp`].
@@ -132,6 +141,10 @@ impl Front for Resp {
         parser.request(input).get(1)
     }
 
+    fn key<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
+        request.get(1)
+    }
+
     #[inline]
     fn is_foreign(_: &Client, _: &[u8]) -> bool {
         false
@@ -153,6 +166,13 @@ impl Front for Resp {
 
     fn complain(reply: &mut Reply, error: ProtocolError) {
         reply.error(&format_args!("ERR Protocol error: {error}"));
+    }
+
+    fn dialect(version: RespVersion) -> Dialect {
+        match version {
+            RespVersion::V2 => Dialect::Resp2,
+            RespVersion::V3 => Dialect::Resp3,
+        }
     }
 }
 
@@ -199,6 +219,10 @@ impl Front for Memcached {
         parser.request(input).word(1)
     }
 
+    fn key<'r>(request: &'r text::Request<'_>) -> Option<&'r [u8]> {
+        request.word(1)
+    }
+
     /// A TLS handshake, or memcached's binary protocol: neither has lines, so its client would wait for ever.
     fn is_foreign(client: &Client, input: &[u8]) -> bool {
         client.ticket == 0 && matches!(input.first(), Some(0x16 | 0x80))
@@ -224,5 +248,9 @@ impl Front for Memcached {
         if error != ProtocolError::CrossProtocol {
             reply::error(reply.buffer_mut(), "CLIENT_ERROR", &error.to_string());
         }
+    }
+
+    fn dialect(_: RespVersion) -> Dialect {
+        Dialect::Memcached
     }
 }

@@ -387,6 +387,14 @@ fn latencystats(_text: &mut String, _node: &Node) {}
 
 fn cluster(text: &mut String, node: &Node) {
     fields!(text, "cluster_enabled": u8::from(node.member.is_some()));
+    if node.member.is_some() {
+        let totals = node.totals();
+        fields!(text,
+            "x_forwarded": totals.forwarded,
+            "x_forwarded_refused": totals.forwarded_refused,
+            "x_forwarded_here": totals.forwarded_here,
+        );
+    }
 }
 
 fn keyspace(text: &mut String, node: &Node) {

@@ -18,7 +18,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The reply to one connection too many, as Redis and memcached have it.
 fn refusal(protocol: Protocol) -> &'static [u8] {
     match protocol {
-        Protocol::Resp => b"-ERR max number of clients reached\r\n",
+        Protocol::Resp | Protocol::Link => b"-ERR max number of clients reached\r\n",
         Protocol::Memcached => b"ERROR Too many open connections\r\n",
     }
 }

@@ -25,6 +25,7 @@ mod mailbox;
 mod memcached_stats;
 mod node;
 mod pages;
+mod peer;
 mod ping;
 mod reactor;
 mod reload;

@@ -54,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) flush_at_ms: AtomicU64,
     /// Commands parked now, on all threads.
     parked: AtomicUsize,
+    /// Links to other nodes, on all threads, over which nothing has come for a while although something is waited for.
+    awaited: AtomicUsize,
     clients_made: AtomicU64,
     connections_rejected: AtomicU64,
     seeds: AtomicU64,
@@ -127,6 +129,7 @@ impl Node {
             pace: Notify::new(),
             flush_at_ms: AtomicU64::new(u64::MAX),
             parked: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
             clients_made: AtomicU64::new(0),
             connections_rejected: AtomicU64::new(0),
             seeds: AtomicU64::new(run[3]),
@@ -194,6 +197,22 @@ impl Node {
 
     pub(crate) fn note_unparked(&self) {
         self.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether ticks are to come often.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.parked() > 0 || self.awaited.load(Ordering::Relaxed) > 0
+    }
+
+    /// A link has heard nothing for a while.
+    pub(crate) fn note_awaited(&self) {
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+        self.pace.notify_one();
+    }
+
+    /// It has, or waits no more.
+    pub(crate) fn note_heard(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The loaders with what is theirs of hits and memory: estimates.

@@ -240,7 +240,7 @@ async fn tick(node: Arc<Node>) {
     let _vital = Vital("tick");
     let mut sampled_at_ms = 0;
     loop {
-        if node.parked() > 0 {
+        if node.is_waiting() {
             tokio::time::sleep(TICK_BUSY).await;
         } else {
             let _ = tokio::time::timeout(TICK_QUIET, node.pace.notified()).await;

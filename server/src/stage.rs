@@ -17,7 +17,7 @@ pub(crate) struct Stage<F: Front> {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Span {
-    start: usize,
+    pub(crate) start: usize,
     pub(crate) end: usize,
 }
 

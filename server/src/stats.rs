@@ -54,6 +54,12 @@ pub(crate) struct ThreadStats {
     pub(crate) idle_closes: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) panics: Counter,
+    /// Sent on to other nodes.
+    pub(crate) forwarded: Counter,
+    /// Of other nodes' clients, executed here.
+    pub(crate) forwarded_here: Counter,
+    /// Answered with an error as the other node did not.
+    pub(crate) forwarded_refused: Counter,
     /// By [`Count`].
     pub(crate) memcached: [Counter; Count::TOTAL],
     /// By the index that `table::find` gives.
@@ -77,6 +83,9 @@ impl ThreadStats {
             idle_closes: Counter::default(),
             protocol_errors: Counter::default(),
             panics: Counter::default(),
+            forwarded: Counter::default(),
+            forwarded_here: Counter::default(),
+            forwarded_refused: Counter::default(),
             memcached: Default::default(),
             commands: (0..commands_total()).map(|_| CommandCounters::default()).collect(),
             errors: Mutex::default(),
@@ -119,6 +128,9 @@ pub(crate) struct Totals {
     pub(crate) idle_closes: u64,
     pub(crate) protocol_errors: u64,
     pub(crate) panics: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) forwarded_here: u64,
+    pub(crate) forwarded_refused: u64,
     pub(crate) memcached: [u64; Count::TOTAL],
     pub(crate) commands: Vec<CommandTotals>,
     pub(crate) errors: BTreeMap<String, u64>,
@@ -148,6 +160,9 @@ impl Totals {
             totals.idle_closes += stats.idle_closes.value();
             totals.protocol_errors += stats.protocol_errors.value();
             totals.panics += stats.panics.value();
+            totals.forwarded += stats.forwarded.value();
+            totals.forwarded_here += stats.forwarded_here.value();
+            totals.forwarded_refused += stats.forwarded_refused.value();
             for (total, counter) in totals.memcached.iter_mut().zip(&stats.memcached) {
                 *total += counter.value();
             }
@@ -196,6 +211,9 @@ impl Totals {
             idle_closes: self.idle_closes.saturating_sub(before.idle_closes),
             protocol_errors: self.protocol_errors.saturating_sub(before.protocol_errors),
             panics: self.panics.saturating_sub(before.panics),
+            forwarded: self.forwarded.saturating_sub(before.forwarded),
+            forwarded_here: self.forwarded_here.saturating_sub(before.forwarded_here),
+            forwarded_refused: self.forwarded_refused.saturating_sub(before.forwarded_refused),
             commands,
             errors,
         }

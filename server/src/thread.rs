@@ -9,6 +9,7 @@ use crate::front::{Lane, Lanes, Protocol};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
+use crate::peer::Links;
 use crate::stage::Stage;
 use crate::stats::ThreadStats;
 use crate::vital::Vital;
@@ -44,6 +45,7 @@ pub(crate) struct Thread {
     pub(crate) id: u16,
     pub(crate) node: Arc<Node>,
     pub(crate) host: NodeHost,
+    pub(crate) links: Links,
     desk: RefCell<Desk>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     /// Parked commands by the time at which they are to be told.
@@ -85,18 +87,24 @@ pub(crate) struct Slot {
     wakes: RefCell<VecDeque<Wake>>,
     killed: Cell<bool>,
     deadline_ms: Cell<Option<u64>>,
+    /// The connection is another node's.
+    pub(crate) is_link: Cell<bool>,
+    /// Other nodes owe it answers.
+    pub(crate) is_owed: Cell<bool>,
     /// Since when more is unsent than the soft limit allows.
     pub(crate) over_soft_limit_since_ms: Cell<Option<u64>>,
 }
 
 impl Slot {
-    fn new(card: Arc<Card>) -> Self {
+    pub(crate) fn new(card: Arc<Card>) -> Self {
         Self {
             card,
             waker: RefCell::new(None),
             wakes: RefCell::default(),
             killed: Cell::new(false),
             deadline_ms: Cell::new(None),
+            is_link: Cell::new(false),
+            is_owed: Cell::new(false),
             over_soft_limit_since_ms: Cell::new(None),
         }
     }
@@ -123,6 +131,15 @@ impl Slot {
 
     pub(crate) fn take_wake(&self) -> Option<Wake> {
         self.wakes.borrow_mut().pop_front()
+    }
+
+    pub(crate) fn has_wakes(&self) -> bool {
+        !self.wakes.borrow().is_empty()
+    }
+
+    /// Whether something that is parked is to be told that its time is up.
+    pub(crate) fn is_late(&self, now_ms: u64) -> bool {
+        self.deadline_ms.get().is_some_and(|at_ms| at_ms <= now_ms)
     }
 
     fn leave(&self, wake: Wake) {
@@ -165,6 +182,10 @@ impl Thread {
         Self {
             id,
             host: NodeHost::new(Arc::clone(&node), Some(id)),
+            links: Links::new(
+                node.member.as_ref().map_or(0, |member| member.topology().nodes().len()),
+                node.config.peer_timeout,
+            ),
             desk: RefCell::new(desk),
             slots: RefCell::default(),
             deadlines: RefCell::default(),
@@ -311,10 +332,12 @@ impl Thread {
         // As in Redis: who connects while there is no password stays in when one is set. Asked of the configuration
         // itself: the copy of this turn may be older than a password that a client has just set.
         client.authenticated = match protocol {
-            Protocol::Resp => self.node.live.live().password.is_empty(),
+            Protocol::Resp | Protocol::Link => self.node.live.live().password.is_empty(),
             Protocol::Memcached => self.node.config.memcached_users.is_empty(),
         };
-        client.is_redirected = self.node.member.is_some();
+        if self.node.member.is_some() {
+            client.routing = self.node.config.routing;
+        }
         let connection = Connection::new(Rc::clone(self), stream, slot, client, protocol);
         tokio::task::spawn_local(connection::serve(connection));
     }
@@ -358,13 +381,14 @@ impl Thread {
         }
     }
 
-    fn tick(&self) {
+    fn tick(self: &Rc<Self>) {
         let mut desk = self.desk();
         desk.work.begin_turn(self);
         let Work { turn, .. } = &mut desk.work;
         turn.wall_offset_ms = self.node.clock.wall_offset_ms();
         let now_ms = turn.now_ms;
         self.tell_the_late(now_ms);
+        self.links.tick(self, now_ms);
         if self.id == 0 {
             self.node.flush_if_due(turn);
         }
@@ -412,9 +436,16 @@ impl Thread {
         let soft_ms = live.output_soft_time.as_millis() as u64;
         let idle_ms = live.idle_timeout.map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
         for slot in self.slots.borrow().values() {
+            if slot.is_link.get() {
+                // Another node's: it is bounded by what may be under way, and closes it itself.
+                continue;
+            }
             if slot.over_soft_limit_since_ms.get().is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= soft_ms) {
                 self.close_for_output(slot);
-            } else if now_ms.saturating_sub(slot.card.active_at_ms()) >= idle_ms && !slot.card.is_parked() {
+            } else if now_ms.saturating_sub(slot.card.active_at_ms()) >= idle_ms
+                && !slot.card.is_parked()
+                && !slot.is_owed.get()
+            {
                 self.stats().idle_closes.add(1);
                 slot.kill();
             }

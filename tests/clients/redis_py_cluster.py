@@ -25,7 +25,7 @@ def topology(client):
     assert len(client.get_primaries()) == 3 and not client.get_replicas()
     for node in client.get_primaries():
         assert client.ping(target_nodes=node)
-        assert client.info("cluster", target_nodes=node) == {"cluster_enabled": 1}
+        assert client.info("cluster", target_nodes=node)["cluster_enabled"] == 1
     assert client.cluster_info(target_nodes=client.get_random_node())["cluster_size"] == "3"
     assert client.keyslot("{user1000}.following") == client.cluster_keyslot("user1000")
     shards = client.cluster_shards(target_nodes=client.get_random_node())

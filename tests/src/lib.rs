@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod choices;
 pub mod client;
 pub mod client_scripts;
+pub mod cluster;
 pub mod database;
 pub mod fed;
 pub mod groups;
@@ -38,6 +39,7 @@ pub mod watch;
 
 pub use certificates::Certificates;
 pub use client::{Client, NoReply};
+pub use cluster::Cluster;
 pub use database::Database;
 pub use memcached::{Memcached, MemcachedServer};
 pub use mysql::MySqlDatabase;

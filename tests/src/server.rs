@@ -94,6 +94,16 @@ impl Server {
         self.process.is_running()
     }
 
+    /// SIGSTOP: the process hangs, its sockets stay. Returns when it does.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
     /// SIGTERM; the status it ends with, `None` if it had to be killed.
     pub fn terminate(&mut self) -> Option<ExitStatus> {
         self.process.terminate(STOP_PATIENCE)

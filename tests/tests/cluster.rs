@@ -1,50 +1,15 @@
 //! Three nodes that share the keys: clients of Redis Cluster find the right one (redis-py, ioredis: scripts in `tests/clients`), and each key is
 //! loaded once in all.
 
-use leasehold_tests::client_scripts::{node_js, python, run_on, users};
-use leasehold_tests::process::{Directory, free_port};
+use leasehold_tests::client_scripts::{node_js, python, run_on};
+use leasehold_tests::cluster::NAMES;
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Server, ServerOptions};
-use std::process::Command;
+use leasehold_tests::{Client, Cluster, Server};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// Three nodes with a loader for `user:…` each, over one database.
-struct Cluster {
-    nodes: Vec<Server>,
-    _files: Directory,
-}
-
-impl Cluster {
-    fn start() -> Self {
-        let files = Directory::new();
-        let ports = NAMES.map(|_| free_port());
-        let conf = format!("{}\n{}", addresses(ports), users(&files));
-        // One after the other: the first makes the database.
-        let start = |(name, port)| options(name, port).conf(conf.clone()).start();
-        Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), _files: files }
-    }
-
-    /// What a loader has counted, on all nodes together.
-    fn counter(&self, counter: &str) -> i64 {
-        self.nodes.iter().map(|node| node.client().loader_counter("user", counter)).sum()
-    }
-
-    /// Runs a script with the port of one node; its last line is shown.
-    fn run(&self, group: &str, interpreter: Command, script: &str) {
-        run_on(&self.nodes, self.nodes[0].port(), group, interpreter, script);
-    }
-}
-
-/// `[nodes.NAME]` of all, as every node must have them.
-fn addresses(ports: [u16; 3]) -> String {
-    let table = |(name, port)| format!("[nodes.{name}]\naddress = \"127.0.0.1:{port}\"\n");
-    NAMES.into_iter().zip(ports).map(table).collect()
-}
-
-fn options(name: &str, port: u16) -> ServerOptions {
-    Server::options().set("node", name).port(port)
+/// Nodes that tell every client of the right node.
+fn redirecting() -> Cluster {
+    Cluster::start_with("routing = \"redirect\"", "")
 }
 
 /// What GET of a key answers at a node, or where it sends the client.
@@ -61,7 +26,7 @@ fn get(node: &mut Client, key: &str) -> Result<Value, u16> {
 
 #[test]
 fn each_key_is_served_by_one_node_and_the_others_name_it() {
-    let cluster = Cluster::start();
+    let cluster = redirecting();
     let mut clients: Vec<Client> = cluster.nodes.iter().map(Server::client).collect();
     let mut served = [0; NAMES.len()];
     for number in 0..300 {
@@ -75,12 +40,12 @@ fn each_key_is_served_by_one_node_and_the_others_name_it() {
         }
     }
     assert!(served.iter().all(|count| *count > 50), "{served:?}");
-    assert_eq!(clients[0].command(&["INFO", "cluster"]).text().trim(), "# Cluster\r\ncluster_enabled:1");
+    assert_eq!(clients[0].info("cluster_enabled"), 1);
 }
 
 #[test]
 fn a_key_is_loaded_once_whichever_node_is_asked_first() {
-    let cluster = Cluster::start();
+    let cluster = redirecting();
     let ports: Vec<u16> = cluster.nodes.iter().map(Server::port).collect();
     let read = |port: u16| match get(&mut Client::connect(port), "user:999") {
         Ok(value) => value.text(),
@@ -103,7 +68,7 @@ fn a_key_is_loaded_once_whichever_node_is_asked_first() {
 
 #[test]
 fn warming_loads_own_keys_only() {
-    let cluster = Cluster::start();
+    let cluster = redirecting();
     let keys: Vec<String> = (1..=100).map(|id| format!("user:{id}")).collect();
     let mut loaded = 0;
     for node in &cluster.nodes {
@@ -124,12 +89,12 @@ fn warming_loads_own_keys_only() {
 fn redis_py_finds_every_key_and_each_is_loaded_once() {
     let Some(python) = python("redis-py cluster", "redis") else { return };
     let cluster = Cluster::start();
-    cluster.run("redis-py cluster", python, "redis_py_cluster.py");
+    run_on(&cluster.nodes, cluster.nodes[0].port(), "redis-py cluster", python, "redis_py_cluster.py");
 }
 
 #[test]
 fn ioredis_finds_every_key() {
     let Some(node) = node_js("ioredis cluster", "ioredis") else { return };
     let cluster = Cluster::start();
-    cluster.run("ioredis cluster", node, "ioredis_cluster.mjs");
+    run_on(&cluster.nodes, cluster.nodes[0].port(), "ioredis cluster", node, "ioredis_cluster.mjs");
 }

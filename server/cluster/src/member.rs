@@ -30,6 +30,12 @@ impl Member {
         &self.topology.nodes()[self.own]
     }
 
+    /// Its place in [`Topology::nodes`].
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.own
+    }
+
     /// Whether the slot is this node's.
     #[must_use]
     pub fn owns(&self, slot: Slot) -> bool {

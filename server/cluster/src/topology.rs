@@ -177,7 +177,8 @@ impl Topology {
     }
 
     /// The place of a slot's owner in [`Topology::nodes`].
-    pub(crate) fn place_of_owner(&self, slot: Slot) -> usize {
+    #[must_use]
+    pub fn place_of_owner(&self, slot: Slot) -> usize {
         self.owners[usize::from(slot.number() / BLOCK_SLOTS)]
     }
 

@@ -14,8 +14,8 @@ pub struct Client {
     pub db: Db,
     /// Whether it may run every command.
     pub authenticated: bool,
-    /// Whether keys may be another node's, and its commands are looked at for that.
-    pub is_redirected: bool,
+    /// What becomes of its commands on keys of other nodes.
+    pub routing: Routing,
     /// What it calls itself. Most idle connections of a pool have said nothing.
     pub names: Option<Box<Names>>,
     /// Address of the peer.
@@ -34,6 +34,39 @@ pub struct Client {
     pub last_command: Option<u16>,
     /// Number of the command under way, counted per connection; part of its [`leasehold_keyspace::Waiter`]s.
     pub ticket: u32,
+}
+
+/// What becomes of a command whose keys are another node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// There is no other node.
+    Alone,
+    /// The client is told that node's address.
+    Redirect,
+    /// It is sent on.
+    Forward,
+    /// It is sent on, until the client shows that it finds nodes by itself.
+    Auto,
+    /// As `Auto`, for a client that has shown it: it is told the address.
+    Shown,
+    /// It was sent on by another node already, and is told the address: it goes no further.
+    Link,
+}
+
+impl Routing {
+    /// The client knows which node has which slot.
+    pub(crate) fn show(&mut self) {
+        if *self == Self::Auto {
+            *self = Self::Shown;
+        }
+    }
+
+    /// As for a client just connected.
+    pub(crate) fn reset(&mut self) {
+        if *self == Self::Shown {
+            *self = Self::Auto;
+        }
+    }
 }
 
 /// What a client calls itself; each empty until it says.
@@ -69,7 +102,7 @@ impl Client {
             thread,
             db: Db(0),
             authenticated: false,
-            is_redirected: false,
+            routing: Routing::Alone,
             names: None,
             address,
             local_address,

@@ -4,6 +4,7 @@
 //! ports of the bus and numbers of messages are 0.
 
 use crate::argument::integer_or_error;
+use crate::client::{Routing, is_name};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::help;
@@ -28,16 +29,25 @@ static CLUSTER: Spec = Spec {
     keys: Keys::None,
     arguments: &[],
     subcommands: &[
-        subcommand("slots", "Lists ranges of slots, each with its node", "3.0.0", "O(N) for N ranges", &[], slots),
+        subcommand(
+            "slots",
+            "Lists ranges of slots, each with its node",
+            "3.0.0",
+            "O(N) for N ranges",
+            &[],
+            |context, _| for_cluster_client(context, slots),
+        ),
         subcommand(
             "shards",
             "Lists the nodes, each with its ranges of slots",
             "7.0.0",
             "O(N) for N ranges",
             &[],
-            shards,
+            |context, _| for_cluster_client(context, shards),
         ),
-        subcommand("nodes", "Describes the nodes in a line each", "3.0.0", "O(N) for N ranges", &[], nodes),
+        subcommand("nodes", "Describes the nodes in a line each", "3.0.0", "O(N) for N ranges", &[], |context, _| {
+            for_cluster_client(context, nodes)
+        }),
         subcommand("info", "Describes the cluster in fields", "3.0.0", "O(1)", &[], info),
         subcommand("myid", "Tells the id of this node", "3.0.0", "O(1)", &[], |context, _| {
             answer(context, |context, member| {
@@ -75,6 +85,17 @@ static CLUSTER: Spec = Spec {
             keys_in_slot,
         ),
         Spec {
+            flags: Flags::ADMIN.with(Flags::NOSCRIPT),
+            ..subcommand(
+                "link",
+                "For other nodes: from here on the connection carries what they send on",
+                "leasehold 0.1.0",
+                "O(1)",
+                &[Argument::integer("protocol"), Argument::string("node"), Argument::integer("epoch")],
+                link,
+            )
+        },
+        Spec {
             run: |context, request| match context.host.member() {
                 Some(_) => help::run(context, request),
                 None => context.conclude(Err(ReplyError::NoCluster)),
@@ -110,12 +131,17 @@ const STATE: Spec = Spec {
     arguments: &[],
     subcommands: &[],
     run: |context, _| {
-        answer(context, |context, _| {
-            context.reply.ok();
-            Ok(())
+        for_cluster_client(context, |context| {
+            answer(context, |context, _| {
+                context.reply.ok();
+                Ok(())
+            })
         })
     },
 };
+
+/// The version of what nodes say to each other behind `CLUSTER LINK`.
+pub const LINK_PROTOCOL: u32 = 1;
 
 const fn subcommand(
     name: &'static str,
@@ -129,6 +155,37 @@ const fn subcommand(
     Spec { name, summary, group, since, complexity, arity, flags, keys, arguments, subcommands: &[], run }
 }
 
+/// Answers who shows by asking that it finds the node of a key by itself.
+fn for_cluster_client(context: &mut Context<'_>, run: impl FnOnce(&mut Context<'_>) -> Outcome) -> Outcome {
+    context.client.routing.show();
+    run(context)
+}
+
+/// Takes another node's connection, if both have been told the same list.
+fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let accepted = answer(context, |context, member| {
+        let (own, epoch) = (member.own().name(), member.topology().epoch());
+        let [protocol, name, theirs] = [2, 3, 4].map(|index| String::from_utf8_lossy(request.arg(index)));
+        let refusal = if protocol != LINK_PROTOCOL.to_string() {
+            format!("node {own} speaks version {LINK_PROTOCOL} of the protocol between nodes, not {protocol}")
+        } else if theirs != epoch.to_string() {
+            format!("node {own} has another list of nodes (epoch {epoch}, not {theirs})")
+        } else if name == own || !member.topology().nodes().iter().any(|node| node.name() == name) {
+            format!("node {own} knows no other node {name}")
+        } else {
+            let name = format!("link-{name}");
+            // Shown by CLIENT LIST.
+            context.client.names_mut().name =
+                if is_name(name.as_bytes()) { name.into_bytes() } else { b"link".to_vec() };
+            context.client.routing = Routing::Link;
+            context.reply.ok();
+            return Ok(());
+        };
+        Err(ReplyError::err(refusal))
+    });
+    if context.client.routing == Routing::Link { Outcome::Link } else { accepted }
+}
+
 /// Answers with what there is to say of the nodes, or that this one is alone.
 fn answer(context: &mut Context<'_>, say: impl FnOnce(&mut Context<'_>, &Member) -> Result<(), ReplyError>) -> Outcome {
     let result = match context.host.member() {
@@ -138,7 +195,7 @@ fn answer(context: &mut Context<'_>, say: impl FnOnce(&mut Context<'_>, &Member)
     context.conclude(result)
 }
 
-fn slots(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
+fn slots(context: &mut Context<'_>) -> Outcome {
     answer(context, |context, member| {
         let ranges: Vec<SlotRange<'_>> = member.topology().ranges().collect();
         let reply = &mut *context.reply;
@@ -158,7 +215,7 @@ fn slots(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     })
 }
 
-fn shards(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
+fn shards(context: &mut Context<'_>) -> Outcome {
     answer(context, |context, member| {
         let topology = member.topology();
         let reply = &mut *context.reply;
@@ -204,7 +261,7 @@ fn ranges_of<'a>(member: &'a Member, node: &'a Node) -> impl Iterator<Item = Slo
     member.topology().ranges().filter(|range| range.owner.id() == node.id())
 }
 
-fn nodes(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
+fn nodes(context: &mut Context<'_>) -> Outcome {
     answer(context, |context, member| {
         let mut text = String::new();
         let epoch = member.topology().epoch();
@@ -319,7 +376,7 @@ mod tests {
         for line in ["READONLY", "READWRITE", "ASKING"] {
             assert_eq!(node.run(line), "+OK\r\n");
         }
-        assert!(node.run("CLUSTER HELP").starts_with("*19\r\n+CLUSTER <subcommand>"));
+        assert!(node.run("CLUSTER HELP").starts_with("*21\r\n+CLUSTER <subcommand>"));
     }
 
     #[test]

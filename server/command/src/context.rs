@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
+use leasehold_cluster::Slot;
 use leasehold_keyspace::{Access, Keyspace, Turn};
 use leasehold_protocol::Reply;
 
@@ -31,6 +32,23 @@ pub enum Outcome {
     Parked(Box<Parked>),
     /// The reply is written; the connection closes once it is sent.
     Close,
+    /// Nothing was done or written: another node has the keys, and the request goes there.
+    Forward(Forward),
+    /// The reply is written; from here on the connection carries what another node sends on.
+    Link,
+}
+
+/// A request that another node executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// That node, by its place in the topology.
+    pub place: u16,
+    /// Of the first key.
+    pub slot: Slot,
+    /// The client wants no reply.
+    pub is_silent: bool,
+    /// The reply may give a lease to the client, for argument 1.
+    pub gives_lease: bool,
 }
 
 /// Growth in bytes that needs no room of its own: a request of some length has been made room for already.

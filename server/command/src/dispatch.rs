@@ -1,7 +1,7 @@
 //! One request from name to outcome: look up, admit, run.
 
-use crate::client::ReplyMode;
-use crate::context::{Context, Outcome};
+use crate::client::{ReplyMode, Routing};
+use crate::context::{Context, Forward, Outcome};
 use crate::error::ReplyError;
 use crate::spec::{Flags, Spec};
 use crate::{redirect, table, writing};
@@ -30,10 +30,11 @@ fn admit_and_run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             }
             (spec.run)(context, request)
         }
-        Err(error) => {
+        Err(Refusal::Error(error)) => {
             context.reply.error(&error);
             Outcome::Replied
         }
+        Err(Refusal::Forward(forward)) => Outcome::Forward(forward),
     }
 }
 
@@ -44,9 +45,14 @@ fn execute_silenced(context: &mut Context<'_>, request: Request<'_>) -> Outcome 
         context.client.reply_mode = ReplyMode::Skip;
     }
     let start = context.reply.len();
-    let outcome = admit_and_run(context, request);
-    if !matches!(outcome, Outcome::Parked(_)) {
-        silence(context, start);
+    let mut outcome = admit_and_run(context, request);
+    match &mut outcome {
+        Outcome::Parked(_) => {}
+        Outcome::Forward(forward) => {
+            forward.is_silent = matches!(context.client.reply_mode, ReplyMode::Off | ReplyMode::Skip);
+            silence(context, start);
+        }
+        Outcome::Replied | Outcome::Close | Outcome::Link => silence(context, start),
     }
     outcome
 }
@@ -65,16 +71,31 @@ pub(crate) fn silence(context: &mut Context<'_>, start: usize) {
     }
 }
 
+/// Why a command is not run.
+enum Refusal {
+    Error(ReplyError),
+    /// It runs on another node.
+    Forward(Forward),
+}
+
+impl From<ReplyError> for Refusal {
+    fn from(error: ReplyError) -> Self {
+        Self::Error(error)
+    }
+}
+
 /// The checks before a command, in the order in which Redis makes them. They cost a hit about as much as hashing its key.
 #[inline]
-fn admit(context: &mut Context<'_>, request: Request<'_>) -> Result<&'static Spec, ReplyError> {
+fn admit(context: &mut Context<'_>, request: Request<'_>) -> Result<&'static Spec, Refusal> {
     let (index, spec) = table::find(request)?;
     context.client.last_command = Some(index);
     if !context.client.authenticated {
         admit_stranger(context, spec)?;
     }
-    if context.client.is_redirected {
-        redirect::check(context.host, spec, request)?;
+    if context.client.routing != Routing::Alone
+        && let Some(forward) = redirect::check(context, spec, request)?
+    {
+        return Err(Refusal::Forward(forward));
     }
     let bytes = request.bytes_total();
     if bytes > table::KEY_BYTES_MAX {

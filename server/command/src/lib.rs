@@ -40,8 +40,9 @@ pub(crate) mod testing;
 pub mod usage;
 pub(crate) mod writing;
 
-pub use client::{Client, Names, ReplyMode};
-pub use context::{Context, Outcome};
+pub use client::{Client, Names, ReplyMode, Routing};
+pub use cluster::LINK_PROTOCOL;
+pub use context::{Context, Forward, Outcome};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{

@@ -1,37 +1,56 @@
-//! Where there are several nodes: a command whose keys are another node's is answered with that node's address, before anything is done.
+//! Where there are several nodes: what becomes of a command whose keys are another node's, decided before anything is done.
+//!
+//! It is answered with that node's address, or it is sent on to that node, as the client's [`Routing`] says.
 
+use crate::client::Routing;
+use crate::context::{Context, Forward};
 use crate::error::ReplyError;
-use crate::host::Host;
 use crate::spec::Spec;
 use crate::table;
-use leasehold_cluster::Slot;
+use leasehold_cluster::{Member, Slot};
 use leasehold_protocol::Request;
 
-/// Whether this node may execute a request.
+/// Whether this node executes a request; else where it goes.
 ///
 /// # Errors
 /// [`ReplyError::Moved`], [`ReplyError::CrossSlot`].
 #[inline(never)]
-pub(crate) fn check(host: &dyn Host, spec: &Spec, request: Request<'_>) -> Result<(), ReplyError> {
-    check_keys(host, table::keys_of(spec, request))
-}
-
-/// Whether a command of these keys may be executed here. Several keys must be in one slot also where one node has them all: with
-/// another node in the list it might not have them any more.
-pub(crate) fn check_keys<'a>(host: &dyn Host, mut keys: impl Iterator<Item = &'a [u8]>) -> Result<(), ReplyError> {
-    let (Some(member), Some(first)) = (host.member(), keys.next()) else { return Ok(()) };
+pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) -> Result<Option<Forward>, ReplyError> {
+    let Some(member) = context.host.member() else { return Ok(None) };
+    let mut keys = table::keys_of(spec, request);
+    let Some(first) = keys.next() else { return Ok(None) };
     let slot = Slot::of_key(first);
+    // Also where one node has them all: with another node in the list it might not have them any more.
     if keys.any(|key| Slot::of_key(key) != slot) {
         return Err(ReplyError::CrossSlot);
     }
-    if member.owns(slot) {
-        return Ok(());
+    let Some(place) = place_of_other(member, slot) else { return Ok(None) };
+    match context.client.routing {
+        Routing::Alone => Ok(None),
+        Routing::Forward | Routing::Auto => {
+            Ok(Some(Forward { place, slot, is_silent: false, gives_lease: spec.name == "getl" }))
+        }
+        Routing::Redirect | Routing::Shown | Routing::Link => {
+            Err(ReplyError::Moved { slot, address: member.topology().owner(slot).address().clone() })
+        }
     }
-    Err(ReplyError::Moved { slot, address: member.topology().owner(slot).address().clone() })
+}
+
+/// The one place where it is decided which other node a request for a slot goes to; `None`: it is for this one.
+fn place_of_other(member: &Member, slot: Slot) -> Option<u16> {
+    let place = member.topology().place_of_owner(slot);
+    (place != member.place()).then_some(place as u16)
+}
+
+/// Whether a key is this node's.
+pub(crate) fn is_own(context: &Context<'_>, key: &[u8]) -> bool {
+    context.client.routing == Routing::Alone || context.host.member().is_none_or(|member| member.owns_key(key))
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::client::Routing;
+    use crate::context::{Forward, Outcome};
     use crate::testing::{MEMBERS, Node};
     use leasehold_cluster::Slot;
 
@@ -94,6 +113,80 @@ mod tests {
         assert_eq!(node.run(&format!("MSET {own} 1 {other} 2")), refused);
         assert_eq!(node.run(&format!("RENAME {own} {other}")), refused);
         assert_eq!(node.run(&format!("MGET {own} {{{own}}}x")), "*2\r\n$-1\r\n$-1\r\n");
+    }
+
+    /// Whether a line is sent on, and how.
+    fn forwarded(node: &mut Node, line: &str) -> Option<Forward> {
+        let reply = node.run(line);
+        match node.outcome {
+            Outcome::Forward(forward) => {
+                assert_eq!(reply, "", "{line}");
+                Some(forward)
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn who_does_not_find_nodes_has_commands_sent_on() {
+        for routing in [Routing::Forward, Routing::Auto] {
+            let mut node = Node::among_others(MEMBERS[0]);
+            node.client.routing = routing;
+            let (own, foreign, _) = keys(&node);
+            let slot = Slot::of_key(foreign.as_bytes());
+            let place = node.host.member.as_ref().expect("there are nodes").topology().place_of_owner(slot) as u16;
+            for line in ["GET KEY", "SET KEY v", "LOADTHROUGH KEY", "OBJECT ENCODING KEY"] {
+                let expected = Forward { place, slot, is_silent: false, gives_lease: false };
+                assert_eq!(forwarded(&mut node, &line.replace("KEY", &foreign)), Some(expected), "{line}");
+                assert_eq!(forwarded(&mut node, &line.replace("KEY", &own)), None, "{line}");
+            }
+            assert!(forwarded(&mut node, &format!("GETL {foreign}")).is_some_and(|forward| forward.gives_lease));
+            assert_eq!(forwarded(&mut node, &format!("GET {foreign} x")), None, "a mistake is told here");
+            assert!(node.run(&format!("RENAME {own} {foreign}")).starts_with("-CROSSSLOT "));
+            assert_eq!(node.run("DBSIZE"), ":1\r\n");
+        }
+    }
+
+    #[test]
+    fn replies_that_are_not_wanted_are_not_wanted_from_there_either() {
+        let mut node = Node::among_others(MEMBERS[0]);
+        node.client.routing = Routing::Forward;
+        let (_, foreign, _) = keys(&node);
+        let get = format!("GET {foreign}");
+        let mut is_silent = || forwarded(&mut node, &get).map(|forward| forward.is_silent);
+        assert_eq!(is_silent(), Some(false));
+        node.run("CLIENT REPLY SKIP");
+        let mut is_silent = || forwarded(&mut node, &get).map(|forward| forward.is_silent);
+        assert_eq!((is_silent(), is_silent()), (Some(true), Some(false)));
+        node.run("CLIENT REPLY OFF");
+        let mut is_silent = || forwarded(&mut node, &get).map(|forward| forward.is_silent);
+        assert_eq!((is_silent(), is_silent()), (Some(true), Some(true)));
+    }
+
+    #[test]
+    fn who_shows_that_it_finds_nodes_is_told_of_them_until_it_resets() {
+        let mut node = Node::among_others(MEMBERS[0]);
+        node.client.routing = Routing::Auto;
+        let (_, foreign, moved) = keys(&node);
+        let get = format!("GET {foreign}");
+        for line in ["CLUSTER SLOTS", "CLUSTER SHARDS", "CLUSTER NODES", "READONLY", "READWRITE", "ASKING"] {
+            assert!(forwarded(&mut node, &get).is_some());
+            node.run(line);
+            assert_eq!(node.run(&get), moved, "{line}");
+            node.run("RESET");
+        }
+        node.client.routing = Routing::Forward;
+        node.run("CLUSTER SLOTS");
+        assert!(forwarded(&mut node, &get).is_some());
+    }
+
+    #[test]
+    fn what_was_sent_on_goes_no_further() {
+        let mut node = Node::among_others(MEMBERS[0]);
+        node.client.routing = Routing::Link;
+        let (own, foreign, moved) = keys(&node);
+        assert_eq!(node.run(&format!("SET {own} v")), "+OK\r\n");
+        assert_eq!(node.run(&format!("SET {foreign} v")), moved);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A node for tests of commands: a keyspace, a scripted world outside, and one client, with time in the test's hands.
 
-use crate::client::Client;
+use crate::client::{Client, Routing};
 use crate::context::{Context, Outcome};
 use crate::dispatch::execute;
 use crate::error::ReplyError;
@@ -75,7 +75,7 @@ impl Node {
         let topology = Topology::new(list.collect()).expect("three nodes");
         let mut node = Self::new();
         node.host.member = Member::new(topology, name);
-        node.client.is_redirected = true;
+        node.client.routing = Routing::Redirect;
         node
     }
 

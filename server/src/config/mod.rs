@@ -17,7 +17,7 @@ pub(crate) mod spec;
 pub(crate) mod text;
 
 use leasehold_cluster::{Address, Member, NodeSettings, Topology};
-use leasehold_command::ServeStale;
+use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{FeedColumn, FeedSettings, Fsync, JournalSettings, LoaderSettings, SourceSettings, Via};
@@ -79,6 +79,10 @@ pub(crate) struct Config {
     pub node: Option<String>,
     /// In the order of the file.
     pub nodes: Vec<NodeConfig>,
+    /// What becomes of commands on keys of other nodes: `Auto`, `Redirect` or `Forward`.
+    pub routing: Routing,
+    /// How long another node may say nothing while it is asked.
+    pub peer_timeout: Duration,
 }
 
 impl Config {

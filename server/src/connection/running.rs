@@ -3,11 +3,14 @@
 use super::{Closing, Connection, REPLY_BYTES_PER_TURN, Stop};
 use crate::clients::Card;
 use crate::front::{Front, Lane, Memcached, Protocol, Resp};
-use crate::stage::StageEnd;
+use crate::peer::frame;
+use crate::peer::link::Entry;
+use crate::peer::owed::Owed;
+use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
-use leasehold_command::{Context, Outcome};
+use leasehold_command::{Context, Forward, Outcome};
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
-use leasehold_protocol::{Parsed, ProtocolError};
+use leasehold_protocol::{Parsed, ProtocolError, Reply};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -29,6 +32,7 @@ impl Connection {
         match self.protocol {
             Protocol::Resp => self.run_as::<Resp>(work, input),
             Protocol::Memcached => self.run_as::<Memcached>(work, input),
+            Protocol::Link => self.run_frames(work, input),
         }
     }
 
@@ -49,6 +53,8 @@ impl Connection {
         let mut context =
             Context { keyspace: &thread.node.keyspace, host: &thread.host, client: &mut self.client, reply, turn };
         let is_foreign = F::is_foreign(context.client, input);
+        // From here on replies come behind those that other nodes owe.
+        let mut held_from = self.owed.is_some().then_some(start);
         let mut base;
         let mut done = 0;
         let mut commands = 0;
@@ -82,6 +88,17 @@ impl Connection {
                         self.closing = Closing::Flush;
                         break 'turn Stop::Closing;
                     }
+                    Outcome::Forward(forward) => {
+                        let owed = self.owed.get_or_insert_with(|| Owed::new(&self.slot));
+                        hold(owed, context.reply, held_from);
+                        held_from = Some(context.reply.len());
+                        let Span { start, end } = stage.spans[index];
+                        send_on::<F>(&mut context, &thread, owed, forward, request, &input[start..end]);
+                        if owed.is_full() {
+                            break 'turn Stop::Owed;
+                        }
+                    }
+                    Outcome::Link => break 'turn Stop::Linked,
                 }
             }
             done = base + stage.consumed;
@@ -101,6 +118,10 @@ impl Connection {
         if stop == Stop::Parked {
             load_ahead_of::<F>(&mut context, &input[done..], limits);
         }
+        if let Some(owed) = &self.owed {
+            hold(owed, context.reply, held_from);
+            self.slot.is_owed.set(true);
+        }
         self.version = context.reply.version();
         self.slot.card.note_command(context.client.last_command);
         // Else what comes next is parsed again.
@@ -114,6 +135,9 @@ impl Connection {
         stats.commands_total.add(commands as u64);
         if let Some(parked) = &self.parked {
             thread.park(&self.slot, parked.deadline_ms);
+        }
+        if stop == Stop::Linked {
+            self.become_link(reply, turn.now_ms);
         }
         (done, stop)
     }
@@ -152,6 +176,33 @@ fn run_one<F: Front>(
         thread.stats().count_error(index, error);
     }
     outcome
+}
+
+/// Moves the replies from `from` on behind those that are owed.
+#[inline]
+pub(super) fn hold(owed: &Owed, reply: &mut Reply, from: Option<usize>) {
+    if let Some(from) = from {
+        owed.hold(reply.as_bytes().get(from..).unwrap_or_default());
+        reply.truncate(from);
+    }
+}
+
+/// Sends a request on to the node whose key it is.
+fn send_on<F: Front>(
+    context: &mut Context<'_>,
+    thread: &Rc<Thread>,
+    owed: &Rc<Owed>,
+    forward: Forward,
+    request: F::Request<'_>,
+    bytes: &[u8],
+) {
+    let Forward { place, slot, is_silent, gives_lease } = forward;
+    let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
+    let number = owed.wait(is_silent, gives_lease);
+    let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
+    let entry = Entry { owed: Rc::clone(owed), number, slot, dialect, command: client.last_command, lease_key };
+    let no_touch = if client.no_touch { frame::NO_TOUCH } else { 0 };
+    thread.links.forward(thread, place, entry, client.id, dialect as u8 | no_touch, bytes);
 }
 
 /// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.

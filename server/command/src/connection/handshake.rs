@@ -229,6 +229,7 @@ fn reset(context: &mut Context<'_>) {
     client.reply_mode = ReplyMode::On;
     client.no_evict = false;
     client.no_touch = false;
+    client.routing.reset();
     context.reply.set_version(RespVersion::V2);
 }
 

@@ -279,9 +279,7 @@ pub fn load_ahead(context: &mut Context<'_>, request: Request<'_>, keys_left: &m
         2 => request.arg(0).eq_ignore_ascii_case(b"get") || request.arg(0).eq_ignore_ascii_case(b"mget"),
         _ => request.arg(0).eq_ignore_ascii_case(b"mget"),
     };
-    // What will be answered with the address of another node is not loaded here.
-    let is_own = !context.client.is_redirected || redirect::check_keys(context.host, request.args_from(1)).is_ok();
-    if is_read && is_own {
+    if is_read {
         load_keys_ahead(context, request.args_from(1), keys_left);
     }
     is_read
@@ -300,8 +298,8 @@ pub(crate) fn load_keys_ahead<'k>(
 }
 
 fn load_key_ahead(context: &mut Context<'_>, key: &[u8]) {
-    // The command that reads it will refuse it.
-    if key.len() > KEY_BYTES_MAX {
+    // The command that reads it will refuse it, or another node answers it.
+    if key.len() > KEY_BYTES_MAX || !redirect::is_own(context, key) {
         return;
     }
     let Some(policy) = transparent_loader(context, key) else { return };

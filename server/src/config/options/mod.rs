@@ -26,7 +26,7 @@ use super::{
     AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, NodeConfig,
     RefreshMode, Secret, WriteMode,
 };
-use leasehold_command::ServeStale;
+use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{FeedSettings, Fsync, LoaderSettings, SourceSettings};
@@ -130,6 +130,8 @@ impl std::default::Default for Config {
             auditor: auditor(),
             node: None,
             nodes: Vec::new(),
+            routing: Routing::Auto,
+            peer_timeout: Duration::ZERO,
         };
         fill_defaults(server_options(), &mut config);
         config

@@ -1,0 +1,388 @@
+//! The connection of another node's thread, which carries what that node's clients have asked of us.
+//!
+//! ```text
+//! frame ─► client has something parked? ─yes─► behind it, in order ─┐
+//!            │ no                                                   │
+//!            └─► too late? ─► execute ─► reply ─► frame             │
+//!                              └► parked ─► wake or time ─► reply ─►┴─► what was behind it
+//! ```
+//!
+//! Commands of one client follow each other, as on a connection of its own; those of others go on while one is parked. A command is executed
+//! only until the time that the other node has named last ([`frame::TIME`]): later its client has been told that it is not.
+
+use super::{Connection, REPLY_BYTES_PER_TURN, Stop};
+use crate::front::Protocol;
+use crate::peer::frame::{self, Dialect, Next, Sent};
+use crate::thread::{Slot, Thread, Work};
+use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, memcached};
+use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX, Turn};
+use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion, memcached as text};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Bytes of requests that wait behind parked ones of their clients, on one link; over it one is refused.
+const BEHIND_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A longer reply has no frame: as many bytes as a number of 32 bits counts, and room for the head.
+const REPLY_BYTES_MAX: usize = u32::MAX as usize - 64;
+
+/// What a link has under way here.
+pub(crate) struct Serving {
+    parser: Parser,
+    text_parser: text::Parser,
+    /// Server time until which requests are executed.
+    valid_until_ms: u64,
+    /// By the ticket of their waiters.
+    parked: HashMap<u32, ParkedFrame>,
+    /// Time and ticket of each of them.
+    deadlines: BTreeSet<(u64, u32)>,
+    /// By client, what waits behind a parked request. Each client with one is here.
+    behind: HashMap<u64, VecDeque<Behind>>,
+    behind_bytes: usize,
+    /// The other node knows that this one ends.
+    has_left: bool,
+}
+
+struct ParkedFrame {
+    id: u32,
+    client: u64,
+    dialect: Dialect,
+    parked: Box<Parked>,
+}
+
+struct Behind {
+    id: u32,
+    kind: u8,
+    request: Box<[u8]>,
+}
+
+/// What a link executes with.
+struct Hands<'a> {
+    thread: &'a Thread,
+    client: &'a mut Client,
+    reply: &'a mut Reply,
+    turn: &'a mut Turn,
+    limits: &'a Limits,
+    text_limits: &'a text::Limits,
+}
+
+impl Hands<'_> {
+    fn context(&mut self) -> Context<'_> {
+        Context {
+            keyspace: &self.thread.node.keyspace,
+            host: &self.thread.host,
+            client: self.client,
+            reply: self.reply,
+            turn: self.turn,
+        }
+    }
+}
+
+impl Connection {
+    /// `CLUSTER LINK` was accepted: what follows are frames.
+    pub(super) fn become_link(&mut self, reply: &mut Reply, now_ms: u64) {
+        self.protocol = Protocol::Link;
+        self.client.authenticated = true;
+        self.slot.is_link.set(true);
+        self.serving = Some(Box::new(Serving {
+            parser: Parser::new(),
+            text_parser: text::Parser::new(),
+            valid_until_ms: 0,
+            parked: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            behind: HashMap::new(),
+            behind_bytes: 0,
+            has_left: false,
+        }));
+        put_clock(reply, now_ms);
+    }
+
+    /// Executes the frames in `input`; how many bytes they had, and why it stopped.
+    pub(super) fn run_frames(&mut self, work: &mut Work, input: &[u8]) -> (usize, Stop) {
+        let thread = Rc::clone(&self.thread);
+        let Work { lanes, reply, turn, .. } = work;
+        let serving = self.serving.as_mut().expect("frames come over links");
+        let (limits, text_limits) = (&lanes.resp.limits, &lanes.memcached.limits);
+        let hands = &mut Hands { thread: &thread, client: &mut self.client, reply, turn, limits, text_limits };
+        let start = hands.reply.len();
+        let (mut done, mut commands) = (0, 0);
+        let stop = 'turn: loop {
+            let mut frames = [Sent { id: 0, number: 0, kind: frame::GONE, bytes: &[] }; PREFETCH_KEYS_MAX];
+            let (mut len, mut end) = (0, None);
+            let mut ahead = done;
+            while len < PREFETCH_KEYS_MAX && end.is_none() {
+                match frame::next_sent(&input[ahead..], limits.request_bytes_max) {
+                    Next::Frame(frame, bytes) => {
+                        frames[len] = frame;
+                        len += 1;
+                        ahead += bytes;
+                    }
+                    Next::Incomplete => end = Some(Stop::Starved),
+                    Next::Broken => end = Some(Stop::Closing),
+                }
+            }
+            let frames = &frames[..len];
+            if len > 1 {
+                thread.node.keyspace.prefetch(Db(0), frames.iter().filter_map(first_key));
+            }
+            for frame in frames {
+                serving.take(hands, frame);
+                done += frame::REQUEST_HEAD + frame.bytes.len();
+                commands += usize::from(frame.kind < frame::TIME);
+                if hands.reply.len() - start >= REPLY_BYTES_PER_TURN {
+                    break 'turn Stop::Bound;
+                }
+            }
+            match end {
+                None => {}
+                Some(Stop::Closing) => {
+                    thread.stats().protocol_errors.add(1);
+                    tracing::warn!(client = %hands.client.address, "another node sends what is no frame");
+                    self.closing = super::Closing::Flush;
+                    break Stop::Closing;
+                }
+                Some(stop) => break stop,
+            }
+        };
+        thread.stats().turns.add(1);
+        thread.stats().forwarded_here.add(commands as u64);
+        serving.watch_time(&thread, &self.slot);
+        (done, stop)
+    }
+
+    /// Gives parked commands their wakes, and tells those whose time is up. What they answer is in `work.reply`.
+    pub(super) fn hear_frames(&mut self, work: &mut Work) {
+        let thread = Rc::clone(&self.thread);
+        let Work { lanes, reply, turn, .. } = work;
+        reply.buffer_mut().clear();
+        let serving = self.serving.as_mut().expect("it is a link");
+        let (limits, text_limits) = (&lanes.resp.limits, &lanes.memcached.limits);
+        let hands = &mut Hands { thread: &thread, client: &mut self.client, reply, turn, limits, text_limits };
+        while let Some(wake) = self.slot.take_wake() {
+            if serving.parked.contains_key(&wake.waiter.ticket) {
+                let (index, ticket) = (wake.waiter.index, wake.waiter.ticket);
+                serving.tell(hands, ticket, |parked, context| parked.wake(context, index, wake.event));
+            } else {
+                give_back(&thread.node.keyspace, hands.turn, wake.event);
+            }
+        }
+        let now_ms = hands.turn.now_ms;
+        while let Some((_, ticket)) = serving.deadlines.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms) {
+            serving.tell(hands, ticket, |parked, context| parked.time_out(context));
+        }
+        if thread.is_draining() && !std::mem::replace(&mut serving.has_left, thread.is_draining()) {
+            let buffer = hands.reply.buffer_mut();
+            let start = frame::begin(buffer, frame::LEAVE);
+            frame::end(buffer, start);
+        }
+        serving.watch_time(&thread, &self.slot);
+    }
+
+    /// Nobody waits any more: all that is parked leaves its queues.
+    pub(super) fn abandon_frames(&mut self, turn: &mut Turn) {
+        let Some(mut serving) = self.serving.take() else { return };
+        let thread = Rc::clone(&self.thread);
+        let mut reply = Reply::new(RespVersion::V2);
+        for (_, mut frame) in serving.parked.drain() {
+            let mut context = Context {
+                keyspace: &thread.node.keyspace,
+                host: &thread.host,
+                client: &mut self.client,
+                reply: &mut reply,
+                turn,
+            };
+            frame.parked.abandon(&mut context);
+        }
+    }
+}
+
+impl Serving {
+    /// Takes a frame.
+    fn take(&mut self, hands: &mut Hands<'_>, frame: &Sent<'_>) {
+        match frame.kind {
+            frame::TIME => self.valid_until_ms = frame.number,
+            frame::PING => {
+                self.valid_until_ms = frame.number;
+                put_clock(hands.reply, hands.turn.now_ms);
+            }
+            frame::GONE => self.forget(hands, frame.number),
+            _ if self.behind.is_empty() => self.execute(hands, frame),
+            _ => match self.behind.get_mut(&frame.number) {
+                None => self.execute(hands, frame),
+                Some(_) if self.behind_bytes + frame.bytes.len() > BEHIND_BYTES_MAX => {
+                    refuse(hands, frame, "has too much waiting");
+                }
+                Some(behind) => {
+                    self.behind_bytes += frame.bytes.len();
+                    behind.push_back(Behind { id: frame.id, kind: frame.kind, request: frame.bytes.into() });
+                }
+            },
+        }
+    }
+
+    /// Executes a request, and writes its reply unless it parks.
+    fn execute(&mut self, hands: &mut Hands<'_>, frame: &Sent<'_>) {
+        let Some(dialect) = Dialect::of(frame.kind) else { return refuse(hands, frame, "does not know this request") };
+        if hands.turn.now_ms > self.valid_until_ms {
+            return refuse(hands, frame, "got this too late, and has not executed it");
+        }
+        hands.reply.set_version(version_of(dialect));
+        let head = frame::begin(hands.reply.buffer_mut(), frame.id);
+        let client = &mut *hands.client;
+        client.no_touch = frame.kind & frame::NO_TOUCH != 0;
+        client.ticket = client.ticket.wrapping_add(1);
+        client.last_command = None;
+        let outcome = match dialect {
+            Dialect::Resp2 | Dialect::Resp3 => match self.parser.parse(frame.bytes, hands.limits) {
+                Ok(Parsed::Complete { .. }) => Some(execute(&mut hands.context(), self.parser.request(frame.bytes))),
+                Ok(Parsed::Incomplete) | Err(_) => {
+                    self.parser = Parser::new();
+                    None
+                }
+            },
+            Dialect::Memcached => match self.text_parser.parse(frame.bytes, hands.text_limits) {
+                Ok(Parsed::Complete { .. }) => {
+                    Some(memcached::execute(&mut hands.context(), self.text_parser.request(frame.bytes)))
+                }
+                Ok(Parsed::Incomplete) | Err(_) => None,
+            },
+        };
+        if self.text_parser.is_inside_request() {
+            // Of what is not whole, or too large, the rest is no request.
+            self.text_parser = text::Parser::new();
+        }
+        match outcome {
+            None => {
+                hands.reply.truncate(head);
+                refuse(hands, frame, "cannot read this: is proto-max-bulk-len the same there?");
+            }
+            Some(Outcome::Parked(parked)) => {
+                hands.reply.truncate(head);
+                let ticket = hands.client.ticket;
+                self.deadlines.insert((parked.deadline_ms, ticket));
+                self.parked.insert(ticket, ParkedFrame { id: frame.id, client: frame.number, dialect, parked });
+                self.behind.entry(frame.number).or_default();
+            }
+            Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Link) => end(hands, head),
+        }
+    }
+
+    /// Tells a parked command something; if that ends it, writes its reply and executes what has waited behind it.
+    fn tell(
+        &mut self,
+        hands: &mut Hands<'_>,
+        ticket: u32,
+        say: impl FnOnce(&mut Parked, &mut Context<'_>) -> Option<Outcome>,
+    ) {
+        let Some(frame) = self.parked.get_mut(&ticket) else { return };
+        self.deadlines.remove(&(frame.parked.deadline_ms, ticket));
+        hands.reply.set_version(version_of(frame.dialect));
+        let head = frame::begin(hands.reply.buffer_mut(), frame.id);
+        let outcome = say(&mut frame.parked, &mut hands.context());
+        if let Some(Outcome::Parked(next)) = outcome {
+            frame.parked = next;
+            hands.reply.truncate(head);
+        } else if outcome.is_none() {
+            hands.reply.truncate(head);
+        } else {
+            end(hands, head);
+            let client = frame.client;
+            self.parked.remove(&ticket);
+            return self.go_on(hands, client);
+        }
+        self.deadlines.insert((frame.parked.deadline_ms, ticket));
+    }
+
+    /// Executes what has waited behind a request of this client, up to the next that parks.
+    fn go_on(&mut self, hands: &mut Hands<'_>, client: u64) {
+        let Some(mut behind) = self.behind.remove(&client) else { return };
+        while let Some(Behind { id, kind, request }) = behind.pop_front() {
+            self.behind_bytes -= request.len();
+            self.execute(hands, &Sent { id, number: client, kind, bytes: &request });
+            if let Some(place) = self.behind.get_mut(&client) {
+                *place = behind;
+                return;
+            }
+        }
+    }
+
+    /// A client is gone: what is parked for it leaves its queues, what waits behind that is not executed. The answers are empty.
+    fn forget(&mut self, hands: &mut Hands<'_>, client: u64) {
+        let Some(behind) = self.behind.remove(&client) else { return };
+        let empty = |hands: &mut Hands<'_>, id| {
+            let buffer = hands.reply.buffer_mut();
+            let start = frame::begin(buffer, id);
+            frame::end(buffer, start);
+        };
+        let tickets: Vec<u32> =
+            self.parked.iter().filter(|(_, frame)| frame.client == client).map(|(ticket, _)| *ticket).collect();
+        for ticket in tickets {
+            let mut frame = self.parked.remove(&ticket).expect("it was just there");
+            self.deadlines.remove(&(frame.parked.deadline_ms, ticket));
+            frame.parked.abandon(&mut hands.context());
+            empty(hands, frame.id);
+        }
+        for Behind { id, request, .. } in behind {
+            self.behind_bytes -= request.len();
+            empty(hands, id);
+        }
+    }
+
+    /// Whether the other node is to be told that this one ends.
+    pub(super) fn must_leave(&self, thread: &Thread) -> bool {
+        thread.is_draining() && !self.has_left
+    }
+
+    /// Sees to it that the next deadline is kept.
+    fn watch_time(&self, thread: &Thread, slot: &Slot) {
+        match self.deadlines.first() {
+            Some((at_ms, _)) => thread.park(slot, *at_ms),
+            None => thread.unpark(slot),
+        }
+    }
+}
+
+/// What is a key for nearly all commands.
+fn first_key<'a>(frame: &Sent<'a>) -> Option<&'a [u8]> {
+    match Dialect::of(frame.kind)? {
+        Dialect::Resp2 | Dialect::Resp3 => leasehold_protocol::first_key(frame.bytes),
+        Dialect::Memcached => text::first_key(frame.bytes),
+    }
+}
+
+fn version_of(dialect: Dialect) -> RespVersion {
+    match dialect {
+        Dialect::Resp2 | Dialect::Memcached => RespVersion::V2,
+        Dialect::Resp3 => RespVersion::V3,
+    }
+}
+
+/// Ends the frame of a reply.
+#[inline]
+fn end(hands: &mut Hands<'_>, head: usize) {
+    if hands.reply.len() - head > REPLY_BYTES_MAX {
+        hands.reply.truncate(head + frame::REPLY_HEAD);
+        hands.reply.error(&leasehold_command::ReplyError::ReplyTooLong);
+    }
+    frame::end(hands.reply.buffer_mut(), head);
+}
+
+/// Answers a request that is not executed.
+#[cold]
+fn refuse(hands: &mut Hands<'_>, frame: &Sent<'_>, reason: &str) {
+    let node = hands.thread.node.config.node.as_deref().unwrap_or_default();
+    let head = frame::begin(hands.reply.buffer_mut(), frame.id);
+    if Dialect::of(frame.kind) == Some(Dialect::Memcached) {
+        hands.reply.buffer_mut().extend_from_slice(format!("SERVER_ERROR node {node} {reason}\r\n").as_bytes());
+    } else {
+        hands.reply.error(&format_args!("CLUSTERDOWN node {node} {reason}"));
+    }
+    frame::end(hands.reply.buffer_mut(), head);
+}
+
+fn put_clock(reply: &mut Reply, now_ms: u64) {
+    let buffer = reply.buffer_mut();
+    let start = frame::begin(buffer, frame::CLOCK);
+    buffer.extend_from_slice(&now_ms.to_le_bytes());
+    frame::end(buffer, start);
+}

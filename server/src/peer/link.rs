@@ -1,0 +1,597 @@
+//! The connection of one thread to another node, over which requests go that are that node's.
+//!
+//! ```text
+//! closed ──needed──► opening: connect, AUTH, CLUSTER LINK ──► open ──silence, end, error──► closed: all that waits is answered with an error
+//!    ▲                                                                                          │ opened again by the tick,
+//!    └──────────────────────────────── opened, or tried in vain ◄───────────────────────────────┘ with longer and longer pauses
+//! ```
+//!
+//! While a node that has failed is not back its requests are refused at once. What was sent is never sent again: whether it was executed
+//! is not known. But an error is the last word: before each write the owner is told until when it may execute what it finds behind that,
+//! in its own time, and that is before this side gives up (`give_up_ms`). A node that was stopped and goes on executes nothing old.
+
+use super::frame::{self, Answered, Dialect, Next, Sent};
+use super::owed::{Delivered, Owed};
+use crate::connection::READ_BYTES_MAX;
+use crate::thread::Thread;
+use leasehold_cluster::{Address, Slot};
+use leasehold_command::LINK_PROTOCOL;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+/// Bytes that may wait to be sent; over it a request is refused.
+const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// With so much unsent, bytes that the system takes are a sign of life: they are not those of a few requests that lie in its buffers.
+const BACKLOG_BYTES_MIN: usize = 16 * 1024 * 1024;
+
+/// Requests under way to one node; over it one is refused.
+const UNDER_WAY_MAX: usize = 1 << 20;
+
+/// Pause after an attempt to open a link that failed; twice as long after the next, up to `PAUSE_MAX`.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A link without requests is tried so often: often enough that the two clocks have not drifted apart.
+const PING_IDLE: Duration = Duration::from_secs(10);
+
+/// Pings in a `peer-timeout` while something is waited for.
+const PINGS_PER_TIMEOUT: u64 = 4;
+
+/// A buffer that grew beyond this is given back.
+const BUFFER_BYTES_KEPT: usize = 256 * 1024;
+
+/// Reads before other tasks have their turn.
+const READS_PER_TURN: usize = 4;
+
+/// Silence after which ticks come often, so that the end of patience is seen in time.
+const SLOW_MS: u64 = 50;
+
+/// Longest line of an answer to the greeting.
+const GREETING_BYTES_MAX: usize = 1024;
+
+/// One request on its way. 48 bytes at most, for each of [`UNDER_WAY_MAX`].
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) owed: Rc<Owed>,
+    /// Its place there.
+    pub(crate) number: u32,
+    pub(crate) slot: Slot,
+    pub(crate) dialect: Dialect,
+    /// For the statistics.
+    pub(crate) command: Option<u16>,
+    /// The key, if the reply may be a lease.
+    pub(crate) lease_key: Option<Box<[u8]>>,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 48);
+
+/// See the module.
+pub(crate) struct Link {
+    place: usize,
+    timeout_ms: u64,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// Of the task of this phase.
+    task: Option<AbortHandle>,
+    waker: Option<Waker>,
+    /// To be sent, from `sent` on. Begins with a [`frame::TIME`].
+    out: Vec<u8>,
+    sent: usize,
+    /// Bytes received of a frame that is not whole.
+    carried: Vec<u8>,
+    under_way: Entries,
+    /// Server time at which something was heard last, or began to be waited for.
+    heard_ms: u64,
+    /// Server time of the last ping.
+    pinged_ms: u64,
+    /// Whether a ping has no answer.
+    is_pinged: bool,
+    /// Whether nothing was heard between two ticks although something is waited for, and ticks are to come often.
+    is_slow: bool,
+    offset: Offset,
+    /// Attempts in vain since the last success.
+    failures: u32,
+    retry_at_ms: u64,
+    /// Why the link is closed, for clients.
+    trouble: String,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Closed,
+    Opening,
+    Open(TcpStream),
+    /// The peer ends: it answers what it has, and gets no more.
+    Leaving(TcpStream),
+}
+
+/// Requests by their id.
+#[derive(Debug, Default)]
+struct Entries {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+/// The owner's time minus ours, in ms: the greatest that was heard lately, as that was the least time on its way; it is never too late.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offset {
+    /// Of this window and the one before.
+    ms: [Option<i64>; 2],
+    since_ms: u64,
+}
+
+impl Link {
+    pub(super) fn new(place: usize, timeout: Duration) -> Self {
+        Self { place, timeout_ms: timeout.as_millis() as u64, state: RefCell::default() }
+    }
+
+    /// Sends a request on; the answer goes to `entry.owed`, also if that is an error.
+    pub(super) fn forward(&self, thread: &Rc<Thread>, entry: Entry, client: u64, kind: u8, request: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        let refusal = match state.phase {
+            Phase::Closed if state.failures == 0 => {
+                self.open(thread, state);
+                None
+            }
+            // It is tried, and not waited for.
+            Phase::Closed | Phase::Leaving(_) => Some(()),
+            Phase::Opening if state.failures > 0 => Some(()),
+            Phase::Opening | Phase::Open(_) => None,
+        };
+        if refusal.is_some() {
+            return refuse(thread, self.place, entry, &state.trouble);
+        }
+        if state.out.len() - state.sent > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX {
+            return refuse(thread, self.place, entry, "takes no more");
+        }
+        if state.under_way.count == 0 && !state.is_pinged {
+            state.heard_ms = thread.node.clock.now_ms();
+        }
+        thread.stats().forwarded.add(1);
+        let id = state.under_way.add(entry);
+        state.put(Sent { id, number: client, kind, bytes: request });
+    }
+
+    /// A client is gone: what it has asked for is dropped where it waits.
+    pub(super) fn forget(&self, client: u64) {
+        let state = &mut *self.state.borrow_mut();
+        if matches!(state.phase, Phase::Open(_)) && state.under_way.count > 0 {
+            state.put(Sent { id: 0, number: client, kind: frame::GONE, bytes: &[] });
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&self, thread: &Rc<Thread>, now_ms: u64) {
+        let state = &mut *self.state.borrow_mut();
+        let waits = state.under_way.count > 0 || state.is_pinged || matches!(state.phase, Phase::Opening);
+        if waits && state.give_up_ms(self.timeout_ms) <= now_ms {
+            self.fail(thread, state, "does not answer");
+        } else if matches!(state.phase, Phase::Open(_) | Phase::Leaving(_)) {
+            let every_ms = if waits { self.timeout_ms / PINGS_PER_TIMEOUT } else { PING_IDLE.as_millis() as u64 };
+            if now_ms >= state.pinged_ms + every_ms && !state.is_pinged {
+                state.ping(now_ms, self.timeout_ms);
+            }
+        } else if matches!(state.phase, Phase::Closed) && state.failures > 0 && state.retry_at_ms <= now_ms {
+            self.open(thread, state);
+        }
+        let waits = state.under_way.count > 0 || state.is_pinged || matches!(state.phase, Phase::Opening);
+        let is_slow = waits && state.heard_ms + SLOW_MS <= now_ms;
+        if is_slow != state.is_slow {
+            state.is_slow = is_slow;
+            if is_slow { thread.node.note_awaited() } else { thread.node.note_heard() }
+        }
+    }
+
+    fn open(&self, thread: &Rc<Thread>, state: &mut State) {
+        state.phase = Phase::Opening;
+        state.heard_ms = thread.node.clock.now_ms();
+        let (thread, place) = (Rc::clone(thread), self.place);
+        let task = tokio::task::spawn_local(async move {
+            let reason = match connect(&thread, place).await {
+                Ok((stream, rest)) => serve(&thread, place, stream, rest).await,
+                Err(reason) => reason,
+            };
+            let link = thread.links.link(place);
+            let state = &mut *link.state.borrow_mut();
+            // Whoever aborts a task has failed the link already.
+            state.task = None;
+            link.fail(&thread, state, &reason);
+        });
+        state.task = Some(task.abort_handle());
+    }
+
+    /// Closes the link, and answers all that waits with an error.
+    fn fail(&self, thread: &Rc<Thread>, state: &mut State, reason: &str) {
+        let was_open = matches!(state.phase, Phase::Open(_) | Phase::Leaving(_));
+        let now_ms = thread.node.clock.now_ms();
+        if let Some(task) = state.task.take() {
+            task.abort();
+        }
+        if state.trouble != reason || was_open {
+            let node = thread.links.name(thread, self.place);
+            tracing::warn!(node, reason, waiting = state.under_way.count, "another node cannot be asked");
+        }
+        let is_silent = state.give_up_ms(self.timeout_ms) <= now_ms;
+        // Who closes an open link is there, or was until now: the next request finds out.
+        state.failures = if was_open && !is_silent { 0 } else { state.failures.saturating_add(1) };
+        let pause = (PAUSE_MIN * 2_u32.saturating_pow(state.failures.saturating_sub(1))).min(PAUSE_MAX);
+        state.retry_at_ms = now_ms + pause.as_millis() as u64;
+        reason.clone_into(&mut state.trouble);
+        state.phase = Phase::Closed;
+        state.out = Vec::new();
+        state.sent = 0;
+        state.carried = Vec::new();
+        state.is_pinged = false;
+        state.offset = Offset::default();
+        for entry in std::mem::take(&mut state.under_way).entries.into_iter().flatten() {
+            refuse(thread, self.place, entry, reason);
+        }
+    }
+}
+
+/// Answers a request that the other node does not.
+#[cold]
+fn refuse(thread: &Rc<Thread>, place: usize, entry: Entry, reason: &str) {
+    let node = thread.links.name(thread, place);
+    let text = match entry.dialect {
+        Dialect::Resp2 | Dialect::Resp3 => {
+            let text = format!("CLUSTERDOWN node {node} {reason} (slot {})", entry.slot);
+            thread.stats().count_error(entry.command, text.as_bytes());
+            format!("-{text}\r\n")
+        }
+        Dialect::Memcached => {
+            thread.stats().count_error(entry.command, b"SERVER_ERROR");
+            format!("SERVER_ERROR node {node} {reason}\r\n")
+        }
+    };
+    thread.stats().forwarded_refused.add(1);
+    entry.owed.deliver(entry.number, text.as_bytes());
+}
+
+/// Connects to a node and makes the connection a link; what was received behind the answers is the first of its frames.
+async fn connect(thread: &Thread, place: usize) -> Result<(TcpStream, Vec<u8>), String> {
+    let member = thread.node.member.as_ref().expect("there are links only among nodes");
+    let Address { host, port } = member.topology().nodes()[place].address();
+    let unreachable = |error: std::io::Error| {
+        tracing::debug!(%error, "a link");
+        "does not answer".to_owned()
+    };
+    let mut stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let password = thread.node.live.live().password;
+    let mut greeting = Vec::new();
+    let mut answers = 1;
+    if !password.is_empty() {
+        answers += 1;
+        put_command(&mut greeting, &["AUTH", &password.0]);
+    }
+    let (version, epoch) = (LINK_PROTOCOL.to_string(), member.topology().epoch().to_string());
+    put_command(&mut greeting, &["CLUSTER", "LINK", &version, member.own().name(), &epoch]);
+    stream.write_all(&greeting).await.map_err(unreachable)?;
+    let mut received = Vec::new();
+    while answers > 0 {
+        let Some(end) = received.windows(2).position(|bytes| bytes == b"\r\n") else {
+            if received.len() > GREETING_BYTES_MAX || stream.read_buf(&mut received).await.map_err(unreachable)? == 0 {
+                return Err("does not answer".to_owned());
+            }
+            continue;
+        };
+        let line = String::from_utf8_lossy(&received[..end]).into_owned();
+        if line != "+OK" {
+            return Err(format!("refuses this one: {}", line.trim_start_matches("-ERR ").trim_start_matches('-')));
+        }
+        received.drain(..end + 2);
+        answers -= 1;
+    }
+    Ok((stream, received))
+}
+
+fn put_command(out: &mut Vec<u8>, words: &[&str]) {
+    write!(out, "*{}\r\n", words.len()).expect("a Vec takes every write");
+    for word in words {
+        write!(out, "${}\r\n{word}\r\n", word.len()).expect("a Vec takes every write");
+    }
+}
+
+/// Serves an open link until it ends; why it did.
+async fn serve(thread: &Rc<Thread>, place: usize, stream: TcpStream, received: Vec<u8>) -> String {
+    let link = thread.links.link(place);
+    {
+        let state = &mut *link.state.borrow_mut();
+        state.phase = Phase::Open(stream);
+        state.failures = 0;
+        state.carried = received;
+        state.heard_ms = thread.node.clock.now_ms();
+        state.trouble.clear();
+        tracing::info!(node = thread.links.name(thread, place), thread = thread.id, "linked to another node");
+    }
+    poll_fn(|task| {
+        let state = &mut *link.state.borrow_mut();
+        if !state.waker.as_ref().is_some_and(|own| own.will_wake(task.waker())) {
+            state.waker = Some(task.waker().clone());
+        }
+        match state.advance(thread, link, task) {
+            Ok(()) => Poll::Pending,
+            Err(reason) => Poll::Ready(reason),
+        }
+    })
+    .await
+}
+
+impl State {
+    /// When nothing that was sent is waited for any longer, unless something is heard before.
+    fn give_up_ms(&self, timeout_ms: u64) -> u64 {
+        self.heard_ms + timeout_ms
+    }
+
+    /// Adds a frame to what is to be sent, all of it at the next turn of the link's task, which comes behind all tasks woken before.
+    #[inline]
+    fn put(&mut self, frame: Sent<'_>) {
+        if self.out.is_empty() {
+            frame::put(&mut self.out, Sent { id: 0, number: 0, kind: frame::TIME, bytes: &[] });
+            if let Some(waker) = &self.waker {
+                waker.wake_by_ref();
+            }
+        }
+        frame::put(&mut self.out, frame);
+    }
+
+    /// Asks for a sign of life.
+    fn ping(&mut self, now_ms: u64, timeout_ms: u64) {
+        if self.under_way.count == 0 {
+            self.heard_ms = now_ms;
+        }
+        (self.pinged_ms, self.is_pinged) = (now_ms, true);
+        let until_ms = self.offset.owners(self.give_up_ms(timeout_ms));
+        self.put(Sent { id: 0, number: until_ms, kind: frame::PING, bytes: &[] });
+    }
+
+    /// Reads, then writes. The other way round would send requests of clients that could be answered.
+    fn advance(&mut self, thread: &Rc<Thread>, link: &Link, task: &mut Context<'_>) -> Result<(), String> {
+        self.read(thread, task)?;
+        match self.write(thread, link, task) {
+            Poll::Ready(Err(_)) => Err("does not answer".to_owned()),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    fn read(&mut self, thread: &Rc<Thread>, task: &mut Context<'_>) -> Result<(), String> {
+        let input = &mut *thread.links.input.borrow_mut();
+        if input.is_empty() {
+            input.resize(READ_BYTES_MAX, 0);
+        }
+        if !self.carried.is_empty() && self.offset.is_unknown() {
+            let carried = std::mem::take(&mut self.carried);
+            self.take(thread, &carried)?;
+        }
+        let mut left = READS_PER_TURN;
+        loop {
+            let (Phase::Open(stream) | Phase::Leaving(stream)) = &mut self.phase else { return Ok(()) };
+            let mut buffer = ReadBuf::new(input);
+            match Pin::new(stream).poll_read(task, &mut buffer) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_)) => return Err("does not answer".to_owned()),
+                Poll::Ready(Ok(())) => {}
+            }
+            let received = buffer.filled().len();
+            if received == 0 {
+                return Err("does not answer".to_owned());
+            }
+            self.heard_ms = thread.node.clock.now_ms();
+            if self.carried.is_empty() {
+                self.take(thread, &input[..received])?;
+            } else {
+                let mut carried = std::mem::take(&mut self.carried);
+                carried.extend_from_slice(&input[..received]);
+                self.take(thread, &carried)?;
+            }
+            left -= 1;
+            if left == 0 {
+                // The others first.
+                task.waker().wake_by_ref();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the frames in `input`; keeps the rest of it.
+    fn take(&mut self, thread: &Rc<Thread>, mut input: &[u8]) -> Result<(), String> {
+        loop {
+            match frame::next_answered(input) {
+                Next::Frame(frame, len) => {
+                    self.take_one(thread, frame)?;
+                    input = &input[len..];
+                }
+                Next::Incomplete => break,
+                Next::Broken => return Err("does not speak this protocol".to_owned()),
+            }
+        }
+        self.carried = input.to_vec();
+        Ok(())
+    }
+
+    fn take_one(&mut self, thread: &Rc<Thread>, Answered { id, bytes }: Answered<'_>) -> Result<(), String> {
+        if let Some(entry) = self.under_way.take(id) {
+            if bytes.first() == Some(&b'-') {
+                thread.stats().count_error(entry.command, &bytes[1..]);
+            }
+            if entry.owed.deliver(entry.number, bytes) == Delivered::Nobody {
+                self.give_back(&entry, bytes);
+            }
+            return Ok(());
+        }
+        match (id, bytes.first_chunk::<8>()) {
+            (frame::CLOCK, Some(time)) => {
+                self.is_pinged = false;
+                self.offset.hear(u64::from_le_bytes(*time), thread.node.clock.now_ms());
+                // What waited for the owner's time may be sent.
+                if let Some(waker) = &self.waker {
+                    waker.wake_by_ref();
+                }
+                Ok(())
+            }
+            (frame::LEAVE, _) => {
+                match std::mem::take(&mut self.phase) {
+                    Phase::Open(stream) | Phase::Leaving(stream) => self.phase = Phase::Leaving(stream),
+                    other => self.phase = other,
+                }
+                "ends".clone_into(&mut self.trouble);
+                Ok(())
+            }
+            _ => Err("does not speak this protocol".to_owned()),
+        }
+    }
+
+    /// Gives back a lease that came for a client that is gone.
+    #[cold]
+    fn give_back(&mut self, entry: &Entry, reply: &[u8]) {
+        let (Some(key), Some(token)) = (&entry.lease_key, token_of_lease(reply)) else { return };
+        let mut request = b"*3\r\n$4\r\nRELL\r\n".to_vec();
+        for word in [&**key, token] {
+            write!(request, "${}\r\n", word.len()).expect("a Vec takes every write");
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        // Nobody waits for the answer: a place of its own in a list that nobody reads.
+        let id = self.under_way.add(Entry { owed: Rc::clone(&entry.owed), lease_key: None, ..*entry });
+        self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &request });
+    }
+
+    /// Writes what is to be sent. A node that leaves gets the end of the stream when it has answered all.
+    fn write(&mut self, thread: &Rc<Thread>, link: &Link, task: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.offset.is_unknown() {
+            return Poll::Pending;
+        }
+        let give_up_ms = self.give_up_ms(link.timeout_ms);
+        let stream = match &mut self.phase {
+            Phase::Open(stream) => stream,
+            Phase::Leaving(_) if self.under_way.count == 0 => {
+                return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+            }
+            Phase::Leaving(stream) => stream,
+            Phase::Closed | Phase::Opening => return Poll::Pending,
+        };
+        if self.sent == 0 && !self.out.is_empty() {
+            frame::set_number(&mut self.out, self.offset.owners(give_up_ms));
+        }
+        while self.sent < self.out.len() {
+            let count = ready!(Pin::new(&mut *stream).poll_write(task, &self.out[self.sent..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += count;
+            if self.out.len() - self.sent >= BACKLOG_BYTES_MIN {
+                self.heard_ms = thread.node.clock.now_ms();
+            }
+        }
+        self.sent = 0;
+        self.out.clear();
+        if self.out.capacity() > BUFFER_BYTES_KEPT {
+            self.out = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The token, if this is GETL's reply with a lease.
+fn token_of_lease(reply: &[u8]) -> Option<&[u8]> {
+    let rest = reply.strip_prefix(b"*5\r\n$5\r\nLEASE\r\n")?;
+    let mut elements = super::reply::Elements::new(rest);
+    elements.next()?;
+    super::reply::bulk(elements.next()?)
+}
+
+impl Entries {
+    /// Adds an entry; its id.
+    fn add(&mut self, entry: Entry) -> u32 {
+        self.count += 1;
+        if let Some(id) = self.free.pop() {
+            self.entries[id as usize] = Some(entry);
+            return id;
+        }
+        self.entries.push(Some(entry));
+        (self.entries.len() - 1) as u32
+    }
+
+    /// Takes the entry with this id out, if there is one.
+    fn take(&mut self, id: u32) -> Option<Entry> {
+        let entry = self.entries.get_mut(id as usize)?.take()?;
+        self.count -= 1;
+        self.free.push(id);
+        Some(entry)
+    }
+}
+
+/// How long the greatest offset counts: clocks of two machines drift by some ms in that time, at worst.
+const OFFSET_WINDOW_MS: u64 = 20_000;
+
+impl Offset {
+    fn is_unknown(&self) -> bool {
+        self.ms[0].is_none()
+    }
+
+    /// The owner's time, heard at `now_ms`.
+    fn hear(&mut self, owner_ms: u64, now_ms: u64) {
+        // Both were cut to whole ms.
+        let heard = owner_ms as i64 - now_ms as i64 - 1;
+        if now_ms >= self.since_ms + OFFSET_WINDOW_MS {
+            *self = Self { ms: [Some(heard), self.ms[0]], since_ms: now_ms };
+        } else {
+            self.ms[0] = self.ms[0].max(Some(heard));
+        }
+    }
+
+    /// The owner's time at a time of ours, or a little earlier.
+    fn owners(&self, at_ms: u64) -> u64 {
+        let offset = self.ms.iter().flatten().max().copied().unwrap_or(i64::MIN / 4);
+        u64::try_from((at_ms as i64).saturating_add(offset)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owners_time_is_never_told_too_late() {
+        let mut offset = Offset::default();
+        assert!(offset.is_unknown());
+        // The owner is 5,000 ms ahead; what it says takes 3, 20 and 1 ms.
+        for (heard_ms, way_ms) in [(1_000, 3), (1_500, 20), (2_000, 1)] {
+            offset.hear(heard_ms - way_ms + 5_000, heard_ms);
+            assert!(offset.owners(10_000) <= 15_000);
+        }
+        assert_eq!(offset.owners(10_000), 14_998, "the quickest counts, less a ms for what was cut off");
+        // Its clock falls behind: after two windows the old times count no more.
+        for turn in 1..=5 {
+            offset.hear(turn * OFFSET_WINDOW_MS + 4_900, turn * OFFSET_WINDOW_MS + 2_000);
+        }
+        assert_eq!(offset.owners(200_000), 202_899);
+    }
+
+    #[test]
+    fn a_lease_is_seen_in_its_reply_and_nothing_else_is() {
+        let lease = b"*5\r\n$5\r\nLEASE\r\n$-1\r\n$3\r\n123\r\n:5\r\n:6\r\n";
+        assert_eq!(token_of_lease(lease), Some(&b"123"[..]));
+        let stale = b"*5\r\n$5\r\nLEASE\r\n$5\r\nol\r\nd\r\n$3\r\n124\r\n:5\r\n:6\r\n";
+        assert_eq!(token_of_lease(stale), Some(&b"124"[..]));
+        for other in [&b"*5\r\n$3\r\nHIT\r\n$1\r\na\r\n$1\r\n0\r\n:5\r\n:6\r\n"[..], b"-ERR\r\n", b"", &lease[..20]] {
+            assert_eq!(token_of_lease(other), None);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What nodes do for each other: a request whose keys are another node's goes there, and its reply comes back.
+//!
+//! ```text
+//! client ─► Connection ─► Outcome::Forward ─► Owed: a place in the order of the replies
+//!                                          └► Link of this thread to the owner ─ frames ─► Connection of the owner (Serving) ─► execute
+//!           Connection ◄─ ready bytes ◄─ Owed ◄─────── Link ◄────────── frames ◄─────────────────────────────────────────────────┘
+//! ```
+//!
+//! Each thread has a link of its own to each node, opened at the first need; nothing crosses threads.
+
+pub(crate) mod frame;
+pub(crate) mod link;
+pub(crate) mod owed;
+pub(crate) mod reply;
+
+use crate::thread::Thread;
+use link::{Entry, Link};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The links of a thread.
+pub(crate) struct Links {
+    /// By the place of the node; none where there is but one node.
+    links: Box<[Link]>,
+    /// Every read of a link goes here; made at the first.
+    input: RefCell<Vec<u8>>,
+}
+
+impl Links {
+    pub(crate) fn new(nodes: usize, timeout: Duration) -> Self {
+        Self { links: (0..nodes).map(|place| Link::new(place, timeout)).collect(), input: RefCell::default() }
+    }
+
+    /// Sends a request on to the node at `place`; the answer goes to `entry.owed`.
+    #[inline]
+    pub(crate) fn forward(&self, thread: &Rc<Thread>, place: u16, entry: Entry, client: u64, kind: u8, request: &[u8]) {
+        self.link(usize::from(place)).forward(thread, entry, client, kind, request);
+    }
+
+    /// A client that waits for answers is gone.
+    pub(crate) fn forget(&self, client: u64) {
+        self.links.iter().for_each(|link| link.forget(client));
+    }
+
+    pub(crate) fn tick(&self, thread: &Rc<Thread>, now_ms: u64) {
+        self.links.iter().for_each(|link| link.tick(thread, now_ms));
+    }
+
+    fn link(&self, place: usize) -> &Link {
+        &self.links[place]
+    }
+
+    fn name<'a>(&self, thread: &'a Thread, place: usize) -> &'a str {
+        let member = thread.node.member.as_ref().expect("there are links only among nodes");
+        member.topology().nodes()[place].name()
+    }
+}

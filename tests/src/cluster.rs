@@ -1,0 +1,93 @@
+//! Three nodes on this machine that share the keys.
+
+use crate::client::Client;
+use crate::client_scripts::users;
+use crate::process::{Directory, free_port};
+use crate::reply::Value;
+use crate::server::{Server, ServerOptions};
+
+/// Their names.
+pub const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// Three nodes with a loader for `user:…` each, over one database.
+#[derive(Debug)]
+pub struct Cluster {
+    /// In the order of [`NAMES`].
+    pub nodes: Vec<Server>,
+    _files: Directory,
+}
+
+impl Cluster {
+    /// Starts them.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with("", "")
+    }
+
+    /// Starts them with this in the conf of all, and this in the table of the loader.
+    #[must_use]
+    pub fn start_with(conf: &str, loader: &str) -> Self {
+        Self::start_changed(conf, loader, |options| options)
+    }
+
+    /// As [`Cluster::start_with`], with other options of each server.
+    #[must_use]
+    pub fn start_changed(conf: &str, loader: &str, change: impl Fn(ServerOptions) -> ServerOptions) -> Self {
+        let files = Directory::new();
+        let ports = NAMES.map(|_| free_port());
+        let conf = format!("{conf}\n{}\n{}\n{loader}", addresses(ports), users(&files));
+        // One after the other: the first makes the database.
+        let start = |(name, port)| change(options(name, port).conf(conf.clone())).start();
+        Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), _files: files }
+    }
+
+    /// A client of each node.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Client> {
+        self.nodes.iter().map(Server::client).collect()
+    }
+
+    /// What a loader has counted, on all nodes together.
+    #[must_use]
+    pub fn counter(&self, counter: &str) -> i64 {
+        self.nodes.iter().map(|node| node.client().loader_counter("user", counter)).sum()
+    }
+
+    /// The place of the node whose key this is.
+    ///
+    /// # Panics
+    /// If it is none's.
+    #[must_use]
+    pub fn owner(&self, key: &str) -> usize {
+        let slot = self.nodes[0].client().command(&["CLUSTER", "KEYSLOT", key]).integer();
+        let ranges = self.nodes[0].client().command(&["CLUSTER", "SLOTS"]);
+        let range = ranges.elements().iter().map(Value::elements);
+        let mut range = range.filter(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
+        let port = range.next().expect("every slot is somebody's")[2].elements()[1].integer();
+        let is_owner = |node: &Server| i64::from(node.port()) == port;
+        self.nodes.iter().position(is_owner).expect("it is one of the three")
+    }
+
+    /// A key of the node at `place`, made of `prefix` and a number.
+    ///
+    /// # Panics
+    /// If it has none among many.
+    #[must_use]
+    pub fn key_of(&self, place: usize, prefix: &str) -> String {
+        let mut keys = (1..1000).map(|number| format!("{prefix}{number}"));
+        keys.find(|key| self.owner(key) == place).expect("each has a third of the keys")
+    }
+}
+
+/// `[nodes.NAME]` of all, as every node must have them.
+#[must_use]
+pub fn addresses(ports: [u16; 3]) -> String {
+    let table = |(name, port)| format!("[nodes.{name}]\naddress = \"127.0.0.1:{port}\"\n");
+    NAMES.into_iter().zip(ports).map(table).collect()
+}
+
+/// Options of the node with this name.
+#[must_use]
+pub fn options(name: &str, port: u16) -> ServerOptions {
+    Server::options().set("node", name).port(port)
+}
