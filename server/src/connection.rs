@@ -566,7 +566,13 @@ impl Connection {
                     self.parked = None;
                     thread.unpark(&self.slot);
                     if let Some(owed) = &self.owed {
-                        running::hold(owed, reply, Some(0));
+                        match owed.take_own_part() {
+                            Some((number, part)) => {
+                                owed.deliver(number, part, reply.as_bytes());
+                                reply.truncate(0);
+                            }
+                            None => running::hold(owed, reply, Some(0)),
+                        }
                     }
                     return;
                 }

@@ -83,6 +83,19 @@ pub(crate) trait Front: Sized + 'static {
 
     fn execute(context: &mut Context<'_>, request: Self::Request<'_>) -> Outcome;
 
+    /// Executes a request that is whole in `bytes`.
+    fn execute_bytes(context: &mut Context<'_>, bytes: &[u8], limits: &Self::Limits) -> Outcome {
+        let mut parser = Self::Parser::default();
+        let parsed = Self::parse(&mut parser, bytes, limits);
+        match Self::request(&parser, bytes).filter(|_| matches!(parsed, Ok(Parsed::Complete { .. }))) {
+            Some(request) => Self::execute(context, request),
+            None => {
+                Self::complain(context.reply, ProtocolError::RequestTooLong);
+                Outcome::Replied
+            }
+        }
+    }
+
     /// See [`load_ahead`].
     fn load_ahead(context: &mut Context<'_>, request: Self::Request<'_>, keys_left: &mut usize) -> bool;
 

@@ -88,7 +88,7 @@ def errors(client):
     plain = redis.Redis(port=PORT, decode_responses=True)
     for argv, text in [
         (["SELECT", "1"], "SELECT is not allowed in cluster mode"),
-        (["MGET", "a", "b"], "hash to the same slot"),
+        (["RENAME", "a", "b"], "hash to the same slot"),
         (["COPY", "{a}1", "{a}2", "DB", "1"], ("not allowed in cluster mode", "127.0.0.1:")),
     ]:
         try:

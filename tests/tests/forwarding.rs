@@ -1,5 +1,6 @@
 //! Clients that know nothing of several nodes, at any of three: what is another node's is sent on to it, and comes back in order.
 
+use leasehold_tests::client_scripts::{python, run_on};
 use leasehold_tests::cluster::{addresses, options};
 use leasehold_tests::process::free_port;
 use leasehold_tests::reply::Value;
@@ -94,6 +95,95 @@ fn commands_on_keys_of_several_slots_that_must_be_one_step_are_refused() {
         assert!(client.command(&["GET", &one]).is_null());
         assert_eq!(client.command(&["MGET", &other, &other]).elements(), [Value::bulk("1"), Value::bulk("1")]);
     }
+}
+
+#[test]
+fn commands_on_many_keys_are_split_and_gathered_in_the_order_of_the_keys() {
+    let cluster = Cluster::start();
+    for version in [2, 3] {
+        for (place, mut client) in cluster.clients().into_iter().enumerate() {
+            client.hello(version);
+            let keys: Vec<String> = (0..60).map(|number| format!("many:{place}:{number}")).collect();
+            let words = |command: &'static str, keys: &[String]| -> Vec<String> {
+                std::iter::once(command.to_owned()).chain(keys.iter().cloned()).collect()
+            };
+            let mut pairs = vec!["MSET".to_owned()];
+            keys.iter().skip(1).for_each(|key| pairs.extend([key.clone(), format!("value of {key}")]));
+            // In a pipeline with others before, between and behind.
+            client.send(&pairs);
+            client.send(&["APPEND", &keys[5], "!"]);
+            client.send(&words("MGET", &keys));
+            client.send(&["PING"]);
+            client.send(&words("EXISTS", &keys));
+            client.send(&words("TOUCH", &keys[..10]));
+            client.send(&words("INVAL", &keys[10..20]));
+            client.send(&words("UNLINK", &keys[..30]));
+            client.send(&words("DEL", &keys));
+            client.send(&words("MGET", &keys));
+            assert_eq!(client.receive(), ok());
+            assert_eq!(client.receive().integer(), format!("value of {}!", keys[5]).len() as i64);
+            let values = client.receive();
+            assert_eq!(values.elements().len(), 60);
+            assert!(values.elements()[0].is_null());
+            for (number, value) in values.elements().iter().enumerate().skip(1) {
+                let end = if number == 5 { "!" } else { "" };
+                assert_eq!(value.text(), format!("value of {}{end}", keys[number]));
+            }
+            assert_eq!(client.receive(), Value::Simple("PONG".to_owned()));
+            let counts: Vec<i64> = (0..5).map(|_| client.receive().integer()).collect();
+            // What is invalidated is stale at once, and no entry for plain commands any more.
+            assert_eq!(counts[..3], [59, 9, 10]);
+            assert_eq!(counts[3] + counts[4], 49, "{counts:?}");
+            assert!(client.receive().elements().iter().all(Value::is_null));
+        }
+    }
+}
+
+#[test]
+fn missing_keys_of_one_command_are_loaded_by_their_nodes() {
+    let cluster = Cluster::start();
+    let mut client = cluster.nodes[0].client();
+    let ids = [7, 2000, 8, 1, 9, 2, 7, 3, 4, 5];
+    let row = |id: i64| format!(r#"{{"id":{id},"name":"user {id}"}}"#);
+    for command in ["MGET", "MLOADTHROUGH"] {
+        let mut words = vec![command.to_owned()];
+        words.extend(ids.iter().map(|id| format!("user:{id}")));
+        client.send(&words);
+        client.send(&["PING"]);
+        let values = client.receive();
+        for (value, id) in values.elements().iter().zip(ids) {
+            assert!(if id == 2000 { value.is_null() } else { value.text() == row(id) }, "{command} {id}: {value}");
+        }
+        assert_eq!(client.receive(), Value::Simple("PONG".to_owned()));
+    }
+    assert_eq!(cluster.counter("keys"), 9);
+    // A key without a loader has an error of its own.
+    let (own, foreign) = (cluster.key_of(0, "plain"), cluster.key_of(1, "plain"));
+    let reply = client.command(&["MLOADTHROUGH", &own, "user:1", &foreign, "user:2"]);
+    let [one, first, two, second] = reply.elements() else { panic!("{reply}") };
+    assert!(one.error().starts_with("NOLOADER ") && two.error().starts_with("NOLOADER "), "{reply}");
+    assert_eq!((first.text(), second.text()), (row(1), row(2)));
+}
+
+#[test]
+fn a_part_that_has_no_answer_is_told_as_the_answer_of_all_or_of_its_keys() {
+    let mut cluster = Cluster::start();
+    let keys: Vec<String> = (0..3).map(|place| cluster.key_of(place, "user:")).collect();
+    let mut client = cluster.nodes[0].client();
+    let words = |command: &'static str| [command, &keys[0], &keys[1], &keys[2]].map(str::to_owned);
+    cluster.nodes[1].kill();
+    for command in ["MGET", "DEL", "EXISTS", "TOUCH"] {
+        let answer = client.command(&words(command));
+        assert!(is_down(&answer, "b"), "{command}: {answer}");
+    }
+    let answer = client.command(&words("MLOADTHROUGH"));
+    let [one, two, three] = answer.elements() else { panic!("{answer}") };
+    assert!(one.text().contains("name") && is_down(two, "b") && three.text().contains("name"), "{answer}");
+    client.send(&["CLIENT", "REPLY", "OFF"]);
+    client.send(&words("DEL"));
+    client.send(&["CLIENT", "REPLY", "ON"]);
+    assert_eq!(client.receive(), ok());
+    assert_eq!(client.command(&["EXISTS", &keys[0], &keys[0]]).integer(), 0);
 }
 
 #[test]
@@ -429,4 +519,11 @@ fn a_node_that_ends_answers_what_it_has() {
     assert!(answers.iter().any(|answer| is_down(answer, "b")));
     assert!(answers.iter().all(|answer| is_down(answer, "b") || *answer == Value::bulk("1")), "{answers:?}");
     assert_eq!(client.receive_within(Duration::ZERO), Err(NoReply::Timeout), "one answer each");
+}
+
+#[test]
+fn redis_py_works_at_any_node() {
+    let Some(python) = python("redis-py at any node", "redis") else { return };
+    let cluster = Cluster::start();
+    run_on(&cluster.nodes, cluster.nodes[0].port(), "redis-py at any node", python, "redis_py_nodes.py");
 }

@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
+use crate::split::Split;
 use leasehold_cluster::Slot;
 use leasehold_keyspace::{Access, Keyspace, Turn};
 use leasehold_protocol::Reply;
@@ -34,6 +35,8 @@ pub enum Outcome {
     Close,
     /// Nothing was done or written: another node has the keys, and the request goes there.
     Forward(Forward),
+    /// Nothing was done or written: several nodes have the keys, and each gets its part of the request.
+    Split(Box<Split>),
     /// The reply is written; from here on the connection carries what another node sends on.
     Link,
 }

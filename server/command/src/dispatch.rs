@@ -3,8 +3,9 @@
 use crate::client::{ReplyMode, Routing};
 use crate::context::{Context, Forward, Outcome};
 use crate::error::ReplyError;
+use crate::redirect::{self, Away};
 use crate::spec::{Flags, Spec};
-use crate::{redirect, table, writing};
+use crate::{table, writing};
 use leasehold_protocol::Request;
 
 /// Executes one request; an empty one does nothing.
@@ -34,7 +35,8 @@ fn admit_and_run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             context.reply.error(&error);
             Outcome::Replied
         }
-        Err(Refusal::Forward(forward)) => Outcome::Forward(forward),
+        Err(Refusal::Away(Away::One(forward))) => Outcome::Forward(forward),
+        Err(Refusal::Away(Away::Parts(split))) => Outcome::Split(split),
     }
 }
 
@@ -48,13 +50,21 @@ fn execute_silenced(context: &mut Context<'_>, request: Request<'_>) -> Outcome 
     let mut outcome = admit_and_run(context, request);
     match &mut outcome {
         Outcome::Parked(_) => {}
-        Outcome::Forward(forward) => {
-            forward.is_silent = matches!(context.client.reply_mode, ReplyMode::Off | ReplyMode::Skip);
+        Outcome::Forward(Forward { is_silent, .. }) => {
+            *is_silent = is_silenced(context.client.reply_mode);
+            silence(context, start);
+        }
+        Outcome::Split(split) => {
+            split.is_silent = is_silenced(context.client.reply_mode);
             silence(context, start);
         }
         Outcome::Replied | Outcome::Close | Outcome::Link => silence(context, start),
     }
     outcome
+}
+
+fn is_silenced(mode: ReplyMode) -> bool {
+    matches!(mode, ReplyMode::Off | ReplyMode::Skip)
 }
 
 /// Takes back the reply written from `start` on, if the client wants none. Called when a command ends; for one that was
@@ -74,8 +84,8 @@ pub(crate) fn silence(context: &mut Context<'_>, start: usize) {
 /// Why a command is not run.
 enum Refusal {
     Error(ReplyError),
-    /// It runs on another node.
-    Forward(Forward),
+    /// It runs on other nodes.
+    Away(Away),
 }
 
 impl From<ReplyError> for Refusal {
@@ -93,9 +103,9 @@ fn admit(context: &mut Context<'_>, request: Request<'_>) -> Result<&'static Spe
         admit_stranger(context, spec)?;
     }
     if context.client.routing != Routing::Alone
-        && let Some(forward) = redirect::check(context, spec, request)?
+        && let Some(away) = redirect::check(context, spec, request)?
     {
-        return Err(Refusal::Forward(forward));
+        return Err(Refusal::Away(away));
     }
     let bytes = request.bytes_total();
     if bytes > table::KEY_BYTES_MAX {

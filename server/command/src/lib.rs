@@ -33,6 +33,7 @@ pub(crate) mod redirect;
 pub(crate) mod room;
 pub mod server;
 pub mod spec;
+pub mod split;
 pub mod string;
 pub mod table;
 #[cfg(test)]
@@ -53,3 +54,4 @@ pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use names::{commands_total, name_by_index};
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};
+pub use split::{Gather, Part, Split};

@@ -6,34 +6,61 @@ use crate::client::Routing;
 use crate::context::{Context, Forward};
 use crate::error::ReplyError;
 use crate::spec::Spec;
+use crate::split::{Gather, Split};
 use crate::table;
 use leasehold_cluster::{Member, Slot};
 use leasehold_protocol::Request;
+
+/// Where a request goes that this node does not execute alone.
+pub(crate) enum Away {
+    One(Forward),
+    Parts(Box<Split>),
+}
 
 /// Whether this node executes a request; else where it goes.
 ///
 /// # Errors
 /// [`ReplyError::Moved`], [`ReplyError::CrossSlot`].
 #[inline(never)]
-pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) -> Result<Option<Forward>, ReplyError> {
+pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) -> Result<Option<Away>, ReplyError> {
     let Some(member) = context.host.member() else { return Ok(None) };
     let mut keys = table::keys_of(spec, request);
     let Some(first) = keys.next() else { return Ok(None) };
     let slot = Slot::of_key(first);
-    // Also where one node has them all: with another node in the list it might not have them any more.
-    if keys.any(|key| Slot::of_key(key) != slot) {
-        return Err(ReplyError::CrossSlot);
+    let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
+    match Gather::of(spec).filter(|_| is_sent_on) {
+        Some(gather) => {
+            let topology = member.topology();
+            let owner = topology.place_of_owner(slot);
+            let other = keys.map(Slot::of_key).find(|slot| topology.place_of_owner(*slot) != owner);
+            match other {
+                None => {}
+                // A node is sent its own keys only; one of these two is not.
+                Some(other) if context.client.routing == Routing::Link => {
+                    return Err(moved(member, if member.owns(slot) { other } else { slot }));
+                }
+                Some(_) => {
+                    return Ok(Split::of(member, spec, request, gather).map(|split| Away::Parts(Box::new(split))));
+                }
+            }
+        }
+        // Also where one node has them all: with another node in the list it might not have them any more.
+        None if keys.any(|key| Slot::of_key(key) != slot) => return Err(ReplyError::CrossSlot),
+        None => {}
     }
     let Some(place) = place_of_other(member, slot) else { return Ok(None) };
     match context.client.routing {
         Routing::Alone => Ok(None),
         Routing::Forward | Routing::Auto => {
-            Ok(Some(Forward { place, slot, is_silent: false, gives_lease: spec.name == "getl" }))
+            let gives_lease = spec.name == "getl";
+            Ok(Some(Away::One(Forward { place, slot, is_silent: false, gives_lease })))
         }
-        Routing::Redirect | Routing::Shown | Routing::Link => {
-            Err(ReplyError::Moved { slot, address: member.topology().owner(slot).address().clone() })
-        }
+        Routing::Redirect | Routing::Shown | Routing::Link => Err(moved(member, slot)),
     }
+}
+
+fn moved(member: &Member, slot: Slot) -> ReplyError {
+    ReplyError::Moved { slot, address: member.topology().owner(slot).address().clone() }
 }
 
 /// The one place where it is decided which other node a request for a slot goes to; `None`: it is for this one.

@@ -229,6 +229,15 @@ impl Flags {
     /// Slow for everybody or destructive: in the category `@dangerous`, and no word of `COMMAND INFO`.
     pub const DANGEROUS: Self = Self(1 << 12);
 
+    /// Its keys have nothing to do with each other, so each node may run it for its own; the reply is the sum of numbers.
+    pub const SUMMED: Self = Self(1 << 13);
+    /// As `SUMMED`; the reply is OK if all are.
+    pub const ALL_OK: Self = Self(1 << 14);
+    /// As `SUMMED`; the reply is an array with an element for each key.
+    pub const LISTED: Self = Self(1 << 15);
+    /// As `LISTED`; an element may be an error.
+    pub const LISTED_WITH_ERRORS: Self = Self(1 << 16);
+
     /// All flags of both.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {

@@ -4,11 +4,12 @@ use super::{Closing, Connection, REPLY_BYTES_PER_TURN, Stop};
 use crate::clients::Card;
 use crate::front::{Front, Lane, Memcached, Protocol, Resp};
 use crate::peer::frame;
+use crate::peer::gather::Gathering;
 use crate::peer::link::Entry;
 use crate::peer::owed::Owed;
 use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
-use leasehold_command::{Context, Forward, Outcome};
+use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split};
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
 use leasehold_protocol::{Parsed, ProtocolError, Reply};
 use std::rc::Rc;
@@ -94,6 +95,18 @@ impl Connection {
                         held_from = Some(context.reply.len());
                         let Span { start, end } = stage.spans[index];
                         send_on::<F>(&mut context, &thread, owed, forward, request, &input[start..end]);
+                        if owed.is_full() {
+                            break 'turn Stop::Owed;
+                        }
+                    }
+                    Outcome::Split(split) => {
+                        let owed = self.owed.get_or_insert_with(|| Owed::new(&self.slot));
+                        hold(owed, context.reply, held_from);
+                        held_from = Some(context.reply.len());
+                        if let Some(parked) = send_parts::<F>(&mut context, &thread, owed, *split, limits) {
+                            self.parked = Some(parked);
+                            break 'turn Stop::Parked;
+                        }
                         if owed.is_full() {
                             break 'turn Stop::Owed;
                         }
@@ -200,9 +213,43 @@ fn send_on<F: Front>(
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let number = owed.wait(is_silent, gives_lease);
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
-    let entry = Entry { owed: Rc::clone(owed), number, slot, dialect, command: client.last_command, lease_key };
+    let entry =
+        Entry { owed: Rc::clone(owed), number, part: 0, slot, dialect, command: client.last_command, lease_key };
     let no_touch = if client.no_touch { frame::NO_TOUCH } else { 0 };
     thread.links.forward(thread, place, entry, client.id, dialect as u8 | no_touch, bytes);
+}
+
+/// Sends the parts of a request to their nodes, and executes this node's own; it is given back if it parks.
+fn send_parts<F: Front>(
+    context: &mut Context<'_>,
+    thread: &Rc<Thread>,
+    owed: &Rc<Owed>,
+    split: Split,
+    limits: &F::Limits,
+) -> Option<Box<Parked>> {
+    let Split { mut parts, gather, is_silent } = split;
+    let number = owed.gather(is_silent, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
+    let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
+    let kind = dialect as u8 | if client.no_touch { frame::NO_TOUCH } else { 0 };
+    let mut own = None;
+    for (part, Part { place, slot, request, .. }) in (0..).zip(parts) {
+        let Some(place) = place else {
+            own = Some((part, request));
+            continue;
+        };
+        let owed = Rc::clone(owed);
+        let entry = Entry { owed, number, part, slot, dialect, command: client.last_command, lease_key: None };
+        thread.links.forward(thread, place, entry, client.id, kind, &request);
+    }
+    let (part, request) = own?;
+    let start = context.reply.len();
+    if let Outcome::Parked(parked) = F::execute_bytes(context, &request, limits) {
+        owed.set_own_part(number, part);
+        return Some(parked);
+    }
+    owed.deliver(number, part, context.reply.as_bytes().get(start..).unwrap_or_default());
+    context.reply.truncate(start);
+    None
 }
 
 /// While a read is parked, starts the loads of the reads behind it in the pipeline, so that they share a query.

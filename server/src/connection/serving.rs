@@ -263,7 +263,9 @@ impl Serving {
                 self.parked.insert(ticket, ParkedFrame { id: frame.id, client: frame.number, dialect, parked });
                 self.behind.entry(frame.number).or_default();
             }
-            Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Link) => end(hands, head),
+            Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link) => {
+                end(hands, head)
+            }
         }
     }
 

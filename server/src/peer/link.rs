@@ -64,6 +64,8 @@ pub(crate) struct Entry {
     pub(crate) owed: Rc<Owed>,
     /// Its place there.
     pub(crate) number: u32,
+    /// Which part of that it is.
+    pub(crate) part: u16,
     pub(crate) slot: Slot,
     pub(crate) dialect: Dialect,
     /// For the statistics.
@@ -260,7 +262,7 @@ fn refuse(thread: &Rc<Thread>, place: usize, entry: Entry, reason: &str) {
         }
     };
     thread.stats().forwarded_refused.add(1);
-    entry.owed.deliver(entry.number, text.as_bytes());
+    entry.owed.deliver(entry.number, entry.part, text.as_bytes());
 }
 
 /// Connects to a node and makes the connection a link; what was received behind the answers is the first of its frames.
@@ -430,7 +432,7 @@ impl State {
             if bytes.first() == Some(&b'-') {
                 thread.stats().count_error(entry.command, &bytes[1..]);
             }
-            if entry.owed.deliver(entry.number, bytes) == Delivered::Nobody {
+            if entry.owed.deliver(entry.number, entry.part, bytes) == Delivered::Nobody {
                 self.give_back(&entry, bytes);
             }
             return Ok(());

@@ -9,6 +9,7 @@
 //! Each thread has a link of its own to each node, opened at the first need; nothing crosses threads.
 
 pub(crate) mod frame;
+pub(crate) mod gather;
 pub(crate) mod link;
 pub(crate) mod owed;
 pub(crate) mod reply;

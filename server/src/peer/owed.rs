@@ -5,8 +5,9 @@
 //! places       [ waiting ]     [ bytes ]   [ waiting ]     [ bytes ]      1 is answered: 1 and 2 are ready to be sent
 //! ```
 
+use super::gather::Gathering;
 use crate::thread::Slot;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -21,6 +22,8 @@ const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Owed {
     slot: Rc<Slot>,
     replies: RefCell<Replies>,
+    /// The part of a reply that the connection's own parked command makes.
+    own_part: Cell<Option<(u32, u16)>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +44,15 @@ struct Replies {
 /// One reply, or several of commands that were run here one after the other.
 #[derive(Debug)]
 enum Place {
-    Waiting { is_silent: bool, gives_lease: bool },
+    Waiting {
+        is_silent: bool,
+        gives_lease: bool,
+    },
+    /// Several nodes make it.
+    Gathering {
+        is_silent: bool,
+        gathering: Box<Gathering>,
+    },
     Bytes(Vec<u8>),
 }
 
@@ -56,7 +67,7 @@ pub(crate) enum Delivered {
 
 impl Owed {
     pub(crate) fn new(slot: &Rc<Slot>) -> Rc<Self> {
-        Rc::new(Self { slot: Rc::clone(slot), replies: RefCell::default() })
+        Rc::new(Self { slot: Rc::clone(slot), replies: RefCell::default(), own_part: Cell::new(None) })
     }
 
     /// Adds replies of commands that were run here.
@@ -68,7 +79,9 @@ impl Owed {
         match replies.places.back_mut() {
             None => return replies.ready.extend_from_slice(bytes),
             Some(Place::Bytes(held)) => held.extend_from_slice(bytes),
-            Some(Place::Waiting { .. }) => replies.places.push_back(Place::Bytes(bytes.to_vec())),
+            Some(Place::Waiting { .. } | Place::Gathering { .. }) => {
+                replies.places.push_back(Place::Bytes(bytes.to_vec()))
+            }
         }
         replies.held_bytes += bytes.len();
     }
@@ -82,21 +95,63 @@ impl Owed {
         replies.first.wrapping_add(replies.places.len() as u32 - 1)
     }
 
-    /// The answer to the request that waits at a place.
-    pub(crate) fn deliver(&self, number: u32, reply: &[u8]) -> Delivered {
+    /// Adds a place for a reply that is gathered; its number is for [`Owed::deliver`].
+    pub(crate) fn gather(&self, is_silent: bool, gathering: Gathering) -> u32 {
+        let replies = &mut *self.replies.borrow_mut();
+        replies.waiting += gathering.len();
+        replies.places.push_back(Place::Gathering { is_silent, gathering: Box::new(gathering) });
+        replies.first.wrapping_add(replies.places.len() as u32 - 1)
+    }
+
+    /// A part of the reply at a place is made by the command that the connection has parked.
+    pub(crate) fn set_own_part(&self, number: u32, part: u16) {
+        self.own_part.set(Some((number, part)));
+    }
+
+    /// See [`Owed::set_own_part`]; it is no more.
+    pub(crate) fn take_own_part(&self) -> Option<(u32, u16)> {
+        self.own_part.take()
+    }
+
+    /// The answer to the request that waits at a place, or to a part of it.
+    pub(crate) fn deliver(&self, number: u32, part: u16, reply: &[u8]) -> Delivered {
         let replies = &mut *self.replies.borrow_mut();
         if replies.is_closed {
             return Delivered::Nobody;
         }
         let at = number.wrapping_sub(replies.first) as usize;
-        let Some(place @ &mut Place::Waiting { is_silent, gives_lease }) = replies.places.get_mut(at) else {
-            debug_assert!(false, "a reply is delivered once");
-            return Delivered::Nobody;
-        };
         let was_full = replies.waiting >= FORWARDED_MAX || replies.held_bytes >= HELD_BYTES_MAX;
         let was_empty = replies.ready.is_empty();
+        let gathered;
+        let Some(place) = replies.places.get_mut(at) else {
+            debug_assert!(false, "a place stays until it has its reply");
+            return Delivered::Nobody;
+        };
+        let (is_silent, reply) = match place {
+            Place::Waiting { is_silent, gives_lease } => {
+                replies.waiting_for_lease -= usize::from(*gives_lease);
+                (*is_silent, reply)
+            }
+            Place::Gathering { is_silent, gathering } => {
+                replies.waiting -= 1;
+                replies.held_bytes += reply.len();
+                let Some(whole) = gathering.take(part, reply) else {
+                    if was_full {
+                        self.slot.wake();
+                    }
+                    return Delivered::Taken;
+                };
+                replies.held_bytes -= gathering.bytes();
+                replies.waiting += 1;
+                gathered = whole;
+                (*is_silent, &gathered[..])
+            }
+            Place::Bytes(_) => {
+                debug_assert!(false, "a reply is delivered once");
+                return Delivered::Nobody;
+            }
+        };
         replies.waiting -= 1;
-        replies.waiting_for_lease -= usize::from(gives_lease);
         let reply = if is_silent { &[] } else { reply };
         if at > 0 {
             replies.held_bytes += reply.len();
@@ -198,7 +253,7 @@ mod tests {
                 }
                 if !waiting.is_empty() {
                     let (number, text) = waiting.remove(index.index(waiting.len()));
-                    prop_assert_eq!(owed.deliver(number, text.as_bytes()), Delivered::Taken);
+                    prop_assert_eq!(owed.deliver(number, 0, text.as_bytes()), Delivered::Taken);
                 }
             }
             sent.extend(owed.take_ready());
@@ -213,7 +268,7 @@ mod tests {
         let number = owed.wait(false, true);
         assert!(owed.waits_for_lease() && !owed.is_done());
         assert!(owed.close());
-        assert_eq!(owed.deliver(number, b"x"), Delivered::Nobody);
+        assert_eq!(owed.deliver(number, 0, b"x"), Delivered::Nobody);
         assert!(!owed.close());
     }
 
@@ -222,7 +277,7 @@ mod tests {
         let owed = owed();
         let numbers: Vec<u32> = (0..FORWARDED_MAX).map(|_| owed.wait(false, false)).collect();
         assert!(owed.is_full());
-        owed.deliver(numbers[5], b"x");
+        owed.deliver(numbers[5], 0, b"x");
         assert!(!owed.is_full());
         owed.hold(&vec![0; HELD_BYTES_MAX]);
         assert!(owed.is_full());

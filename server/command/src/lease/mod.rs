@@ -139,7 +139,7 @@ const INVAL: Spec = Spec {
     since: "leasehold 0.1.0",
     complexity: "O(N) for N keys",
     arity: -2,
-    flags: Flags::WRITE,
+    flags: Flags::WRITE.with(Flags::SUMMED),
     // In the order in which `keys_and_options` looks for them.
     keys: Keys::BeforeOptions(&[&[("VER", 1)], &[("STALE", 1), ("HARD", 0)]]),
     arguments: &[

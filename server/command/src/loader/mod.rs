@@ -56,7 +56,7 @@ const MLOADTHROUGH: Spec = Spec {
     since: "leasehold 0.1.0",
     complexity: "O(N) for N keys, and one query per batch of missing keys",
     arity: -2,
-    flags: Flags::READONLY.with(Flags::BLOCKING).with(Flags::NOSCRIPT),
+    flags: Flags::READONLY.with(Flags::BLOCKING).with(Flags::NOSCRIPT).with(Flags::LISTED_WITH_ERRORS),
     keys: Keys::ALL,
     arguments: &[Argument::key("key").multiple()],
     subcommands: &[],

@@ -47,7 +47,7 @@ pub(super) static MGET: Spec = Spec {
     since: "1.0.0",
     complexity: "O(N) where N is the number of keys",
     arity: -2,
-    flags: Flags::READONLY.with(Flags::FAST),
+    flags: Flags::READONLY.with(Flags::FAST).with(Flags::LISTED),
     keys: Keys::ALL,
     arguments: &[Argument::key("key").multiple()],
     subcommands: &[],

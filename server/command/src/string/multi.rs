@@ -17,7 +17,7 @@ pub(super) static MSET: Spec = Spec {
     since: "1.0.1",
     complexity: "O(N) where N is the number of keys",
     arity: -3,
-    flags: Flags::WRITE.with(Flags::DENYOOM),
+    flags: Flags::WRITE.with(Flags::DENYOOM).with(Flags::ALL_OK),
     keys: Keys::Range { first: 1, last: -1, step: 2 },
     arguments: &[KEY_AND_VALUE],
     subcommands: &[],
