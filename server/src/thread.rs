@@ -13,7 +13,7 @@ use crate::peer::Links;
 use crate::stage::Stage;
 use crate::stats::ThreadStats;
 use crate::vital::Vital;
-use leasehold_command::{Client, commands_total, finish_effects, give_back, name_by_index};
+use leasehold_command::{Client, Routing, commands_total, finish_effects, give_back, name_by_index};
 use leasehold_keyspace::{Turn, Wake, WakeEvent};
 use leasehold_protocol::{Reply, RespVersion};
 use std::cell::{Cell, RefCell, RefMut};
@@ -336,7 +336,11 @@ impl Thread {
             Protocol::Memcached => self.node.config.memcached_users.is_empty(),
         };
         if self.node.member.is_some() {
-            client.routing = self.node.config.routing;
+            // Clients of memcached cannot be told where a key is.
+            client.routing = match protocol {
+                Protocol::Memcached => Routing::Forward,
+                Protocol::Resp | Protocol::Link => self.node.config.routing,
+            };
         }
         let connection = Connection::new(Rc::clone(self), stream, slot, client, protocol);
         tokio::task::spawn_local(connection::serve(connection));

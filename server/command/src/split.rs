@@ -16,6 +16,10 @@ pub enum Gather {
     List,
     /// As `List`, where an error stands in the places of its keys.
     ListWithErrors,
+    /// What memcached's `get` and its kind answer, in the order of the keys, or the first error.
+    Values,
+    /// This line of memcached's, whatever the replies are.
+    Told(&'static [u8]),
 }
 
 /// See the module.
@@ -60,7 +64,7 @@ impl Split {
     pub(crate) fn of(member: &Member, spec: &Spec, request: Request<'_>, gather: Gather) -> Option<Self> {
         let step = if let Keys::Range { step, .. } = spec.keys { step as usize } else { 1 };
         let places = || table::key_positions(spec.keys, request.len(), |index| request.arg(index));
-        let (first, last) = (places().next()?, places().last()?);
+        let (first, last) = (places().next()?, places().next_back()?);
         let behind = last + step;
         if behind > request.len() {
             return None;

@@ -7,7 +7,7 @@ use super::{Config, FeedConfig, LoaderConfig, NodeConfig, WriteMode};
 use crate::feed::mapping_of;
 use crate::load::LOADER_NAMES_MAX;
 use leasehold_cluster::{Address, Flaw, NODES_MAX, Topology};
-use leasehold_command::ServeStale;
+use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
 use leasehold_loader_sql::{
@@ -130,10 +130,9 @@ fn node_rules(config: &Config, found: &mut Findings<'_>) {
         return;
     };
     found.must_exist(&Section::Server, "node", "nodes", name, config.nodes.iter().map(|node| node.name.as_str()));
-    if config.memcached_port != 0 {
-        let text = "is not for one of several nodes (node): clients of memcached cannot be sent to another node, and would fill keys \
-                    that are another's; allowed: 0";
-        found.error(&Section::Server, "memcached-port", text.to_owned());
+    if config.memcached_port != 0 && config.routing == Routing::Redirect {
+        let text = "cannot be redirect beside memcached-port: clients of memcached cannot be sent to another node; allowed: auto, forward";
+        found.error(&Section::Server, "routing", text.to_owned());
     }
     for loader in config.loaders.iter().filter(|loader| loader.db.0 != 0) {
         let text = "is not there where this is one of several nodes (node); allowed: 0".to_owned();

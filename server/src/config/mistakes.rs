@@ -175,10 +175,10 @@ fn each_mistake_is_told_with_place_reason_and_range() {
             &["x.toml:5:11: nodes.b.address: is the address of nodes.a as well; allowed: one node at an address"],
         ),
         (
-            "node = \"a\"\nmemcached-port = 11211\n[nodes.a]\naddress = \"a:1\"",
+            "node = \"a\"\nmemcached-port = 11211\nrouting = \"redirect\"\n[nodes.a]\naddress = \"a:1\"",
             &[
-                "x.toml:2:18: memcached-port: is not for one of several nodes (node): clients of memcached cannot be sent to another \
-               node, and would fill keys that are another's; allowed: 0",
+                "x.toml:3:11: routing: cannot be redirect beside memcached-port: clients of memcached cannot be sent to another node; \
+               allowed: auto, forward",
             ],
         ),
         ("adress = \"a:1\"", &["x.toml:1:1: adress: unknown option; `leasehold --print-config` lists all of them"]),

@@ -18,8 +18,13 @@ pub(crate) struct Gathering {
 struct Gathered {
     /// Where its keys stand among all.
     keys: Vec<u32>,
+    /// Of [`Gather::Values`], which answers only the keys that it finds.
+    request: Vec<u8>,
     reply: Option<Vec<u8>>,
 }
+
+/// The end of what memcached's `get` answers.
+const END: &[u8] = b"END\r\n";
 
 /// A node of this version does not answer so.
 const STRANGE: &str = "ERR another node's part of the reply cannot be read";
@@ -27,7 +32,11 @@ const STRANGE: &str = "ERR another node's part of the reply cannot be read";
 impl Gathering {
     /// Of a command in these parts, whose reply may have `bytes_max` bytes.
     pub(crate) fn new(gather: Gather, parts: &mut [Part], bytes_max: usize) -> Self {
-        let gathered = |part: &mut Part| Gathered { keys: std::mem::take(&mut part.keys), reply: None };
+        let gathered = |part: &mut Part| Gathered {
+            keys: std::mem::take(&mut part.keys),
+            request: if gather == Gather::Values { part.request.clone() } else { Vec::new() },
+            reply: None,
+        };
         Self { gather, unanswered: parts.len(), parts: parts.iter_mut().map(gathered).collect(), bytes_max }
     }
 
@@ -75,13 +84,46 @@ impl Gathering {
                 }
                 None => error_of(STRANGE),
             },
+            (Gather::Told(line), _) => [line, b"\r\n"].concat(),
+            (Gather::Values, _) if total > self.bytes_max => {
+                b"SERVER_ERROR out of memory writing get response\r\n".to_vec()
+            }
+            (Gather::Values, _) => {
+                let is_error =
+                    |reply: &[u8]| ![&b"VALUE "[..], b"LVALUE ", END].iter().any(|start| reply.starts_with(start));
+                match replies().map(|(_, reply)| reply).find(|reply| is_error(reply)) {
+                    Some(error) => error.to_vec(),
+                    None => self.values().unwrap_or_else(|| format!("SERVER_{STRANGE}\r\n").into_bytes()),
+                }
+            }
         }
+    }
+
+    /// The values of all parts, in the order of the keys, and `END`.
+    fn values(&self) -> Option<Vec<u8>> {
+        let mut values: Vec<&[u8]> = vec![&[]; self.parts.iter().map(|part| part.keys.len()).sum()];
+        for Gathered { keys, request, reply } in &self.parts {
+            let mut rest = reply.as_deref()?;
+            let words = request.strip_suffix(b"\r\n")?.split(|byte| *byte == b' ').collect::<Vec<_>>();
+            let names = words.get(words.len().checked_sub(keys.len())?..)?;
+            for (key, name) in keys.iter().zip(names) {
+                let Some((own, value)) = value_at(rest).filter(|(own, _)| own == name) else { continue };
+                debug_assert_eq!(own, *name);
+                values[*key as usize] = value;
+                rest = &rest[value.len()..];
+            }
+            if rest != END {
+                return None;
+            }
+        }
+        values.push(END);
+        Some(values.concat())
     }
 
     /// The elements of all parts, in the order of the keys.
     fn elements(&self) -> Option<Vec<&[u8]>> {
         let mut elements: Vec<&[u8]> = vec![&[]; self.parts.iter().map(|part| part.keys.len()).sum()];
-        for Gathered { keys, reply } in &self.parts {
+        for Gathered { keys, reply, .. } in &self.parts {
             let reply = reply.as_deref()?;
             if reply.first() == Some(&b'-') {
                 keys.iter().for_each(|key| elements[*key as usize] = reply);
@@ -95,6 +137,17 @@ impl Gathering {
         }
         Some(elements)
     }
+}
+
+/// The key, and all of it, of the value at the front of what memcached's `get` or `lease-get` has answered.
+fn value_at(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = bytes.windows(2).position(|end| end == b"\r\n")?;
+    let mut words = bytes[..line].split(|byte| *byte == b' ');
+    // Between key and length stand the flags, and the token of a lease.
+    let between = if words.next()? == b"LVALUE" { 2 } else { 1 };
+    let (key, len) = (words.next()?, words.nth(between)?);
+    let len: usize = std::str::from_utf8(len).ok()?.parse().ok()?;
+    Some((key, bytes.get(..line.checked_add(len)?.checked_add(4)?)?))
 }
 
 fn integer(reply: &[u8]) -> Option<i64> {
@@ -163,6 +216,43 @@ mod tests {
             }
             prop_assert_eq!(whole, Some(write(&values.iter().map(|(_, value)| value).collect::<Vec<_>>())));
         }
+    }
+
+    #[test]
+    fn values_of_memcached_come_in_the_order_of_the_keys() {
+        let slot = Slot::of_key(b"k");
+        let part = |request: &str, keys: &[u32]| Part {
+            place: None,
+            slot,
+            request: request.as_bytes().to_vec(),
+            keys: keys.to_vec(),
+        };
+        let gather = |replies: [&str; 2]| {
+            let parts = &mut [part("gat 100 a c a\r\n", &[0, 2, 4]), part("gat 100 b d\r\n", &[1, 3])];
+            let mut gathering = Gathering::new(Gather::Values, parts, 1_000);
+            assert_eq!(gathering.take(1, replies[1].as_bytes()), None);
+            String::from_utf8(gathering.take(0, replies[0].as_bytes()).expect("it is the last")).expect("it is a text")
+        };
+        let value = |key: &str, data: &str| format!("VALUE {key} 7 {}\r\n{data}\r\n", data.len());
+        let (a, b, c, d) = (value("a", "\r\nEND\r\n"), value("b", "two"), value("c", ""), value("d", "VALUE b 0 1"));
+        let (one, two) = (format!("{a}{c}{a}END\r\n"), format!("{b}{d}END\r\n"));
+        assert_eq!(gather([&one, &two]), format!("{a}{b}{c}{d}{a}END\r\n"));
+        assert_eq!(gather([&format!("{a}{a}END\r\n"), &format!("{d}END\r\n")]), format!("{a}{d}{a}END\r\n"));
+        assert_eq!(gather(["END\r\n", "END\r\n"]), "END\r\n");
+        assert_eq!(
+            gather([&one, "SERVER_ERROR node b does not answer\r\n"]),
+            "SERVER_ERROR node b does not answer\r\n"
+        );
+        assert_eq!(
+            gather([&format!("{b}END\r\n"), &two]),
+            format!("SERVER_{STRANGE}\r\n"),
+            "a key that was not asked for"
+        );
+        let long = "x".repeat(1_000);
+        assert_eq!(
+            gather([&format!("{}END\r\n", value("a", &long)), &two]),
+            "SERVER_ERROR out of memory writing get response\r\n"
+        );
     }
 
     #[test]

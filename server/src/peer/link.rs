@@ -101,6 +101,8 @@ struct State {
     pinged_ms: u64,
     /// Whether a ping has no answer.
     is_pinged: bool,
+    /// Whether the last tick would have given up.
+    is_overdue: bool,
     /// Whether nothing was heard between two ticks although something is waited for, and ticks are to come often.
     is_slow: bool,
     offset: Offset,
@@ -181,8 +183,14 @@ impl Link {
     pub(super) fn tick(&self, thread: &Rc<Thread>, now_ms: u64) {
         let state = &mut *self.state.borrow_mut();
         let waits = state.under_way.count > 0 || state.is_pinged || matches!(state.phase, Phase::Opening);
-        if waits && state.give_up_ms(self.timeout_ms) <= now_ms {
+        let is_overdue = waits && state.give_up_ms(self.timeout_ms) <= now_ms;
+        if is_overdue && state.is_overdue {
             self.fail(thread, state, "does not answer");
+        } else if is_overdue {
+            // It may be this process that stood still: what has arrived is read first.
+            if let Some(waker) = &state.waker {
+                waker.wake_by_ref();
+            }
         } else if matches!(state.phase, Phase::Open(_) | Phase::Leaving(_)) {
             let every_ms = if waits { self.timeout_ms / PINGS_PER_TIMEOUT } else { PING_IDLE.as_millis() as u64 };
             if now_ms >= state.pinged_ms + every_ms && !state.is_pinged {
@@ -191,6 +199,7 @@ impl Link {
         } else if matches!(state.phase, Phase::Closed) && state.failures > 0 && state.retry_at_ms <= now_ms {
             self.open(thread, state);
         }
+        state.is_overdue = is_overdue;
         let waits = state.under_way.count > 0 || state.is_pinged || matches!(state.phase, Phase::Opening);
         let is_slow = waits && state.heard_ms + SLOW_MS <= now_ms;
         if is_slow != state.is_slow {

@@ -17,6 +17,10 @@ pub(crate) const FORWARDED_MAX: usize = 1_024;
 /// Bytes of replies that may be held back behind a forwarded request; with more the connection is not read.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Places and bytes for the requests of a usual pipeline, so that it costs one allocation each.
+const USUAL_PLACES: usize = 16;
+const USUAL_BYTES: usize = 1024;
+
 /// See the module. Shared by the connection and the links that bring the answers.
 #[derive(Debug)]
 pub(crate) struct Owed {
@@ -67,7 +71,11 @@ pub(crate) enum Delivered {
 
 impl Owed {
     pub(crate) fn new(slot: &Rc<Slot>) -> Rc<Self> {
-        Rc::new(Self { slot: Rc::clone(slot), replies: RefCell::default(), own_part: Cell::new(None) })
+        Rc::new(Self {
+            slot: Rc::clone(slot),
+            replies: RefCell::new(Replies { places: VecDeque::with_capacity(USUAL_PLACES), ..Replies::default() }),
+            own_part: Cell::new(None),
+        })
     }
 
     /// Adds replies of commands that were run here.
@@ -157,6 +165,9 @@ impl Owed {
             replies.held_bytes += reply.len();
             *place = Place::Bytes(reply.to_vec());
         } else {
+            if replies.ready.capacity() == 0 {
+                replies.ready.reserve(USUAL_BYTES);
+            }
             replies.ready.extend_from_slice(reply);
             replies.places.pop_front();
             replies.first = replies.first.wrapping_add(1);

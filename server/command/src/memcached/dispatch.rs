@@ -1,6 +1,7 @@
 //! One request from its first word to its outcome: look up, admit, run.
 
-use super::{buffer, meta, table, writing};
+use super::{buffer, meta, routing, table, writing};
+use crate::client::Routing;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::spec::Flags;
@@ -11,6 +12,9 @@ pub(super) const ERROR: &[u8] = b"ERROR";
 
 /// A key or a number that cannot be one, or fewer words than the verb needs.
 pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
+
+/// The entry is longer than `item-size-max`.
+pub(super) const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache";
 
 /// Executes one request.
 #[inline]
@@ -25,15 +29,25 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     }
     let start = context.reply.len();
     let is_silent = verb.is_silent(request) && request.fault() != Some(Fault::Unreadable);
-    let outcome = admit_and_run(context, verb, request);
+    let mut outcome = admit_and_run(context, verb, request);
     if is_silent {
         context.reply.truncate(start);
+        match &mut outcome {
+            Outcome::Forward(forward) => forward.is_silent = true,
+            Outcome::Split(split) => split.is_silent = true,
+            _ => {}
+        }
     }
     outcome
 }
 
 #[inline]
 fn admit_and_run(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>) -> Outcome {
+    if context.client.routing != Routing::Alone
+        && let Some(outcome) = routing::send_on(context, verb, request)
+    {
+        return outcome;
+    }
     if let Some(fault) = request.fault() {
         return refuse(context, verb, request, fault);
     }
@@ -107,7 +121,7 @@ fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, f
         Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
         Fault::TooLarge => {
             remove_outdated(context, verb, request);
-            answer(context, b"SERVER_ERROR object too large for cache")
+            answer(context, TOO_LARGE)
         }
         Fault::Skipped => Outcome::Replied,
     }

@@ -23,7 +23,7 @@ use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::loader::through;
 use crate::room::Room;
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use leasehold_keyspace::{Fill, Filled, LostReason, Sight, Sighting, Standing};
 use leasehold_protocol::memcached::{Request, reply};
 
@@ -35,6 +35,7 @@ static LEASE_GET: Verb = Verb {
     usage: "<key>*",
     summary: "Answers the values that the keys have, or gives the caller the right to fill them",
     words_min: 2,
+    keys: Keys::ALL,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: None,
     run: lease_get,
@@ -45,6 +46,7 @@ static LEASE_SET: Verb = Verb {
     usage: "<key> <token> <flags> <exptime> <bytes> [noreply]",
     summary: "Fills a key under a lease, if nothing invalidated the key since the lease was given",
     words_min: 6,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::DENYOOM),
     noreply_from: Some(7),
     run: lease_set,

@@ -11,6 +11,7 @@ mod meta;
 mod number;
 mod parked;
 mod read;
+mod routing;
 mod store;
 pub mod table;
 mod upkeep;

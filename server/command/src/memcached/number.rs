@@ -5,7 +5,7 @@ use super::dispatch::answer;
 use super::table::Verb;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use leasehold_keyspace::Slot;
 use leasehold_protocol::memcached::{Request, parser, reply};
 
@@ -17,6 +17,7 @@ static INCR: Verb = Verb {
     usage: "<key> <number> [noreply]",
     summary: "Adds to a number of 64 bits, which starts again at 0 past its largest",
     words_min: 3,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::DENYOOM).with(Flags::FAST),
     noreply_from: Some(3),
     run: |context, request| count(context, request, Direction::Up),

@@ -10,7 +10,7 @@ use crate::loader::refresh::{Reader, hit_near_end};
 use crate::loader::through::{self, Demand, Found};
 use crate::parked::{Answer, Kind};
 use crate::room::Room;
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use bytes::Bytes;
 use leasehold_keyspace::{Access, Slot};
 use leasehold_protocol::memcached::{Request, parser, reply};
@@ -23,6 +23,7 @@ static GET: Verb = Verb {
     usage: "<key>*",
     summary: "Answers the values that the keys have",
     words_min: 2,
+    keys: Keys::ALL,
     flags: Flags::READONLY.with(Flags::FAST),
     noreply_from: None,
     run: get,
@@ -41,6 +42,7 @@ static GAT: Verb = Verb {
     usage: "<exptime> <key>*",
     summary: "As get, and gives what it reads a new exptime",
     words_min: 3,
+    keys: Keys::Range { first: 2, last: -1, step: 1 },
     flags: Flags::WRITE.with(Flags::FAST),
     run: |context, request| get_and_touch(context, request, false),
     ..GET

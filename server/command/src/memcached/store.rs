@@ -5,7 +5,7 @@ use super::entry::{expire_at_ms, expiry, store};
 use super::table::Verb;
 use crate::context::{Context, Outcome};
 use crate::host::Count;
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use leasehold_keyspace::{Attributes, Replaced, Replacement, Slot};
 use leasehold_protocol::memcached::parser::{self, ENTRY_OVERHEAD_BYTES};
 use leasehold_protocol::memcached::{Request, Storage};
@@ -18,6 +18,7 @@ static SET: Verb = Verb {
     usage: "<key> <flags> <exptime> <bytes> [noreply]",
     summary: "Stores a value",
     words_min: 5,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::DENYOOM),
     noreply_from: Some(5),
     run: |context, request| store_if(context, request, |_| true),
@@ -154,6 +155,7 @@ static TOUCH: Verb = Verb {
     usage: "<key> <exptime> [noreply]",
     summary: "Gives what a key has a new exptime",
     words_min: 3,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: Some(3),
     run: touch,
@@ -176,6 +178,7 @@ static DELETE: Verb = Verb {
     usage: "<key> [noreply]",
     summary: "Deletes a value",
     words_min: 2,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: Some(2),
     run: delete,

@@ -6,7 +6,7 @@
 use super::{lease, meta, number, read, store, upkeep};
 use crate::context::{Context, Outcome};
 use crate::groups::{join, total};
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use leasehold_protocol::memcached::Request;
 
 /// What runs a verb. Words, authentication, format and memory have been checked.
@@ -23,6 +23,8 @@ pub struct Verb {
     pub summary: &'static str,
     /// Fewest words, the verb included. More than it knows are no mistake.
     pub words_min: usize,
+    /// Where its keys stand among the words, the verb being word 0.
+    pub keys: Keys,
     /// What kind of verb it is, in the words of Redis's commands.
     pub flags: Flags,
     /// From so many words on the last one may be `noreply`.
@@ -54,6 +56,7 @@ static PLACEHOLDER: Verb = Verb {
     usage: "",
     summary: "",
     words_min: 0,
+    keys: Keys::None,
     flags: Flags::NONE,
     noreply_from: None,
     run: |_, _| Outcome::Replied,

@@ -6,7 +6,7 @@ use super::table::Verb;
 use super::{VERSION as MEMCACHED_VERSION, buffer};
 use crate::context::{Context, Outcome};
 use crate::host::{Count, StatsOf};
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 use leasehold_protocol::memcached::{Request, parser, reply};
 
 /// The verbs of this file.
@@ -17,6 +17,7 @@ static FLUSH_ALL: Verb = Verb {
     usage: "[delay] [noreply]",
     summary: "Deletes everything, as FLUSHALL; on request later",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::DANGEROUS,
     noreply_from: Some(2),
     run: flush_all,
@@ -45,6 +46,7 @@ static STATS: Verb = Verb {
     usage: "[settings|items|slabs|sizes|conns|reset|detail <on|off|dump>|cachedump <class> <limit>]",
     summary: "Answers what the server counts",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::NONE,
     noreply_from: None,
     run: stats,
@@ -106,6 +108,7 @@ static VERSION: Verb = Verb {
     usage: "",
     summary: "Answers the version of memcached whose behaviour this is",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::FAST,
     noreply_from: None,
     run: |context, _| answer(context, format!("VERSION {MEMCACHED_VERSION}").as_bytes()),
@@ -116,6 +119,7 @@ static VERBOSITY: Verb = Verb {
     usage: "<level> [noreply]",
     summary: "Is taken and changes nothing: CONFIG SET loglevel does",
     words_min: 2,
+    keys: Keys::None,
     flags: Flags::FAST,
     noreply_from: Some(2),
     run: |context, request| match request.word(1).and_then(parser::unsigned) {
@@ -129,6 +133,7 @@ static CACHE_MEMLIMIT: Verb = Verb {
     usage: "<megabytes> [noreply]",
     summary: "Changes the memory limit, as CONFIG SET maxmemory",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::ADMIN,
     noreply_from: Some(2),
     run: cache_memlimit,
@@ -163,6 +168,7 @@ static SHUTDOWN: Verb = Verb {
     usage: "[graceful]",
     summary: "Ends the server, if memcached-shutdown allows it",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::ADMIN,
     noreply_from: Some(2),
     run: shutdown,
@@ -184,6 +190,7 @@ static QUIT: Verb = Verb {
     usage: "",
     summary: "Closes the connection",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::FAST,
     noreply_from: None,
     run: |_: &mut Context<'_>, _| Outcome::Close,

@@ -11,7 +11,7 @@ pub(super) const MEMCACHED: &[Spec<Config>] = &[
         kind: integer(0, 65_535),
         default: Default::Absent { example: "11211" },
         change: Change::Start,
-        doc: "TCP port for memcached clients, on the addresses of bind. They see database 0. 0 = none.",
+        doc: "TCP port for memcached clients, on the addresses of bind. They see database 0, and any of several nodes (node) will do for them. 0 = none.",
         write: |config, value| config.memcached_port = value.u16(),
         read: |config| Value::Integer(config.memcached_port.into()),
     },

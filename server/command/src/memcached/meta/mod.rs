@@ -49,12 +49,13 @@ use self::flags::Asked;
 use super::dispatch;
 use super::table::Verb;
 use crate::context::{Context, Outcome};
-use crate::spec::Flags;
+use crate::spec::{Flags, Keys};
 pub(super) use arithmetic::BAD_FLAG;
 pub(super) use get::loaded;
 use leasehold_keyspace::Sight;
 use leasehold_protocol::memcached::{Request, reply};
 pub(super) use set::remove_outdated;
+use std::borrow::Cow;
 pub(super) use writing::written;
 
 /// The verbs of this file.
@@ -65,6 +66,7 @@ static MG: Verb = Verb {
     usage: "<key> <flags>*",
     summary: "Answers a value with what is kept about it, or gives the caller the right to fill it",
     words_min: 2,
+    keys: Keys::ONE,
     flags: Flags::WRITE.with(Flags::FAST),
     noreply_from: None,
     run: get::run,
@@ -97,6 +99,7 @@ static MN: Verb = Verb {
     usage: "",
     summary: "Answers MN: all replies before it are there then, those that were not sent too",
     words_min: 1,
+    keys: Keys::None,
     flags: Flags::FAST,
     run: |context, _| dispatch::answer(context, b"MN"),
     ..MG
@@ -110,6 +113,15 @@ static ME: Verb = Verb {
     run: debug,
     ..MG
 };
+
+/// The key that a word of a request stands for: with the flag b of a meta command it is base64. `None`: it is none.
+pub(super) fn key_of<'a>(request: Request<'_>, word: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    let is_meta = matches!(request.word(0), Some([b'm', _]));
+    if is_meta && request.words_from(2).any(|flag| flag.first() == Some(&b'b')) {
+        return base64::decode(word).map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(word))
+}
 
 fn debug(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let asked = request.word(1).and_then(|key| {

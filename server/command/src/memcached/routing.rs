@@ -1,0 +1,229 @@
+//! Where there are several nodes: a verb whose keys are another node's is sent on to it. Clients of memcached cannot be told where a key is.
+
+use super::table::Verb;
+use super::{dispatch, meta};
+use crate::client::Routing;
+use crate::context::{Context, Forward, Outcome};
+use crate::split::{Gather, Part, Split};
+use crate::table::key_positions;
+use leasehold_cluster::{Member, Slot};
+use leasehold_protocol::memcached::{Fault, Request};
+use std::borrow::Cow;
+
+/// Said to another node that has sent a key which is not ours; only of one with another list.
+const NOT_OURS: &[u8] = b"SERVER_ERROR this key is another node's";
+
+/// Sends a request on if its keys are another node's. `None`: it is for this one.
+#[cold]
+pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'_>) -> Option<Outcome> {
+    let is_too_large = match request.fault() {
+        None => false,
+        Some(Fault::TooLarge) => true,
+        Some(_) => return None,
+    };
+    let member = context.host.member()?;
+    let topology = member.topology();
+    let mut places = places(verb, request);
+    let first = places.next()?;
+    let slot = slot_of(request, first);
+    let owner = topology.place_of_owner(slot);
+    let is_one_owners = places.all(|place| topology.place_of_owner(slot_of(request, place)) == owner);
+    if is_one_owners && owner == member.place() {
+        return None;
+    }
+    if context.client.routing == Routing::Link {
+        return Some(dispatch::answer(context, NOT_OURS));
+    }
+    let split = if is_too_large {
+        // It is refused here; but who reads on must not find the value that it was to take the place of.
+        let request = outdated(context, verb, request)?;
+        let part = Part { place: Some(owner as u16), slot, request, keys: Vec::new() };
+        Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false }
+    } else if is_one_owners {
+        let (place, is_silent, gives_lease) = (owner as u16, false, false);
+        return Some(Outcome::Forward(Forward { place, slot, is_silent, gives_lease }));
+    } else {
+        split(member, verb, request)
+    };
+    Some(Outcome::Split(Box::new(split)))
+}
+
+/// The places of the keys among the words.
+fn places<'a>(verb: &Verb, request: Request<'a>) -> impl Iterator<Item = usize> + use<'a> {
+    key_positions(verb.keys, request.len(), move |index| request.word(index).unwrap_or_default())
+}
+
+/// The slot of the key at a place among the words.
+fn slot_of(request: Request<'_>, place: usize) -> Slot {
+    let word = request.word(place).unwrap_or_default();
+    let key = meta::key_of(request, word).unwrap_or(Cow::Borrowed(word));
+    Slot::of_key(&key)
+}
+
+/// A part for each node of a verb that reads many keys.
+fn split(member: &Member, verb: &Verb, request: Request<'_>) -> Split {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut owners: Vec<usize> = Vec::new();
+    let mut head = Vec::new();
+    for (key, place) in places(verb, request).enumerate() {
+        if key == 0 {
+            let words = request.words_from(0).take(place);
+            head = words.collect::<Vec<_>>().join(&b' ');
+        }
+        let slot = slot_of(request, place);
+        let owner = member.topology().place_of_owner(slot);
+        let part = owners.iter().position(|known| *known == owner).unwrap_or_else(|| {
+            owners.push(owner);
+            let place = (owner != member.place()).then_some(owner as u16);
+            parts.push(Part { place, slot, request: head.clone(), keys: Vec::new() });
+            parts.len() - 1
+        });
+        parts[part].keys.push(key as u32);
+        parts[part].request.push(b' ');
+        parts[part].request.extend_from_slice(request.word(place).unwrap_or_default());
+    }
+    parts.iter_mut().for_each(|part| part.request.extend_from_slice(b"\r\n"));
+    Split { parts, gather: Gather::Values, is_silent: false }
+}
+
+/// What removes the value that a `set` or `ms` was to replace, which is too large; `None`: nothing is to be removed.
+fn outdated(context: &Context<'_>, verb: &Verb, request: Request<'_>) -> Option<Vec<u8>> {
+    let word = request.word(1)?;
+    let key = meta::key_of(request, word)?;
+    let is_writer = context.host.writer_for(context.client.db, &key).is_some();
+    let is_binary = verb.name == "ms" && matches!(key, Cow::Owned(_));
+    if is_writer || !matches!(verb.name, "set" | "ms") {
+        return None;
+    }
+    let mut out = [b"md ", word].concat();
+    out.extend_from_slice(if is_binary { b" b\r\n" } else { b"\r\n" });
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::Routing;
+    use crate::context::Outcome;
+    use crate::split::Gather;
+    use crate::testing::{MEMBERS, Node};
+    use leasehold_cluster::Slot;
+    use leasehold_protocol::memcached::Limits;
+
+    /// A node whose client speaks memcached's protocol, and three keys of each node, its own first.
+    fn node(routing: Routing) -> (Node, [Vec<String>; 3]) {
+        let mut node = Node::among_others(MEMBERS[1]);
+        node.client.routing = routing;
+        let member = node.host.member.clone().expect("there are nodes");
+        let key_of = |place: usize| {
+            let is_its = |key: &String| member.topology().place_of_owner(Slot::of_key(key.as_bytes())) == place;
+            (0..).map(|number| format!("k{number}")).filter(is_its).take(3).collect::<Vec<_>>()
+        };
+        (node, [1, 2, 0].map(key_of))
+    }
+
+    /// Where a request is sent on to as it is.
+    fn place(node: &mut Node, request: &str) -> Option<u16> {
+        let reply = node.talk(request);
+        match node.outcome {
+            Outcome::Forward(forward) => {
+                assert_eq!(reply, "", "{request}");
+                Some(forward.place)
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn every_verb_with_a_key_goes_where_that_is() {
+        let (mut node, [own, other, _]) = node(Routing::Forward);
+        for request in [
+            "get KEY\r\n",
+            "gets KEY\r\n",
+            "gat 10 KEY\r\n",
+            "set KEY 0 0 1\r\nx\r\n",
+            "add KEY 0 0 1\r\nx\r\n",
+            "cas KEY 0 0 1 5\r\nx\r\n",
+            "append KEY 0 0 1\r\nx\r\n",
+            "touch KEY 10\r\n",
+            "incr KEY 1\r\n",
+            "mg KEY v\r\n",
+            "ms KEY 1\r\nx\r\n",
+            "ma KEY\r\n",
+            "me KEY\r\n",
+            "md KEY\r\n",
+            "delete KEY\r\n",
+            "lease-get KEY\r\n",
+        ] {
+            assert_eq!(place(&mut node, &request.replace("KEY", &other[0])), Some(2), "{request}");
+            assert_eq!(place(&mut node, &request.replace("KEY", &own[0])), None, "{request}");
+        }
+        for request in ["version\r\n", "mn\r\n", "stats\r\n", "verbosity 1\r\n", "flush_all\r\n"] {
+            assert_eq!(place(&mut node, request), None, "{request}");
+        }
+        let two = format!("get {} {}\r\n", other[0], other[1]);
+        assert_eq!(place(&mut node, &two), Some(2), "one node has both");
+        // A key in base64 is the key that it stands for: here "k0" and its like.
+        for (base64, key) in [("azA=", "k0"), ("azE=", "k1"), ("azI=", "k2"), ("azM=", "k3")] {
+            let owner =
+                node.host.member.as_ref().expect("it is there").topology().place_of_owner(Slot::of_key(key.as_bytes()));
+            let expected = (owner != 1).then_some(owner as u16);
+            assert_eq!(place(&mut node, &format!("mg {base64} b v\r\n")), expected, "{key}");
+            assert_eq!(place(&mut node, &format!("ms {base64} 1 b\r\nx\r\n")), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_wants_no_answer_wants_none_from_there() {
+        let (mut node, [_, other, _]) = node(Routing::Forward);
+        let mut is_silent = |request: &str| {
+            node.talk(request.replace("KEY", &other[0]));
+            matches!(node.outcome, Outcome::Forward(forward) if forward.is_silent)
+        };
+        assert!(is_silent("set KEY 0 0 1 noreply\r\nx\r\n") && is_silent("delete KEY noreply\r\n"));
+        assert!(!is_silent("set KEY 0 0 1\r\nx\r\n"));
+    }
+
+    #[test]
+    fn keys_of_several_nodes_are_read_in_parts() {
+        let (mut node, [own, one, two]) = node(Routing::Forward);
+        node.talk(format!("gat 100 {} {} {} {}\r\n", one[0], own[0], one[1], two[0]));
+        let Outcome::Split(split) = &node.outcome else { panic!("{:?}", node.outcome) };
+        assert_eq!(split.gather, Gather::Values);
+        let parts: Vec<_> = split
+            .parts
+            .iter()
+            .map(|part| (part.place, String::from_utf8_lossy(&part.request).into_owned(), part.keys.clone()))
+            .collect();
+        let expected = [
+            (Some(2), format!("gat 100 {} {}\r\n", one[0], one[1]), vec![0, 2]),
+            (None, format!("gat 100 {}\r\n", own[0]), vec![1]),
+            (Some(0), format!("gat 100 {}\r\n", two[0]), vec![3]),
+        ];
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn what_was_sent_on_goes_no_further() {
+        let (mut node, [own, other, _]) = node(Routing::Link);
+        assert_eq!(node.talk(format!("set {} 0 0 1\r\nx\r\n", own[0])), "STORED\r\n");
+        let refused = "SERVER_ERROR this key is another node's\r\n";
+        assert_eq!(node.talk(format!("set {} 0 0 1\r\nx\r\n", other[0])), refused);
+        assert_eq!(node.talk(format!("get {} {}\r\n", own[0], other[0])), refused);
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_removes_the_old_one_where_that_is() {
+        let limits = Limits { entry_bytes_max: 100, ..Limits::DEFAULT };
+        let (mut node, [_, other, _]) = node(Routing::Forward);
+        for (request, removal) in [("set KEY 0 0 200\r\n", "md KEY\r\n"), ("ms KEY 200\r\n", "md KEY\r\n")] {
+            let reply = node.talk_within(request.replace("KEY", &other[0]).as_bytes(), &limits);
+            assert_eq!(reply, "");
+            let Outcome::Split(split) = &node.outcome else { panic!("{request}: {:?}", node.outcome) };
+            assert_eq!(split.gather, Gather::Told(b"SERVER_ERROR object too large for cache"));
+            let [part] = &split.parts[..] else { panic!("{split:?}") };
+            assert_eq!(String::from_utf8_lossy(&part.request), removal.replace("KEY", &other[0]));
+        }
+        let reply = node.talk_within(format!("add {} 0 0 200\r\n", other[0]).as_bytes(), &limits);
+        assert_eq!(reply, "SERVER_ERROR object too large for cache\r\n");
+    }
+}
