@@ -1,7 +1,7 @@
 //! A server under measurement: started, pinned, filled, watched, ended.
 //!
-//! Places in a rival's command: `{bin}` the folder of this program, `{port}`, `{threads}`, `{dir}` a folder of its own, where
-//! its `files` are, `{protocol}`, `{prefix}`, `{key_bytes}`, `{value_bytes}`.
+//! Places in a rival's commands: `{bin}` the folder of this program, `{port}`, `{port_beside}` that of the server beside it,
+//! `{threads}`, `{dir}` a folder of its own, where its `files` are, `{protocol}`, `{prefix}`, `{key_bytes}`, `{value_bytes}`.
 
 use crate::preload::preload;
 use crate::system;
@@ -24,6 +24,8 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     child: Child,
+    /// See [`Rival::beside`].
+    beside: Option<Box<Server>>,
     folder: PathBuf,
 }
 
@@ -42,12 +44,13 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(rival: &Rival, threads: usize, cores: &[usize], shape: &Shape, keys: u64) -> Result<Self, StartError> {
-        let port = free_port().map_err(|error| StartError::Failed(error.into()))?;
+        let [port, port_beside] = free_ports().map_err(|error| StartError::Failed(error.into()))?;
         let folder = std::env::temp_dir().join(format!("leasehold-bench-{}-{}-{port}", std::process::id(), rival.name));
         let fill = |text: &str| {
             let bin = program_folder();
             text.replace("{bin}", &bin.to_string_lossy())
                 .replace("{port}", &port.to_string())
+                .replace("{port_beside}", &port_beside.to_string())
                 .replace("{threads}", &threads.to_string())
                 .replace("{dir}", &folder.to_string_lossy())
                 .replace(
@@ -61,26 +64,26 @@ impl Server {
                 .replace("{key_bytes}", &shape.key_bytes.to_string())
                 .replace("{value_bytes}", &shape.value_bytes.to_string())
         };
-        let argv: Vec<String> = rival.command.iter().map(|word| fill(word)).collect();
         let files: Vec<_> = rival.files.iter().map(|(name, text)| (name.as_str(), fill(text))).collect();
-        let mut server = Self::spawn(&argv, &files, &folder, port, cores)?;
+        fs::create_dir_all(&folder).map_err(|error| StartError::Failed(error.into()))?;
+        for (name, text) in files {
+            fs::write(folder.join(name), text).map_err(|error| StartError::Failed(error.into()))?;
+        }
+        let argv = |command: &[String]| command.iter().map(|word| fill(word)).collect::<Vec<_>>();
+        let mut server = Self::spawn(&argv(&rival.command), &folder, port, cores)?;
+        if !rival.beside.is_empty() {
+            let mut beside = Self::spawn(&argv(&rival.beside), &folder.join("beside"), port_beside, cores)?;
+            beside.connect_until_timeout().map_err(StartError::Failed)?;
+            server.beside = Some(Box::new(beside));
+        }
         server.make_ready(rival, shape, keys).map_err(StartError::Failed)?;
         Ok(server)
     }
 
-    fn spawn(
-        argv: &[String],
-        files: &[(&str, String)],
-        folder: &Path,
-        port: u16,
-        cores: &[usize],
-    ) -> Result<Self, StartError> {
+    fn spawn(argv: &[String], folder: &Path, port: u16, cores: &[usize]) -> Result<Self, StartError> {
         let failed = |error: std::io::Error| StartError::Failed(error.into());
         let (program, arguments) = argv.split_first().ok_or_else(|| StartError::Missing("an empty command".into()))?;
         fs::create_dir_all(folder).map_err(failed)?;
-        for (name, text) in files {
-            fs::write(folder.join(name), text).map_err(failed)?;
-        }
         let log = File::create(folder.join("log")).map_err(failed)?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder).stdin(Stdio::null());
@@ -93,7 +96,8 @@ impl Server {
         system::pin_current_thread(&everywhere).map_err(failed)?;
         match child {
             Ok(child) => {
-                Ok(Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), child, folder: folder.to_owned() })
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                Ok(Self { address, child, beside: None, folder: folder.to_owned() })
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let _ = fs::remove_dir_all(folder);
@@ -149,23 +153,25 @@ impl Server {
         }
     }
 
-    /// CPU time used so far in ns.
+    /// CPU time used so far in ns, that of the server beside it included.
     ///
     /// # Errors
     /// The process is gone.
     pub fn cpu_ns(&self) -> anyhow::Result<u64> {
-        system::process_cpu_ns(self.child.id()).context("the server is gone")
+        let beside = self.beside.as_ref().map_or(Ok(0), |beside| beside.cpu_ns())?;
+        Ok(system::process_cpu_ns(self.child.id()).context("the server is gone")? + beside)
     }
 
-    /// Resident memory in bytes, for the record.
+    /// Resident memory in bytes, for the record; that of the server beside it included.
     ///
     /// # Errors
     /// The process is gone.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let beside = self.beside.as_ref().map_or(Ok(0), |beside| beside.resident_bytes())?;
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kilobytes * 1024)
+        Ok(kilobytes * 1024 + beside)
     }
 
     /// Process id, for profilers.
@@ -221,6 +227,9 @@ pub fn parse_cores(text: &str) -> anyhow::Result<Vec<usize>> {
     Ok(cores)
 }
 
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Two ports that nobody has.
+fn free_ports() -> std::io::Result<[u16; 2]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (bind()?, bind()?);
+    Ok([one.local_addr()?.port(), other.local_addr()?.port()])
 }

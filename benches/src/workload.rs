@@ -18,6 +18,8 @@ pub struct Rival {
     pub name: String,
     /// Program and arguments, with places such as `{port}` (see `rival`).
     pub command: Vec<String>,
+    /// As `command`, for a second server that works for the first, as another node does: what it uses counts. May be empty.
+    pub beside: Vec<String>,
     /// Prints the version.
     pub version: Vec<String>,
     /// What it speaks.
@@ -250,10 +252,11 @@ fn need(value: &Value) -> anyhow::Result<Need> {
 }
 
 fn rival(name: &str, table: &Table) -> anyhow::Result<Rival> {
-    only(table, &["command", "version", "protocol", "preload", "canned", "files"])?;
+    only(table, &["command", "beside", "version", "protocol", "preload", "canned", "files"])?;
     Ok(Rival {
         name: name.to_owned(),
         command: texts(table, "command")?,
+        beside: if table.contains_key("beside") { texts(table, "beside")? } else { Vec::new() },
         version: texts(table, "version")?,
         protocol: match text(table, "protocol")? {
             "resp" => Protocol::Resp,

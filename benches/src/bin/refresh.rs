@@ -79,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         command: [&program.to_string_lossy(), "--port", "{port}", "--threads", "1", "--conf", "{dir}/bench.toml"]
             .map(str::to_owned)
             .to_vec(),
+        beside: Vec::new(),
         version: Vec::new(),
         protocol: Protocol::Resp,
         preload: Preload::Nothing,

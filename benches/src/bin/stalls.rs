@@ -85,6 +85,7 @@ fn main() -> anyhow::Result<()> {
             .into_iter()
             .chain([format!("maxmemory-policy={}", arguments.policies[0])])
             .collect(),
+        beside: Vec::new(),
         version: Vec::new(),
         protocol: Protocol::Resp,
         preload: Preload::Nothing,
