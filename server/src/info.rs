@@ -4,6 +4,7 @@
 
 use crate::memcached_stats;
 use crate::node::Node;
+use crate::stats::{Counter, PeerCounters};
 use leasehold_command::name_by_index;
 use leasehold_keyspace::{Count, Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
@@ -387,13 +388,22 @@ fn latencystats(_text: &mut String, _node: &Node) {}
 
 fn cluster(text: &mut String, node: &Node) {
     fields!(text, "cluster_enabled": u8::from(node.member.is_some()));
-    if node.member.is_some() {
-        let totals = node.totals();
-        fields!(text,
-            "x_forwarded": totals.forwarded,
-            "x_forwarded_refused": totals.forwarded_refused,
-            "x_forwarded_here": totals.forwarded_here,
-        );
+    let Some(member) = &node.member else { return };
+    let totals = node.totals();
+    fields!(text,
+        "x_forwarded": totals.forwarded,
+        "x_forwarded_refused": totals.forwarded_refused,
+        "x_forwarded_here": totals.forwarded_here,
+    );
+    for (place, other) in member.topology().nodes().iter().enumerate().filter(|(place, _)| *place != member.place()) {
+        let sum = |of: fn(&PeerCounters) -> &Counter| -> u64 {
+            node.threads.iter().map(|desk| of(&desk.peers[place]).value()).sum()
+        };
+        // Closed first: a link that ends meanwhile must not be counted as one less than none.
+        let closed = sum(|peer| &peer.closed);
+        let links = sum(|peer| &peer.opened) - closed;
+        let (name, forwarded, refused) = (other.name(), sum(|peer| &peer.forwarded), sum(|peer| &peer.refused));
+        line(text, format_args!("x_node_{name}:links={links},forwarded={forwarded},refused={refused}"));
     }
 }
 

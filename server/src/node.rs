@@ -12,7 +12,7 @@ use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
 use crate::reload::Reloader;
-use crate::stats::{Rate, ThreadStats, Totals};
+use crate::stats::{PeerCounters, Rate, ThreadStats, Totals};
 use leasehold_cluster::Member;
 use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
@@ -72,6 +72,8 @@ pub(crate) struct ThreadDesk {
     pub(crate) cards: Cards,
     /// Connections given to this thread and not closed yet.
     pub(crate) connections: AtomicUsize,
+    /// By the place of the node; none where there is but one.
+    pub(crate) peers: Box<[PeerCounters]>,
 }
 
 /// `instantaneous_…` of INFO.
@@ -103,11 +105,14 @@ impl Node {
             keyspace.attribute_to_loaders(table.loader_of());
         }
         let run = crate::config::random_hash_seed().0;
+        let member = config.member();
+        let nodes = member.as_ref().map_or(0, |member| member.topology().nodes().len());
         let threads = (0..config.threads).map(|_| ThreadDesk {
             mailbox: Mailbox::default(),
             stats: ThreadStats::new(),
             cards: Cards::default(),
             connections: AtomicUsize::new(0),
+            peers: (0..nodes).map(|_| PeerCounters::default()).collect(),
         });
         Self {
             threads: threads.collect(),
@@ -117,7 +122,7 @@ impl Node {
             auditor: Auditor::new(&config, clock.now_ms()),
             clock,
             behind: OnceLock::new(),
-            member: config.member(),
+            member,
             config,
             live,
             loaders,

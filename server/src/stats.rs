@@ -39,6 +39,18 @@ pub(crate) struct CommandCounters {
     pub(crate) rejected: Counter,
 }
 
+/// What one reactor thread has to do with one other node.
+#[derive(Debug, Default)]
+pub(crate) struct PeerCounters {
+    /// Links that were opened, and that have ended: one more or as many.
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+    /// Sent on to it.
+    pub(crate) forwarded: Counter,
+    /// Answered with an error as it did not.
+    pub(crate) refused: Counter,
+}
+
 /// The counters of one reactor thread. Aligned so that two threads never write one cache line (or its prefetched pair).
 #[derive(Debug)]
 #[repr(align(128))]

@@ -11,7 +11,7 @@ use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
 use crate::peer::Links;
 use crate::stage::Stage;
-use crate::stats::ThreadStats;
+use crate::stats::{PeerCounters, ThreadStats};
 use crate::vital::Vital;
 use leasehold_command::{Client, Routing, commands_total, finish_effects, give_back, name_by_index};
 use leasehold_keyspace::{Turn, Wake, WakeEvent};
@@ -205,6 +205,10 @@ impl Thread {
     #[inline]
     pub(crate) fn stats(&self) -> &ThreadStats {
         &self.shown().stats
+    }
+
+    pub(crate) fn peer(&self, place: usize) -> &PeerCounters {
+        &self.shown().peers[place]
     }
 
     #[inline]

@@ -42,6 +42,12 @@ fn any_key_is_set_and_read_at_any_node() {
     }
     let forwarded: u64 = cluster.clients().iter_mut().map(|client| client.info("x_forwarded")).sum();
     let executed: u64 = cluster.clients().iter_mut().map(|client| client.info("x_forwarded_here")).sum();
+    let info = cluster.nodes[0].client().command(&["INFO", "cluster"]).text();
+    for name in ["b", "c"] {
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("x_node_{name}:"))).expect("it is shown");
+        assert!(line.starts_with("links=") && !line.starts_with("links=0,") && line.ends_with(",refused=0"), "{line}");
+    }
+    assert!(!info.contains("x_node_a:"), "{info}");
     assert!(forwarded == executed && forwarded > 500, "{forwarded} sent on, {executed} executed");
 }
 

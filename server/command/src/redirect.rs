@@ -30,9 +30,8 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
     let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
     match Gather::of(spec).filter(|_| is_sent_on) {
         Some(gather) => {
-            let topology = member.topology();
-            let owner = topology.place_of_owner(slot);
-            let other = keys.map(Slot::of_key).find(|slot| topology.place_of_owner(*slot) != owner);
+            let place = place_of(member, slot);
+            let other = keys.map(Slot::of_key).find(|slot| place_of(member, *slot) != place);
             match other {
                 None => {}
                 // A node is sent its own keys only; one of these two is not.
@@ -48,7 +47,7 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         None if keys.any(|key| Slot::of_key(key) != slot) => return Err(ReplyError::CrossSlot),
         None => {}
     }
-    let Some(place) = place_of_other(member, slot) else { return Ok(None) };
+    let Some(place) = place_of(member, slot) else { return Ok(None) };
     match context.client.routing {
         Routing::Alone => Ok(None),
         Routing::Forward | Routing::Auto => {
@@ -64,7 +63,7 @@ fn moved(member: &Member, slot: Slot) -> ReplyError {
 }
 
 /// The one place where it is decided which other node a request for a slot goes to; `None`: it is for this one.
-fn place_of_other(member: &Member, slot: Slot) -> Option<u16> {
+pub(crate) fn place_of(member: &Member, slot: Slot) -> Option<u16> {
     let place = member.topology().place_of_owner(slot);
     (place != member.place()).then_some(place as u16)
 }

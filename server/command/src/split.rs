@@ -1,7 +1,7 @@
 //! A command over keys of several nodes that have nothing to do with each other: a part for each node, run side by side, and gathered.
 
 use crate::spec::{Flags, Keys, Spec};
-use crate::table;
+use crate::{redirect, table};
 use leasehold_cluster::{Member, Slot};
 use leasehold_protocol::{Reply, Request, RespVersion};
 
@@ -70,17 +70,8 @@ impl Split {
             return None;
         }
         let mut parts: Vec<Part> = Vec::new();
-        let mut owners: Vec<usize> = Vec::new();
         for (key, place) in places().enumerate() {
-            let slot = Slot::of_key(request.arg(place));
-            let owner = member.topology().place_of_owner(slot);
-            let part = owners.iter().position(|known| *known == owner).unwrap_or_else(|| {
-                owners.push(owner);
-                let place = (owner != member.place()).then_some(owner as u16);
-                parts.push(Part { place, slot, request: Vec::new(), keys: Vec::new() });
-                parts.len() - 1
-            });
-            parts[part].keys.push(key as u32);
+            part_of(&mut parts, member, Slot::of_key(request.arg(place)), &[]).keys.push(key as u32);
         }
         for part in &mut parts {
             let mut out = Reply::new(RespVersion::V2);
@@ -95,6 +86,16 @@ impl Split {
         }
         Some(Self { parts, gather, is_silent: false })
     }
+}
+
+/// The part that a key of this slot belongs to; a new one begins with `head`.
+pub(crate) fn part_of<'p>(parts: &'p mut Vec<Part>, member: &Member, slot: Slot, head: &[u8]) -> &'p mut Part {
+    let place = redirect::place_of(member, slot);
+    let at = parts.iter().position(|part| part.place == place).unwrap_or_else(|| {
+        parts.push(Part { place, slot, request: head.to_vec(), keys: Vec::new() });
+        parts.len() - 1
+    });
+    &mut parts[at]
 }
 
 #[cfg(test)]

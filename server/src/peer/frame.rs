@@ -24,6 +24,9 @@ pub(crate) const REQUEST_HEAD: usize = 17;
 /// Bytes before a reply.
 pub(crate) const REPLY_HEAD: usize = 8;
 
+/// A longer request has no frame: as many bytes as a number of 32 bits counts, and room for the head.
+pub(crate) const REQUEST_BYTES_MAX: usize = u32::MAX as usize - 64;
+
 /// Kinds of frames to the owner, beside requests.
 pub(crate) const TIME: u8 = 0x80;
 pub(crate) const PING: u8 = 0x81;

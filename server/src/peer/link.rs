@@ -7,8 +7,9 @@
 //! ```
 //!
 //! While a node that has failed is not back its requests are refused at once. What was sent is never sent again: whether it was executed
-//! is not known. But an error is the last word: before each write the owner is told until when it may execute what it finds behind that,
-//! in its own time, and that is before this side gives up (`give_up_ms`). A node that was stopped and goes on executes nothing old.
+//! is not known. Before each write the owner is told until when it may execute what it finds behind that, in its own time, and that is before
+//! this side gives up (`give_up_ms`). So an error for silence is the last word: a node that was stopped and goes on executes nothing old. Where a
+//! link breaks before, what is on its way may be executed until that time, and no later.
 
 use super::frame::{self, Answered, Dialect, Next, Sent};
 use super::owed::{Delivered, Owed};
@@ -160,13 +161,15 @@ impl Link {
         if refusal.is_some() {
             return refuse(thread, self.place, entry, &state.trouble);
         }
-        if state.out.len() - state.sent > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX {
+        let is_full = state.out.len() - state.sent > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX;
+        if is_full || request.len() > frame::REQUEST_BYTES_MAX {
             return refuse(thread, self.place, entry, "takes no more");
         }
         if state.under_way.count == 0 && !state.is_pinged {
             state.heard_ms = thread.node.clock.now_ms();
         }
         thread.stats().forwarded.add(1);
+        thread.peer(self.place).forwarded.add(1);
         let id = state.under_way.add(entry);
         state.put(Sent { id, number: client, kind, bytes: request });
     }
@@ -233,6 +236,9 @@ impl Link {
         if let Some(task) = state.task.take() {
             task.abort();
         }
+        if was_open {
+            thread.peer(self.place).closed.add(1);
+        }
         if state.trouble != reason || was_open {
             let node = thread.links.name(thread, self.place);
             tracing::warn!(node, reason, waiting = state.under_way.count, "another node cannot be asked");
@@ -271,6 +277,7 @@ fn refuse(thread: &Rc<Thread>, place: usize, entry: Entry, reason: &str) {
         }
     };
     thread.stats().forwarded_refused.add(1);
+    thread.peer(place).refused.add(1);
     entry.owed.deliver(entry.number, entry.part, text.as_bytes());
 }
 
@@ -329,6 +336,7 @@ async fn serve(thread: &Rc<Thread>, place: usize, stream: TcpStream, received: V
         state.carried = received;
         state.heard_ms = thread.node.clock.now_ms();
         state.trouble.clear();
+        thread.peer(place).opened.add(1);
         tracing::info!(node = thread.links.name(thread, place), thread = thread.id, "linked to another node");
     }
     poll_fn(|task| {
@@ -386,9 +394,9 @@ impl State {
         if input.is_empty() {
             input.resize(READ_BYTES_MAX, 0);
         }
-        if !self.carried.is_empty() && self.offset.is_unknown() {
-            let carried = std::mem::take(&mut self.carried);
-            self.take(thread, &carried)?;
+        if self.offset.is_unknown() {
+            // What came behind the answer to the greeting.
+            self.take_carried(thread, &[])?;
         }
         let mut left = READS_PER_TURN;
         loop {
@@ -405,11 +413,10 @@ impl State {
             }
             self.heard_ms = thread.node.clock.now_ms();
             if self.carried.is_empty() {
-                self.take(thread, &input[..received])?;
+                let taken = self.take(thread, &input[..received])?;
+                self.carried = input[taken..received].to_vec();
             } else {
-                let mut carried = std::mem::take(&mut self.carried);
-                carried.extend_from_slice(&input[..received]);
-                self.take(thread, &carried)?;
+                self.take_carried(thread, &input[..received])?;
             }
             left -= 1;
             if left == 0 {
@@ -420,20 +427,31 @@ impl State {
         }
     }
 
-    /// Takes the frames in `input`; keeps the rest of it.
-    fn take(&mut self, thread: &Rc<Thread>, mut input: &[u8]) -> Result<(), String> {
+    /// Takes the frames in what was kept and what was received behind it. A long one collects, and is not copied with each read.
+    fn take_carried(&mut self, thread: &Rc<Thread>, received: &[u8]) -> Result<(), String> {
+        let mut carried = std::mem::take(&mut self.carried);
+        carried.extend_from_slice(received);
+        let taken = self.take(thread, &carried)?;
+        if taken < carried.len() {
+            carried.drain(..taken);
+            self.carried = carried;
+        }
+        Ok(())
+    }
+
+    /// Takes the frames in `input`; how many bytes they have.
+    fn take(&mut self, thread: &Rc<Thread>, input: &[u8]) -> Result<usize, String> {
+        let mut taken = 0;
         loop {
-            match frame::next_answered(input) {
+            match frame::next_answered(&input[taken..]) {
                 Next::Frame(frame, len) => {
                     self.take_one(thread, frame)?;
-                    input = &input[len..];
+                    taken += len;
                 }
-                Next::Incomplete => break,
+                Next::Incomplete => return Ok(taken),
                 Next::Broken => return Err("does not speak this protocol".to_owned()),
             }
         }
-        self.carried = input.to_vec();
-        Ok(())
     }
 
     fn take_one(&mut self, thread: &Rc<Thread>, Answered { id, bytes }: Answered<'_>) -> Result<(), String> {

@@ -4,7 +4,8 @@ use super::table::Verb;
 use super::{dispatch, meta};
 use crate::client::Routing;
 use crate::context::{Context, Forward, Outcome};
-use crate::split::{Gather, Part, Split};
+use crate::redirect::place_of;
+use crate::split::{Gather, Part, Split, part_of};
 use crate::table::key_positions;
 use leasehold_cluster::{Member, Slot};
 use leasehold_protocol::memcached::{Fault, Request};
@@ -22,13 +23,12 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         Some(_) => return None,
     };
     let member = context.host.member()?;
-    let topology = member.topology();
     let mut places = places(verb, request);
     let first = places.next()?;
     let slot = slot_of(request, first);
-    let owner = topology.place_of_owner(slot);
-    let is_one_owners = places.all(|place| topology.place_of_owner(slot_of(request, place)) == owner);
-    if is_one_owners && owner == member.place() {
+    let owner = place_of(member, slot);
+    let is_one_owners = places.all(|place| place_of(member, slot_of(request, place)) == owner);
+    if is_one_owners && owner.is_none() {
         return None;
     }
     if context.client.routing == Routing::Link {
@@ -37,11 +37,10 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
     let split = if is_too_large {
         // It is refused here; but who reads on must not find the value that it was to take the place of.
         let request = outdated(context, verb, request)?;
-        let part = Part { place: Some(owner as u16), slot, request, keys: Vec::new() };
+        let part = Part { place: owner, slot, request, keys: Vec::new() };
         Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false }
-    } else if is_one_owners {
-        let (place, is_silent, gives_lease) = (owner as u16, false, false);
-        return Some(Outcome::Forward(Forward { place, slot, is_silent, gives_lease }));
+    } else if let (true, Some(place)) = (is_one_owners, owner) {
+        return Some(Outcome::Forward(Forward { place, slot, is_silent: false, gives_lease: false }));
     } else {
         split(member, verb, request)
     };
@@ -63,24 +62,16 @@ fn slot_of(request: Request<'_>, place: usize) -> Slot {
 /// A part for each node of a verb that reads many keys.
 fn split(member: &Member, verb: &Verb, request: Request<'_>) -> Split {
     let mut parts: Vec<Part> = Vec::new();
-    let mut owners: Vec<usize> = Vec::new();
     let mut head = Vec::new();
     for (key, place) in places(verb, request).enumerate() {
         if key == 0 {
             let words = request.words_from(0).take(place);
             head = words.collect::<Vec<_>>().join(&b' ');
         }
-        let slot = slot_of(request, place);
-        let owner = member.topology().place_of_owner(slot);
-        let part = owners.iter().position(|known| *known == owner).unwrap_or_else(|| {
-            owners.push(owner);
-            let place = (owner != member.place()).then_some(owner as u16);
-            parts.push(Part { place, slot, request: head.clone(), keys: Vec::new() });
-            parts.len() - 1
-        });
-        parts[part].keys.push(key as u32);
-        parts[part].request.push(b' ');
-        parts[part].request.extend_from_slice(request.word(place).unwrap_or_default());
+        let part = part_of(&mut parts, member, slot_of(request, place), &head);
+        part.keys.push(key as u32);
+        part.request.push(b' ');
+        part.request.extend_from_slice(request.word(place).unwrap_or_default());
     }
     parts.iter_mut().for_each(|part| part.request.extend_from_slice(b"\r\n"));
     Split { parts, gather: Gather::Values, is_silent: false }
