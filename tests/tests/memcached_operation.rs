@@ -92,8 +92,8 @@ fn with_an_authentication_file_nothing_is_run_for_strangers() {
     let files = Directory::new();
     let path = files.path().join("users");
     std::fs::write(&path, "ann:se:cret\nbob:hush\n").expect("the directory is ours");
-    let server =
-        Server::options().memcached().set("memcached-auth-file", path.display()).set("requirepass", "other").start();
+    let conf = format!("memcached-auth-file = \"{}\"", path.display());
+    let server = Server::options().memcached().conf(conf).set("requirepass", "other").start();
     let mut client = server.memcached();
     for request in
         ["get k\r\n", "version\r\n", "mg k v\r\n", "flush_all noreply\r\n", "lease-get k\r\n", "nonsense\r\n"]
@@ -127,6 +127,16 @@ fn with_an_authentication_file_nothing_is_run_for_strangers() {
     assert!(redis.command(&["GET", "k"]).error().starts_with("NOAUTH"));
     assert_eq!(redis.command(&["AUTH", "other"]), ok());
     assert_eq!(redis.command(&["GET", "k"]), Value::bulk("ann se:cret"));
+    // Read again, for those who come from then on.
+    std::fs::write(&path, "ann:other\n").expect("the directory is ours");
+    assert_eq!(redis.command(&["LOADER", "RELOAD"]), ok());
+    for (data, answer) in [("ann se:cret", "CLIENT_ERROR authentication failure\r\n"), ("ann other", "STORED\r\n")] {
+        let mut client = server.memcached();
+        assert_eq!(line(&mut client, &format!("set k 0 0 {}\r\n{data}\r\n", data.len())), answer, "{data}");
+    }
+    std::fs::write(&path, "").expect("the directory is ours");
+    let refused = redis.command(&["LOADER", "RELOAD"]);
+    assert!(refused.error().contains("memcached-auth-file"), "{}", refused.error());
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod record;
 mod softening;
 mod standing;
 
-use self::record::{Holder, Issued, Issuing, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
+use self::record::{Holder, Issued, Issuing, LoadTimes, Pace, REISSUE_MS_MIN, Record, Remembered, Waiting};
 use crate::lease::{Claim, Claimant, LeaseView, LostReason};
 use crate::memory::size_class;
 use crate::settings::{Db, LeaseSettings};
@@ -141,8 +141,7 @@ pub(crate) struct LeaseTable {
     table_bytes: usize,
     /// Of all keys, tokens and waiters, as allocated.
     heap_bytes: usize,
-    /// Load time over all keys of the shard, exponentially averaged over about 8 fills; for keys that have none of their own.
-    load_ms: Option<u64>,
+    load_times: LoadTimes,
     /// Nothing is due before this time.
     due_ms: u64,
     /// Test-only: rule 1 switched off, to prove that the checkers of the test suite can see a stale fill.
@@ -177,7 +176,7 @@ impl LeaseTable {
             waiters: WaiterCount::default(),
             table_bytes: 0,
             heap_bytes: 0,
-            load_ms: None,
+            load_times: LoadTimes::default(),
             due_ms: u64::MAX,
             revoking: true,
             counters: LeaseCounters::default(),
@@ -257,7 +256,11 @@ impl LeaseTable {
             Claimant::Server { .. } => lease_ms,
         };
         self.make_record(db, key, now_ms);
-        let pace = self.pace();
+        let mut pace = self.pace();
+        if claim.lease_ms.is_some() {
+            // Who names a time knows better than other keys do.
+            pace.usual.of_clients = None;
+        }
         let waiters_per_key_max = self.settings.waiters_per_key_max;
         let room = self.waiters.everywhere() < self.settings.waiters_max;
         let record = self.records.get_mut(&RecordRef { db, key }).expect("made above");
@@ -298,7 +301,7 @@ impl LeaseTable {
             let retry_after_ms = match record.holder {
                 // Its load ends long before the lease does.
                 Some(Holder { claimant: Claimant::Server { .. }, .. }) => {
-                    free_after_ms.min(record.load_ms.or(pace.load_ms).unwrap_or(0).max(REISSUE_MS_MIN))
+                    free_after_ms.min(record.load_ms.or(pace.usual.of_server).unwrap_or(0).max(REISSUE_MS_MIN))
                 }
                 _ => free_after_ms,
             };
@@ -340,9 +343,10 @@ impl LeaseTable {
     /// `token`, found valid, has filled the key: it and all older ones are spent. Everyone who waits hears `event`, which is
     /// there if somebody does.
     pub(crate) fn filled(&mut self, at: Moment<'_>, token: u64, load_ms: u64, event: Option<&WakeEvent>) {
-        let average = self.load_ms.map_or(load_ms, |average| (average * 7 + load_ms).div_ceil(8));
-        self.load_ms = Some(average);
         let Some(record) = self.records.get_mut(&at.name()) else { return };
+        if let Some(issued) = record.issued.iter().find(|issued| issued.token == token) {
+            self.load_times.note(issued.claimant, load_ms);
+        }
         record.load_ms = Some(load_ms);
         record.forget_failure();
         record.issued.retain(|issued| issued.token > token);
@@ -593,7 +597,7 @@ impl LeaseTable {
     }
 
     fn pace(&self) -> Pace {
-        Pace { reissue_after_ms: self.settings.reissue_after_ms, load_ms: self.load_ms }
+        Pace { reissue_after_ms: self.settings.reissue_after_ms, usual: self.load_times }
     }
 
     fn make_record(&mut self, db: Db, key: &[u8], now_ms: u64) {

@@ -26,8 +26,9 @@ pub(crate) fn between_options(config: &Config) -> Option<(&'static str, String)>
         let most = show_bytes(config.limits.request_bytes_max as u64);
         return Some(("proto-max-bulk-len", format!("is more than client-query-buffer-limit ({most})")));
     }
-    if config.memcached_users.iter().any(|(user, password)| user.is_empty() || password.is_empty()) {
-        return Some(("memcached-auth-file", "has a line that is not user:password".to_owned()));
+    let mut users = config.memcached_users.iter();
+    if let Some(wrong) = users.position(|(user, password)| user.is_empty() || password.is_empty()) {
+        return Some(("memcached-auth-file", format!("its user {} is no line of the form user:password", wrong + 1)));
     }
     if config.memcached_port != 0 && config.memcached_port == config.port {
         return Some(("memcached-port", "is that of Redis clients (port)".to_owned()));

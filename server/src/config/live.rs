@@ -100,10 +100,18 @@ impl LiveConfig {
         super::check::between_options(&next)
     }
 
+    /// Whether memcached's client may come in with these.
+    pub(crate) fn accepts_memcached_user(&self, user: &[u8], password: &[u8]) -> bool {
+        let users = &self.lock().memcached_users;
+        // All are compared, so that the time does not tell which was right.
+        users.iter().filter(|(name, secret)| secret.accepts(password) & (name.as_bytes() == user)).count() > 0
+    }
+
     /// Takes from a configuration that was read again what is other than in the one before it, and has `apply` do what is to be done of
     /// it. What was set since and is no other there stays.
     pub(crate) fn adopt(&self, before: &Config, now: &Config, apply: impl FnOnce(&Changed)) {
         let mut config = self.lock();
+        config.memcached_users.clone_from(&now.memcached_users);
         let names = adopted(&mut config, before, now);
         if !names.is_empty() {
             self.generation.fetch_add(1, Ordering::Release);

@@ -417,9 +417,12 @@ fn memcached_users_are_lines_with_a_colon() {
     let users: Vec<(&str, &str)> =
         reading.config.memcached_users.iter().map(|(user, password)| (&**user, &*password.0)).collect();
     assert_eq!(users, [("ann", "a:b"), ("bob", "secret")]);
-    folder.write("users", "ann\n");
+    folder.write("users", "ann:secret\nbob\n");
     let reading = read(&Given { conf: Some(conf), arguments: Vec::new() });
-    assert_eq!(heads(&reading, &folder.0), ["x.toml:2:23: memcached-auth-file: has a line that is not user:password"]);
+    assert_eq!(
+        heads(&reading, &folder.0),
+        ["x.toml:2:23: memcached-auth-file: its user 2 is no line of the form user:password"]
+    );
 }
 
 #[test]

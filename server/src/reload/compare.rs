@@ -119,6 +119,9 @@ impl Differences {
         differences.loaders = loaders;
         let differs = |option: &&Spec<Config>| (option.read)(before) != (option.read)(now);
         differences.options = server_options().filter(differs).map(|option| option.name).collect();
+        if before.memcached_users != now.memcached_users {
+            differences.options.push("memcached-auth-file");
+        }
         differences
     }
 
@@ -238,6 +241,9 @@ pub(super) fn fixed(before: &Config, now: &Config, places: &Places) -> Vec<Probl
     for option in server_options().filter(is_fixed) {
         let text = restart_text(&option.kind.show(&(option.read)(before)));
         problems.push(problem(places, &Section::Server, option.name, text));
+    }
+    if before.memcached_users.is_empty() != now.memcached_users.is_empty() {
+        problems.push(problem(places, &Section::Server, "memcached-auth-file", restart_text("")));
     }
     for option in JOURNAL.iter().filter(|option| (option.read)(&before.journal) != (option.read)(&now.journal)) {
         let text = restart_text(&option.kind.show(&(option.read)(&before.journal)));

@@ -23,6 +23,14 @@ pub(super) static OBJECT: Spec = Spec {
             "Names the encoding that Redis would choose for a value: int, embstr or raw",
             |context, request| inspect(context, request, |reply, entry| reply.bulk(encoding(entry.value).as_bytes())),
         ),
+        Spec {
+            since: "leasehold 0.1.0",
+            ..inspection(
+                "flags",
+                "Tells the client flags that a client of memcached has stored with a value; every write by a command of Redis's sets them to 0",
+                |context, request| inspect(context, request, |reply, entry| reply.integer(entry.client_flags.into())),
+            )
+        },
         inspection(
             "freq",
             "Tells how often a key was used, from 0 to 15; an error under policies that do not count it",
@@ -117,6 +125,17 @@ mod tests {
     }
 
     #[test]
+    fn client_flags_are_those_of_the_last_who_stored_the_value() {
+        let mut node = Node::new();
+        assert_eq!(node.talk("set a 4294967295 0 1\r\n1\r\n"), "STORED\r\n");
+        assert_eq!(node.run("OBJECT FLAGS a"), ":4294967295\r\n");
+        node.run("EXPIRE a 100");
+        assert_eq!(node.run("OBJECT FLAGS a"), ":4294967295\r\n");
+        node.run("INCR a");
+        assert_eq!(node.run("OBJECT FLAGS a"), ":0\r\n");
+    }
+
+    #[test]
     fn looking_is_no_use_and_no_touch_makes_reading_none() {
         let mut node = Node::new();
         node.run("SET a 1");
@@ -137,7 +156,7 @@ mod tests {
     #[test]
     fn a_missing_key_is_nil_and_frequency_an_error_where_it_is_not_counted() {
         let mut node = Node::new();
-        for subcommand in ["ENCODING", "FREQ", "IDLETIME", "REFCOUNT"] {
+        for subcommand in ["ENCODING", "FLAGS", "FREQ", "IDLETIME", "REFCOUNT"] {
             assert_eq!(node.run(&format!("OBJECT {subcommand} nokey")), "$-1\r\n");
         }
         node.keyspace.set_policy(EvictionPolicy::AllKeysLfu);

@@ -73,6 +73,9 @@ fn authenticate(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     if request.word(0) == Some(b"quit") {
         return Outcome::Close;
     }
+    if is_http(request) {
+        return Outcome::Close;
+    }
     if request.word(0) != Some(b"set") {
         return answer(context, b"CLIENT_ERROR unauthenticated");
     }
@@ -103,12 +106,16 @@ fn unknown(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Some(Fault::Unreadable) => return answer(context, BAD_FORMAT),
         _ => context.client.last_command = None,
     }
-    // What a browser can be made to send to us must not run, nor the lines behind it.
-    let last = request.len().checked_sub(1).and_then(|last| request.word(last));
-    if last.is_some_and(|last| last.starts_with(b"HTTP/")) {
+    if is_http(request) {
         return Outcome::Close;
     }
     if request.is_noreply() { Outcome::Replied } else { answer(context, ERROR) }
+}
+
+/// What a browser can be made to send to us must not run, nor the lines behind it.
+fn is_http(request: Request<'_>) -> bool {
+    let last = request.len().checked_sub(1).and_then(|last| request.word(last));
+    last.is_some_and(|last| last.starts_with(b"HTTP/"))
 }
 
 /// What the parser found wrong.
@@ -203,10 +210,15 @@ mod tests {
 
     #[test]
     fn who_speaks_http_is_not_served() {
-        let mut node = Node::new();
-        assert_eq!(node.talk("POST / HTTP/1.1\r\nset a 0 0 1\r\n1\r\n"), "");
-        assert!(matches!(node.outcome, Outcome::Close));
-        assert_eq!(node.talk("get a\r\n"), "END\r\n");
+        for is_stranger in [false, true] {
+            let mut node = Node::new();
+            node.host.memcached_user = is_stranger.then_some(("ann", "secret"));
+            node.client.authenticated = !is_stranger;
+            assert_eq!(node.talk("POST / HTTP/1.1\r\nset a 0 0 1\r\n1\r\n"), "");
+            assert!(matches!(node.outcome, Outcome::Close));
+            node.client.authenticated = true;
+            assert_eq!(node.talk("get a\r\n"), "END\r\n");
+        }
     }
 
     #[test]

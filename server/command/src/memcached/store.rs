@@ -189,7 +189,11 @@ fn delete(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         return answer(context, b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]");
     };
     let Context { keyspace, client, turn, .. } = context;
-    let was_there = keyspace.update(turn, client.db, key, |slot| slot.remove());
+    // As `md`: who deletes a stale value, or a lease, which memcached shows as an empty item, has deleted something.
+    let was_there = keyspace.update(turn, client.db, key, |slot| {
+        let was_seen = slot.is_stale() || slot.is_leased();
+        slot.remove() || was_seen
+    });
     context.host.count(if was_there { Count::DeleteHits } else { Count::DeleteMisses }, 1);
     answer(context, if was_there { b"DELETED" } else { b"NOT_FOUND" })
 }
@@ -215,6 +219,30 @@ mod tests {
         for (input, reply) in lines {
             assert_eq!(node.talk(input), *reply, "{input:?}");
         }
+    }
+
+    #[test]
+    fn a_stale_value_or_a_lease_is_something_to_delete() {
+        talk(
+            &mut Node::new(),
+            &[
+                ("set a 0 0 1\r\n1\r\n", "STORED\r\n"),
+                ("md a I T30\r\n", "HD\r\n"),
+                ("delete a\r\n", "DELETED\r\n"),
+                ("mg a v\r\n", "EN\r\n"),
+                ("mg a N30 v\r\n", "VA 0 W\r\n\r\n"),
+                ("delete a\r\n", "DELETED\r\n"),
+                ("delete a\r\n", "NOT_FOUND\r\n"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_version_of_0_is_none() {
+        talk(
+            &mut Node::new(),
+            &[("ms a 1 E0\r\n1\r\n", "HD\r\n"), ("ms a 1 E0\r\n2\r\n", "HD\r\n"), ("mg a v\r\n", "VA 1\r\n2\r\n")],
+        );
     }
 
     #[test]

@@ -299,7 +299,7 @@ mod tests {
         let reply = node.run("COMMAND INFO object");
         assert!(
             reply.starts_with(
-                "*1\r\n*10\r\n$6\r\nobject\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@slow\r\n*0\r\n*0\r\n*5\r\n"
+                "*1\r\n*10\r\n$6\r\nobject\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@slow\r\n*0\r\n*0\r\n*6\r\n"
             ),
             "{reply}"
         );
@@ -325,8 +325,8 @@ mod tests {
         let mut node = Node::new();
         assert_eq!(
             node.run("COMMAND LIST FILTERBY PATTERN OBJECT|*"),
-            "*5\r\n$15\r\nobject|encoding\r\n$11\r\nobject|freq\r\n$15\r\nobject|idletime\r\n$15\r\nobject|refcount\r\n\
-             $11\r\nobject|help\r\n"
+            "*6\r\n$15\r\nobject|encoding\r\n$12\r\nobject|flags\r\n$11\r\nobject|freq\r\n$15\r\nobject|idletime\r\n\
+             $15\r\nobject|refcount\r\n$11\r\nobject|help\r\n"
         );
         let keyspace = node.run("COMMAND LIST FILTERBY ACLCAT keyspace");
         for name in ["del", "expire", "flushall", "dbsize", "object|encoding", "scan"] {

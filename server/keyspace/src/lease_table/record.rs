@@ -99,8 +99,26 @@ pub(super) struct Record {
 pub(super) struct Pace {
     /// By configuration.
     pub(super) reissue_after_ms: Option<u64>,
-    /// Recent load time of the shard's keys, for keys that have none of their own.
-    pub(super) load_ms: Option<u64>,
+    /// For keys that have no load time of their own.
+    pub(super) usual: LoadTimes,
+}
+
+/// Recent load times over all keys of the shard, each exponentially averaged over about 8 fills, in ms. Clients and the server's own loads
+/// have each their own: what the one takes says nothing of the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LoadTimes {
+    pub(super) of_clients: Option<u64>,
+    pub(super) of_server: Option<u64>,
+}
+
+impl LoadTimes {
+    pub(super) fn note(&mut self, claimant: Claimant, load_ms: u64) {
+        let average = match claimant {
+            Claimant::Client => &mut self.of_clients,
+            Claimant::Server { .. } => &mut self.of_server,
+        };
+        *average = Some(average.map_or(load_ms, |average| (average * 7 + load_ms).div_ceil(8)));
+    }
 }
 
 impl Record {
@@ -150,7 +168,7 @@ impl Record {
                 let reissue_ms = pace.reissue_after_ms.unwrap_or_else(|| {
                     // Each token that brought nothing yet doubles the wait, or a slow key's first holder would be pushed out.
                     let outstanding = self.issued.iter().filter(|issued| issued.valid_until_ms > now_ms).count();
-                    let (load_ms, doublings) = (self.load_ms.or(pace.load_ms), outstanding.min(ISSUED_MAX));
+                    let (load_ms, doublings) = (self.load_ms.or(pace.usual.of_clients), outstanding.min(ISSUED_MAX));
                     load_ms.map_or(lease_ms, |ms| (REISSUE_LOADS * ms).max(REISSUE_MS_MIN) << doublings)
                 });
                 now_ms.saturating_add(reissue_ms.min(lease_ms))

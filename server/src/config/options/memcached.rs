@@ -40,7 +40,8 @@ pub(super) const MEMCACHED: &[Spec<Config>] = &[
         default: Default::Absent { example: "/run/credentials/leasehold.memcached" },
         change: Change::Start,
         doc: "A file of lines user:password. With it a memcached client must first send one of them, as \"user password\", in the \
-              data of a set (memcached's -Y). requirepass does not hold for memcached clients.",
+              data of a set (memcached's -Y). requirepass does not hold for memcached clients. \
+              A reload reads it again.",
         write: |config, value| config.memcached_users = users(&value.text()),
         read: |_| Value::Absent,
     },

@@ -332,7 +332,7 @@ const LEASES: &[Spec<Config>] = &[
         change: Change::Live,
         doc: "The least time between two tokens for one key: how soon somebody else may load when a holder has died. \"auto\" \
               = four times the key's recent load time, at least 50 ms, doubled for each token in a row that brought nothing, \
-              at most the lease.",
+              at most the lease. A key without one: what clients took for others, or all of a lease whose time was asked for.",
         write: |config, value| {
             config.live.lease.reissue_after_ms = if value == Value::Auto { None } else { Some(value.ms()) };
         },

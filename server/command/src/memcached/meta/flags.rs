@@ -184,7 +184,8 @@ impl<'a> Asked<'a> {
             b'R' => self.recache = Some((signed(token).ok_or(BAD_TOKEN)?, self.exptime)),
             b'T' => self.exptime = Some(signed(token).ok_or(BAD_TOKEN)?),
             b'C' => self.named = Some(unsigned(token).ok_or(BAD_TOKEN)?),
-            b'E' => self.version = Some(unsigned(token).ok_or(BAD_TOKEN)?),
+            // memcached takes 0 for none.
+            b'E' => self.version = Some(unsigned(token).ok_or(BAD_TOKEN)?).filter(|&version| version > 0),
             b'F' => {
                 let flags = unsigned(token).and_then(|flags| u32::try_from(flags).ok());
                 self.client_flags = flags.ok_or(BAD_FORMAT)?;
