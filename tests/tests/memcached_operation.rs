@@ -156,6 +156,46 @@ fn shutdown_ends_the_server_where_that_is_allowed_and_nowhere_else() {
     }
 }
 
+fn stat(client: &mut Memcached, command: &str, name: &str) -> u64 {
+    let stats = client.ask(format!("{command}\r\n"));
+    let value = stats.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {stats}"))
+}
+
+#[test]
+fn a_server_without_a_memory_limit_tells_the_memory_that_there_is() {
+    let server = Server::options().memcached().set("maxmemory", 0).start();
+    let mut client = server.memcached();
+    let limit = stat(&mut client, "stats", "limit_maxbytes");
+    assert!(limit > 0);
+    assert_eq!(stat(&mut client, "stats settings", "maxbytes"), limit);
+}
+
+#[test]
+fn values_that_find_no_room_are_counted() {
+    let server = Server::options().memcached().set("maxmemory", "8mb").set("maxmemory-policy", "noeviction").start();
+    let mut client = server.memcached();
+    let value = "x".repeat(100_000);
+    let refusal = "SERVER_ERROR out of memory storing object\r\n";
+    let full =
+        |client: &mut Memcached, number| client.ask(format!("set k{number} 0 0 100000\r\n{value}\r\n")) == refusal;
+    assert!((0..1000).any(|number| full(&mut client, number)));
+    for (commands, counted) in [
+        (format!("set a 0 0 100000\r\n{value}\r\n"), 1),
+        (format!("set a 0 0 100000 noreply\r\n{value}\r\n"), 1),
+        (format!("append k0 0 0 100000\r\n{value}\r\n"), 1),
+        (format!("ms a 100000\r\n{value}\r\nms k0 100000 MA\r\n{value}\r\n"), 2),
+        (format!("cas k0 0 0 100000 1\r\n{value}\r\n"), 1),
+        ("get k0\r\ndelete none\r\n".to_owned(), 0),
+    ] {
+        let before = stat(&mut client, "stats", "store_no_memory");
+        client.ask(&commands);
+        let line = commands.lines().next().expect("there is one");
+        assert_eq!(stat(&mut client, "stats", "store_no_memory") - before, counted, "{line}");
+        assert_eq!(stat(&mut client, "stats items", "items:1:outofmemory"), before + counted, "{line}");
+    }
+}
+
 #[test]
 fn a_lowered_memory_limit_holds_for_what_is_there() {
     const MEBIBYTE: u64 = 1024 * 1024;

@@ -289,7 +289,6 @@ pub enum Count {
     GetMisses,
     CmdSet,
     CmdFlush,
-    CmdTouch,
     CmdMeta,
     DeleteHits,
     DeleteMisses,
@@ -302,13 +301,17 @@ pub enum Count {
     CasMisses,
     TouchHits,
     TouchMisses,
+    StoreTooLarge,
+    StoreNoMemory,
     AuthCmds,
     AuthErrors,
+    /// Values that were lengthened in place. memcached makes a new item of each, and counts it among `total_items`.
+    Lengthened,
 }
 
 impl Count {
     /// So many there are.
-    pub const TOTAL: usize = Self::AuthErrors as usize + 1;
+    pub const TOTAL: usize = Self::Lengthened as usize + 1;
 }
 
 /// One change of a key for its source.

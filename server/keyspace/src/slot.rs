@@ -134,6 +134,7 @@ impl<'s> Slot<'s> {
         if !is_over {
             return self.set(value, attributes);
         }
+        self.shard.stats.stored += 1;
         self.remove();
         if let Some(version) = attributes.external_version {
             self.remember_version(version);

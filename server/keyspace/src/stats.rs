@@ -25,7 +25,7 @@ pub struct Stats {
     pub hits: u64,
     /// Reads that did not.
     pub misses: u64,
-    /// Values stored, over another one or not; not those that were changed in place.
+    /// Values stored, over another one or not, those that were over at once too; not those that were changed in place.
     pub stored: u64,
     /// Entries removed because their time was up.
     pub expired: u64,

@@ -6,6 +6,7 @@
 //! to the few commands that matter. The seed is printed; `LEASEHOLD_SEED=n` runs it again, and
 //! `LEASEHOLD_MEMCACHED_COMMANDS=n` changes how many commands are compared.
 
+mod counters;
 mod grammar;
 mod meta;
 mod session;
@@ -46,6 +47,13 @@ fn replies_to_meta_commands_are_those_of_memcached() {
     let server = Server::options().memcached().set("shards", 1).start();
     let tally = compare(Commands::Meta, server.memcached_port(), &oracle, seed(), commands() / META_SHARE);
     groups::say(&format!("{GROUP}: meta: {tally}"));
+}
+
+#[test]
+fn commands_are_counted_as_memcached_counts_them() {
+    let Some(oracle) = MemcachedServer::start_for(GROUP) else { return };
+    let server = Server::options().memcached().start();
+    counters::compare(&mut server.memcached(), &mut oracle.client(), Oracle::of(oracle.version()));
 }
 
 /// What this finds is a difference between servers, not between two runs.

@@ -125,8 +125,13 @@ fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, f
         // One line for all mistakes of this command.
         Fault::LineFormat if verb.name == "ma" => answer(context, meta::BAD_FLAG),
         Fault::LineFormat | Fault::Unreadable => answer(context, BAD_FORMAT),
-        Fault::DataChunk => answer(context, b"CLIENT_ERROR bad data chunk"),
+        Fault::DataChunk => {
+            // memcached counts it before it looks at the end of the data.
+            context.host.count(Count::CmdSet, 1);
+            answer(context, b"CLIENT_ERROR bad data chunk")
+        }
         Fault::TooLarge => {
+            context.host.count(Count::StoreTooLarge, 1);
             remove_outdated(context, verb, request);
             answer(context, TOO_LARGE)
         }
@@ -136,6 +141,8 @@ fn refuse(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>, f
 
 #[cold]
 fn refuse_for_memory(context: &mut Context<'_>, verb: &table::Verb, request: Request<'_>) -> Outcome {
+    // Not of a number that is to be counted up.
+    context.host.count(Count::StoreNoMemory, u64::from(request.data().is_some()));
     remove_outdated(context, verb, request);
     answer(context, b"SERVER_ERROR out of memory storing object")
 }

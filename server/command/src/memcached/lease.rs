@@ -137,7 +137,10 @@ fn lease_set(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     match context.keyspace.fill(context.turn, db, key, storage.unique, fill) {
         Filled::Stored => answer(context, b"STORED"),
         Filled::Stale => answer(context, b"STALE_STORED"),
-        Filled::Lost(LostReason::NoRoom) => answer(context, b"SERVER_ERROR out of memory storing object"),
+        Filled::Lost(LostReason::NoRoom) => {
+            context.host.count(Count::StoreNoMemory, 1);
+            answer(context, b"SERVER_ERROR out of memory storing object")
+        }
         Filled::Lost(_) => answer(context, b"NOT_STORED"),
     }
 }

@@ -37,6 +37,14 @@ pub(super) enum Direction {
     Down,
 }
 
+/// A new number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) number: u64,
+    /// Whether it is longer than the value was.
+    pub(super) is_longer: bool,
+}
+
 /// Why there is no new number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotCounted {
@@ -52,13 +60,13 @@ fn count(context: &mut Context<'_>, request: Request<'_>, direction: Direction) 
     };
     let Context { keyspace, client, turn, .. } = context;
     let counted = keyspace.update(turn, client.db, key, |slot| add(slot, delta, direction));
-    let hit = match direction {
-        Direction::Up => [Count::IncrHits, Count::IncrMisses],
-        Direction::Down => [Count::DecrHits, Count::DecrMisses],
-    };
+    let hit = hit_and_miss(direction);
     match counted {
-        Ok(number) => {
+        Ok(Sum { number, is_longer }) => {
             context.host.count(hit[0], 1);
+            if is_longer {
+                context.host.count(Count::Lengthened, 1);
+            }
             let buffer = buffer(context);
             reply::number(buffer, number);
             buffer.extend_from_slice(b"\r\n");
@@ -72,9 +80,17 @@ fn count(context: &mut Context<'_>, request: Request<'_>, direction: Direction) 
     }
 }
 
+/// The counters of a number that there is, and of one that there is not.
+pub(super) fn hit_and_miss(direction: Direction) -> [Count; 2] {
+    match direction {
+        Direction::Up => [Count::IncrHits, Count::IncrMisses],
+        Direction::Down => [Count::DecrHits, Count::DecrMisses],
+    }
+}
+
 /// Counts in place: flags and exptime stay, and so does the length of the value if the new number is shorter, which spaces fill. That
 /// is what memcached answers afterwards, too.
-pub(super) fn add(slot: &mut Slot<'_>, delta: u64, direction: Direction) -> Result<u64, NotCounted> {
+pub(super) fn add(slot: &mut Slot<'_>, delta: u64, direction: Direction) -> Result<Sum, NotCounted> {
     let entry = slot.entry().ok_or(NotCounted::Absent)?;
     let before = number(entry.value).ok_or(NotCounted::NotANumber)?;
     let number = match direction {
@@ -83,11 +99,12 @@ pub(super) fn add(slot: &mut Slot<'_>, delta: u64, direction: Direction) -> Resu
     };
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(number).as_bytes();
+    let is_longer = digits.len() > entry.value.len();
     let value = slot.value_mut_with_flags(digits.len());
     let (new, rest) = value.split_at_mut(digits.len());
     new.copy_from_slice(digits);
     rest.fill(b' ');
-    Ok(number)
+    Ok(Sum { number, is_longer })
 }
 
 /// The number that a value begins with, as C's `strtoull` reads it: white space before it, a sign, and behind it the end, white space

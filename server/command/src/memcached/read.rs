@@ -204,11 +204,8 @@ fn get_and_touch(context: &mut Context<'_>, request: Request<'_>, with_version: 
     }
     buffer(context).extend_from_slice(END);
     let keys = request.len() as u64 - 2;
-    for (count, number) in
-        [(Count::CmdTouch, keys), (Count::TouchHits, hits), (Count::GetHits, hits), (Count::GetMisses, keys - hits)]
-    {
-        context.host.count(count, number);
-    }
+    context.host.count(Count::TouchHits, hits);
+    context.host.count(Count::TouchMisses, keys - hits);
     Outcome::Replied
 }
 

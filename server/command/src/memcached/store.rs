@@ -95,7 +95,7 @@ fn cas(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Replaced::Stored { .. } => (Count::CasHits, b"STORED"),
         Replaced::Absent => (Count::CasMisses, b"NOT_FOUND"),
         Replaced::Differs | Replaced::Stale => (Count::CasBadval, b"EXISTS"),
-        Replaced::NoRoom => (Count::CasBadval, b"SERVER_ERROR out of memory storing object"),
+        Replaced::NoRoom => (Count::StoreNoMemory, b"SERVER_ERROR out of memory storing object"),
     };
     context.host.count(count, 1);
     answer(context, line)
@@ -129,6 +129,7 @@ fn lengthen(context: &mut Context<'_>, request: Request<'_>, place: Place) -> Ou
     let held = keyspace.read(turn, client.db, key, leasehold_keyspace::Access::Quiet, |entry| entry.value.len());
     // The value moves to a longer place, so for a moment it needs room twice.
     if held.is_some_and(|held| keyspace.make_room(turn, held + data.len()).is_err()) {
+        context.host.count(Count::StoreNoMemory, 1);
         return answer(context, b"SERVER_ERROR out of memory storing object");
     }
     let is_stored = keyspace.update(turn, client.db, key, |slot| {
@@ -147,6 +148,7 @@ fn lengthen(context: &mut Context<'_>, request: Request<'_>, place: Place) -> Ou
         }
         true
     });
+    context.host.count(Count::Lengthened, u64::from(is_stored));
     answer_stored(context, is_stored)
 }
 
@@ -168,7 +170,6 @@ fn touch(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Context { keyspace, client, turn, .. } = context;
     let expire_at_ms = expire_at_ms(exptime, turn);
     let was_there = keyspace.update(turn, client.db, key, |slot| slot.set_expiry(expire_at_ms));
-    context.host.count(Count::CmdTouch, 1);
     context.host.count(if was_there { Count::TouchHits } else { Count::TouchMisses }, 1);
     answer(context, if was_there { b"TOUCHED" } else { b"NOT_FOUND" })
 }

@@ -24,13 +24,13 @@ static FLUSH_ALL: Verb = Verb {
 };
 
 fn flush_all(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    context.host.count(Count::CmdFlush, 1);
     let delay = match request.word(1) {
         None => Some(0),
         Some(b"noreply") if request.len() == 2 => Some(0),
         Some(word) => parser::signed(word),
     };
     let Some(delay) = delay else { return answer(context, b"CLIENT_ERROR invalid exptime argument") };
-    context.host.count(Count::CmdFlush, 1);
     match expire_at_ms(delay, context.turn).filter(|&at_ms| at_ms > context.turn.now_ms) {
         Some(at_ms) => context.host.flush_at(Some(at_ms)),
         None => {

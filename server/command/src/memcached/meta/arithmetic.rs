@@ -9,7 +9,7 @@ use crate::host::Count;
 use crate::memcached::buffer;
 use crate::memcached::dispatch::{self, BAD_FORMAT};
 use crate::memcached::entry::{expire_at_ms, expiry};
-use crate::memcached::number::{self, Direction};
+use crate::memcached::number::{self, Direction, Sum, hit_and_miss};
 use crate::string::number::replace;
 use leasehold_keyspace::{Attributes, Expiry};
 use leasehold_protocol::memcached::{Request, reply};
@@ -19,10 +19,17 @@ pub(in crate::memcached) const BAD_FLAG: &[u8] = b"CLIENT_ERROR invalid or dupli
 
 /// What became of the number.
 enum Counted {
-    Yes { value: u64, version: u64, life: Life },
+    Yes { how: How, value: u64, version: u64, life: Life },
     Absent,
     Differs,
     NoNumber,
+}
+
+/// How there came to be a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Created,
+    Counted { is_longer: bool },
 }
 
 /// Runs `ma`.
@@ -41,21 +48,21 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         return writing::refuse(context, source, "ma", "ms and md");
     }
     let counted = count(context, &asked, direction);
-    context.host.count(Count::CmdMeta, 1);
-    let is_hit = matches!(counted, Counted::Yes { .. });
-    context.host.count(
-        match (direction, is_hit) {
-            (Direction::Up, true) => Count::IncrHits,
-            (Direction::Up, false) => Count::IncrMisses,
-            (Direction::Down, true) => Count::DecrHits,
-            (Direction::Down, false) => Count::DecrMisses,
-        },
-        1,
-    );
+    let hit = hit_and_miss(direction);
+    match counted {
+        Counted::Yes { how: How::Counted { is_longer }, .. } => {
+            context.host.count(hit[0], 1);
+            if is_longer {
+                context.host.count(Count::Lengthened, 1);
+            }
+        }
+        Counted::Absent => context.host.count(hit[1], 1),
+        Counted::Yes { how: How::Created, .. } | Counted::Differs | Counted::NoNumber => {}
+    }
     let buffer = buffer(context);
     match counted {
         Counted::Yes { .. } if asked.is_quiet => {}
-        Counted::Yes { value, version, life } => {
+        Counted::Yes { value, version, life, .. } => {
             let mut digits = Vec::new();
             reply::number(&mut digits, value);
             if asked.value_wanted {
@@ -97,11 +104,10 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
                 Expiry::At(at_ms) => Some(at_ms),
                 Expiry::Never | Expiry::Keep => None,
             };
-            if life.is_none_or(|at_ms| at_ms > now_ms) {
-                slot.set(&digits, Attributes { expiry, external_version: asked.version, ..Attributes::PLAIN });
-            }
+            slot.store(&digits, Attributes { expiry, external_version: asked.version, ..Attributes::PLAIN });
             let version = shown_version(slot, asked);
-            return Counted::Yes { value: asked.initial, version, life: Life::unchanged(life, now_ms) };
+            let life = Life::unchanged(life, now_ms);
+            return Counted::Yes { how: How::Created, value: asked.initial, version, life };
         };
         let before_ms = entry.expire_at_ms;
         // memcached sees that before it compares.
@@ -114,7 +120,9 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
         if asked.is_outdated(slot) {
             return Counted::Differs;
         }
-        let Ok(value) = number::add(slot, asked.delta, direction) else { return Counted::NoNumber };
+        let Ok(Sum { number: value, is_longer }) = number::add(slot, asked.delta, direction) else {
+            return Counted::NoNumber;
+        };
         if asked.version.is_some() {
             let made = slot.entry().map(|entry| (entry.value.to_vec(), entry.client_flags));
             let (text, client_flags) = made.unwrap_or_default();
@@ -124,6 +132,9 @@ fn count(context: &mut Context<'_>, asked: &Asked<'_>, direction: Direction) -> 
         if let Some(end_ms) = new_end {
             slot.set_expiry(end_ms);
         }
-        Counted::Yes { value, version, life: Life { before_ms, after_ms: new_end.unwrap_or(before_ms), now_ms } }
+        let life = Life { before_ms, after_ms: new_end.unwrap_or(before_ms), now_ms };
+        // What has a version was stored anew, and is counted by that.
+        let how = How::Counted { is_longer: is_longer && asked.version.is_none() };
+        Counted::Yes { how, value, version, life }
     })
 }

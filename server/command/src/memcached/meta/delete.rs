@@ -39,8 +39,12 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Some(source) => return writing::delete(context, source, &asked, words),
         None => delete(context, &asked),
     };
-    context.host.count(Count::CmdMeta, 1);
-    context.host.count(if deleted == Deleted::Yes { Count::DeleteHits } else { Count::DeleteMisses }, 1);
+    match deleted {
+        // What is only stale is there still.
+        Deleted::Yes if asked.invalidates => {}
+        Deleted::Yes => context.host.count(Count::DeleteHits, 1),
+        Deleted::Absent | Deleted::Differs => context.host.count(Count::DeleteMisses, 1),
+    }
     let code: &[u8] = match deleted {
         Deleted::Yes if asked.is_quiet => return Outcome::Replied,
         Deleted::Yes => b"HD",

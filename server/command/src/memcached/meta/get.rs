@@ -31,9 +31,9 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     }
     let near_end_ms = context.turn.near_end_ms;
     let seen = show(context, &asked, words.clone(), &first);
-    let is_hit = matches!(seen, Seen::Fresh { .. });
-    context.host.count(Count::CmdMeta, 1);
-    context.host.count(if is_hit { Count::GetHits } else { Count::GetMisses }, 1);
+    if !matches!(seen, Seen::Missed) {
+        count_hit(context, &asked);
+    }
     match seen {
         Seen::Fresh { expire_at_ms: Some(at_ms) } if at_ms < near_end_ms && !wants_lease => {
             hit_near_end(context, &asked.key, at_ms, Reader::Plain);
@@ -42,6 +42,11 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Seen::Fresh { .. } | Seen::Answered => Outcome::Replied,
         Seen::Missed => missed(context, &asked, words),
     }
+}
+
+/// Whatever is shown is a hit in memcached's books, stale or an empty stub; with `T` it is one of `touch`, and no miss is.
+fn count_hit(context: &Context<'_>, asked: &Asked<'_>) {
+    context.host.count(if asked.exptime.is_some() { Count::TouchHits } else { Count::GetHits }, 1);
 }
 
 /// What became of a look at the key.
@@ -117,20 +122,26 @@ fn missed<'w>(context: &mut Context<'_>, asked: &Asked<'_>, words: impl Iterator
         && asked.recache.is_none()
         && let Some(policy) = through::transparent_loader(context, &asked.key)
     {
+        context.host.count(Count::GetMisses, 1);
         let form = Form::MetaGet(join(words));
         return through::load_as(context, Kind::Memcached(form), &asked.key, policy, Demand::PLAIN);
     }
     if let Some(pending) = through::restored(context, &asked.key) {
+        context.host.count(Count::GetMisses, 1);
         match pending {
             Some(value) => write_value(buffer(context), asked, words, &value),
             None => write_miss(buffer(context), asked, words),
         }
         return Outcome::Replied;
     }
-    // The look before has counted; this one is quiet.
+    // The look before has counted as a read; this one is quiet.
     let sight = sight(asked, context.turn);
-    if matches!(show(context, asked, words.clone(), &sight), Seen::Missed) {
-        write_miss(buffer(context), asked, words);
+    match show(context, asked, words.clone(), &sight) {
+        Seen::Fresh { .. } | Seen::Answered => count_hit(context, asked),
+        Seen::Missed => {
+            context.host.count(Count::GetMisses, 1);
+            write_miss(buffer(context), asked, words);
+        }
     }
     Outcome::Replied
 }

@@ -49,6 +49,7 @@ use self::flags::Asked;
 use super::dispatch;
 use super::table::Verb;
 use crate::context::{Context, Outcome};
+use crate::host::Count;
 use crate::spec::{Flags, Keys};
 pub(super) use arithmetic::BAD_FLAG;
 pub(super) use get::loaded;
@@ -131,6 +132,7 @@ fn debug(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let (Some(name), Some(asked)) = (request.word(1), asked) else {
         return dispatch::answer(context, dispatch::BAD_FORMAT);
     };
+    context.host.count(Count::CmdMeta, 1);
     let Context { keyspace, client, reply, turn, .. } = context;
     let (buffer, now_ms) = (reply.buffer_mut(), turn.now_ms);
     let sight = Sight { version_wanted: true, upkeep_wanted: true, ..Sight::QUIET };

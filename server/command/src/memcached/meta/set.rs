@@ -65,7 +65,6 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let Some(mode) = Mode::of(&asked) else {
         return dispatch::answer(context, b"CLIENT_ERROR invalid mode for ms M token");
     };
-    context.host.count(Count::CmdMeta, 1);
     context.host.count(Count::CmdSet, 1);
     let stored = match writing::source_of(context, &asked.key) {
         Some(source) => match (mode, asked.named) {
@@ -89,7 +88,10 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
         Stored::No => (b"NS", 0, data.len()),
         Stored::Differs => (b"EX", 0, data.len()),
         Stored::Absent => (b"NF", 0, data.len()),
-        Stored::NoRoom => return dispatch::answer(context, b"SERVER_ERROR out of memory storing object"),
+        Stored::NoRoom => {
+            context.host.count(Count::StoreNoMemory, 1);
+            return dispatch::answer(context, b"SERVER_ERROR out of memory storing object");
+        }
     };
     let told = Told { version: Some(version), value_len: Some(value_len), ..Told::default() };
     let buffer = buffer(context);
@@ -127,21 +129,15 @@ fn replace(context: &mut Context<'_>, asked: &Asked<'_>, named: u64, names: Name
         version_wanted: asked.version_wanted,
     };
     let replaced = context.keyspace.replace(context.turn, context.client.db, &asked.key, replacement);
-    context.host.count(
-        match replaced {
-            Replaced::Stored { .. } | Replaced::Stale => Count::CasHits,
-            Replaced::Differs | Replaced::NoRoom => Count::CasBadval,
-            Replaced::Absent => Count::CasMisses,
-        },
-        1,
-    );
-    match replaced {
-        Replaced::Stored { version } => Stored::Yes { version, value_len: data.len() },
-        Replaced::Stale => Stored::Yes { version: 0, value_len: data.len() },
-        Replaced::Differs => Stored::Differs,
-        Replaced::Absent => Stored::Absent,
-        Replaced::NoRoom => Stored::NoRoom,
-    }
+    let (count, stored) = match replaced {
+        Replaced::Stored { version } => (Count::CasHits, Stored::Yes { version, value_len: data.len() }),
+        Replaced::Stale => (Count::CasHits, Stored::Yes { version: 0, value_len: data.len() }),
+        Replaced::Differs => (Count::CasBadval, Stored::Differs),
+        Replaced::Absent => (Count::CasMisses, Stored::Absent),
+        Replaced::NoRoom => return Stored::NoRoom,
+    };
+    context.host.count(count, 1);
+    stored
 }
 
 /// A plain write; it revokes leases.
@@ -171,8 +167,9 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
         return Stored::NoRoom;
     }
     let created = attributes(context, asked, asked.vivify);
+    let mut is_lengthened = false;
     let Context { keyspace, turn, .. } = context;
-    keyspace.update(turn, db, &asked.key, |slot| {
+    let stored = keyspace.update(turn, db, &asked.key, |slot| {
         let Some(entry) = slot.entry() else {
             if asked.vivify.is_none() {
                 return Stored::No;
@@ -205,6 +202,7 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
                 made_of::replace(slot, &whole, Some(version), client_flags);
             }
             None => {
+                is_lengthened = true;
                 let value = slot.value_mut_with_flags(len);
                 if mode == Mode::Prepend {
                     value.copy_within(..len_before, data.len());
@@ -215,7 +213,9 @@ fn extend(context: &mut Context<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8])
             }
         }
         Stored::Yes { version: shown_version(slot, asked), value_len: len }
-    })
+    });
+    context.host.count(Count::Lengthened, u64::from(is_lengthened));
+    stored
 }
 
 /// The version of what was just stored, if it is asked for: an entry gets one by that.
