@@ -252,7 +252,8 @@ impl Connection {
             let stop = if self.runnable {
                 desk.work.begin_turn(&self.thread);
                 self.run_kept(&mut desk.work)
-            } else if self.ended && self.owed.as_ref().is_some_and(|owed| owed.waits_for_lease()) {
+            } else if self.ended && !self.owes_output() && self.owed.as_ref().is_some_and(|owed| owed.waits_for_lease())
+            {
                 // The lease would go to nobody.
                 return Step::Done;
             } else if self.ended || (self.thread.is_draining() && self.serving.is_none()) {

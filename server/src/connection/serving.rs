@@ -32,6 +32,8 @@ pub(crate) struct Serving {
     text_parser: text::Parser,
     /// Server time until which requests are executed.
     valid_until_ms: u64,
+    /// Server time that this is compared with: not the turn's, which may have begun long ago.
+    now_ms: u64,
     /// By the ticket of their waiters.
     parked: HashMap<u32, ParkedFrame>,
     /// Time and ticket of each of them.
@@ -88,6 +90,7 @@ impl Connection {
             parser: Parser::new(),
             text_parser: text::Parser::new(),
             valid_until_ms: 0,
+            now_ms,
             parked: HashMap::new(),
             deadlines: BTreeSet::new(),
             behind: HashMap::new(),
@@ -107,6 +110,7 @@ impl Connection {
         let start = hands.reply.len();
         let (mut done, mut commands) = (0, 0);
         let stop = 'turn: loop {
+            serving.now_ms = thread.node.clock.now_ms();
             let mut frames = [Sent { id: 0, number: 0, kind: frame::GONE, bytes: &[] }; PREFETCH_KEYS_MAX];
             let (mut len, mut end) = (0, None);
             let mut ahead = done;
@@ -223,7 +227,7 @@ impl Serving {
     /// Executes a request, and writes its reply unless it parks.
     fn execute(&mut self, hands: &mut Hands<'_>, frame: &Sent<'_>) {
         let Some(dialect) = Dialect::of(frame.kind) else { return refuse(hands, frame, "does not know this request") };
-        if hands.turn.now_ms > self.valid_until_ms {
+        if self.now_ms > self.valid_until_ms {
             return refuse(hands, frame, "got this too late, and has not executed it");
         }
         hands.reply.set_version(version_of(dialect));
@@ -300,6 +304,7 @@ impl Serving {
         let Some(mut behind) = self.behind.remove(&client) else { return };
         while let Some(Behind { id, kind, request }) = behind.pop_front() {
             self.behind_bytes -= request.len();
+            self.now_ms = hands.thread.node.clock.now_ms();
             self.execute(hands, &Sent { id, number: client, kind, bytes: &request });
             if let Some(place) = self.behind.get_mut(&client) {
                 *place = behind;

@@ -12,6 +12,7 @@
 //! link breaks before, what is on its way may be executed until that time, and no later.
 
 use super::frame::{self, Answered, Dialect, Next, Sent};
+use super::outgoing::Outgoing;
 use super::owed::{Delivered, Owed};
 use crate::connection::READ_BYTES_MAX;
 use crate::thread::Thread;
@@ -46,9 +47,6 @@ const PING_IDLE: Duration = Duration::from_secs(10);
 
 /// Pings in a `peer-timeout` while something is waited for.
 const PINGS_PER_TIMEOUT: u64 = 4;
-
-/// A buffer that grew beyond this is given back.
-const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 
 /// Reads before other tasks have their turn.
 const READS_PER_TURN: usize = 4;
@@ -90,9 +88,7 @@ struct State {
     /// Of the task of this phase.
     task: Option<AbortHandle>,
     waker: Option<Waker>,
-    /// To be sent, from `sent` on. Begins with a [`frame::TIME`].
-    out: Vec<u8>,
-    sent: usize,
+    out: Outgoing,
     /// Bytes received of a frame that is not whole.
     carried: Vec<u8>,
     under_way: Entries,
@@ -161,7 +157,7 @@ impl Link {
         if refusal.is_some() {
             return refuse(thread, self.place, entry, &state.trouble);
         }
-        let is_full = state.out.len() - state.sent > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX;
+        let is_full = state.out.unsent() > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX;
         if is_full || request.len() > frame::REQUEST_BYTES_MAX {
             return refuse(thread, self.place, entry, "takes no more");
         }
@@ -250,8 +246,7 @@ impl Link {
         state.retry_at_ms = now_ms + pause.as_millis() as u64;
         reason.clone_into(&mut state.trouble);
         state.phase = Phase::Closed;
-        state.out = Vec::new();
-        state.sent = 0;
+        state.out = Outgoing::default();
         state.carried = Vec::new();
         state.is_pinged = false;
         state.offset = Offset::default();
@@ -361,13 +356,12 @@ impl State {
     /// Adds a frame to what is to be sent, all of it at the next turn of the link's task, which comes behind all tasks woken before.
     #[inline]
     fn put(&mut self, frame: Sent<'_>) {
-        if self.out.is_empty() {
-            frame::put(&mut self.out, Sent { id: 0, number: 0, kind: frame::TIME, bytes: &[] });
-            if let Some(waker) = &self.waker {
-                waker.wake_by_ref();
-            }
+        if self.out.is_empty()
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
         }
-        frame::put(&mut self.out, frame);
+        self.out.put(frame);
     }
 
     /// Asks for a sign of life.
@@ -506,7 +500,7 @@ impl State {
         if self.offset.is_unknown() {
             return Poll::Pending;
         }
-        let give_up_ms = self.give_up_ms(link.timeout_ms);
+        let mut give_up_ms = self.give_up_ms(link.timeout_ms);
         let stream = match &mut self.phase {
             Phase::Open(stream) => stream,
             Phase::Leaving(_) if self.under_way.count == 0 => {
@@ -515,23 +509,16 @@ impl State {
             Phase::Leaving(stream) => stream,
             Phase::Closed | Phase::Opening => return Poll::Pending,
         };
-        if self.sent == 0 && !self.out.is_empty() {
-            frame::set_number(&mut self.out, self.offset.owners(give_up_ms));
-        }
-        while self.sent < self.out.len() {
-            let count = ready!(Pin::new(&mut *stream).poll_write(task, &self.out[self.sent..]))?;
+        while let Some(part) = self.out.next(self.offset.owners(give_up_ms)) {
+            let count = ready!(Pin::new(&mut *stream).poll_write(task, part))?;
             if count == 0 {
                 return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
             }
-            self.sent += count;
-            if self.out.len() - self.sent >= BACKLOG_BYTES_MIN {
+            self.out.note_sent(count);
+            if self.out.unsent() >= BACKLOG_BYTES_MIN {
                 self.heard_ms = thread.node.clock.now_ms();
+                give_up_ms = self.heard_ms + link.timeout_ms;
             }
-        }
-        self.sent = 0;
-        self.out.clear();
-        if self.out.capacity() > BUFFER_BYTES_KEPT {
-            self.out = Vec::new();
         }
         Poll::Ready(Ok(()))
     }

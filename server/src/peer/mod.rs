@@ -11,6 +11,7 @@
 pub(crate) mod frame;
 pub(crate) mod gather;
 pub(crate) mod link;
+mod outgoing;
 pub(crate) mod owed;
 pub(crate) mod reply;
 

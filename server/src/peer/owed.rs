@@ -39,8 +39,6 @@ struct Replies {
     /// Number of the first place, counted per connection.
     first: u32,
     waiting: usize,
-    /// Of them, those whose reply may give a lease.
-    waiting_for_lease: usize,
     held_bytes: usize,
     is_closed: bool,
 }
@@ -98,7 +96,6 @@ impl Owed {
     pub(crate) fn wait(&self, is_silent: bool, gives_lease: bool) -> u32 {
         let replies = &mut *self.replies.borrow_mut();
         replies.waiting += 1;
-        replies.waiting_for_lease += usize::from(gives_lease);
         replies.places.push_back(Place::Waiting { is_silent, gives_lease });
         replies.first.wrapping_add(replies.places.len() as u32 - 1)
     }
@@ -136,10 +133,7 @@ impl Owed {
             return Delivered::Nobody;
         };
         let (is_silent, reply) = match place {
-            Place::Waiting { is_silent, gives_lease } => {
-                replies.waiting_for_lease -= usize::from(*gives_lease);
-                (*is_silent, reply)
-            }
+            Place::Waiting { is_silent, .. } => (*is_silent, reply),
             Place::Gathering { is_silent, gathering } => {
                 replies.waiting -= 1;
                 replies.held_bytes += reply.len();
@@ -196,9 +190,9 @@ impl Owed {
         replies.waiting >= FORWARDED_MAX || replies.held_bytes + replies.ready.len() >= HELD_BYTES_MAX
     }
 
-    /// Whether an answer may give a lease to the client.
+    /// Whether the answer that is waited for first may give a lease to the client.
     pub(crate) fn waits_for_lease(&self) -> bool {
-        self.replies.borrow().waiting_for_lease > 0
+        matches!(self.replies.borrow().places.front(), Some(Place::Waiting { gives_lease: true, .. }))
     }
 
     /// The client is gone; whether something was waited for.

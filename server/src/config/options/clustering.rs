@@ -31,7 +31,7 @@ pub(super) const NODES: &[Spec<Config>] = &[
     },
     Spec {
         name: "peer-timeout",
-        kind: ms(Duration::from_millis(50), Duration::from_secs(60)),
+        kind: ms(Duration::from_millis(250), Duration::from_secs(60)),
         default: Default::Text("1s"),
         change: Change::Start,
         doc: "After so long without a sign of life from another node, what was sent on to it is answered with an error, and that node does not \
