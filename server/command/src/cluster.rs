@@ -23,11 +23,6 @@ static CLUSTER: Spec = Spec {
     summary: "Tells about the nodes and their slots",
     group: Group::Cluster,
     since: "3.0.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         subcommand(
             "slots",
@@ -103,7 +98,7 @@ static CLUSTER: Spec = Spec {
             ..help::subcommand(Group::Cluster, "5.0.0")
         },
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 static READONLY: Spec =

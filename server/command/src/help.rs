@@ -6,6 +6,21 @@ use crate::table;
 use crate::usage::usage;
 use leasehold_protocol::Request;
 
+/// What is the same of all commands that only have subcommands. The name, the summary, the group, `since` and they are each one's own.
+pub const CONTAINER: Spec = Spec {
+    name: "",
+    summary: "",
+    group: Group::Server,
+    since: "",
+    complexity: "Depends on subcommand",
+    arity: -2,
+    flags: Flags::NONE,
+    keys: Keys::None,
+    arguments: &[],
+    subcommands: &[],
+    run,
+};
+
 /// The row of a container's `HELP`.
 #[must_use]
 pub const fn subcommand(group: Group, since: &'static str) -> Spec {

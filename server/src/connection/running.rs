@@ -215,8 +215,7 @@ fn send_on<F: Front>(
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
     let entry =
         Entry { owed: Rc::clone(owed), number, part: 0, slot, dialect, command: client.last_command, lease_key };
-    let no_touch = if client.no_touch { frame::NO_TOUCH } else { 0 };
-    thread.links.forward(thread, place, entry, client.id, dialect as u8 | no_touch, bytes);
+    thread.links.forward(thread, place, entry, client.id, frame::kind_of(dialect, client), bytes);
 }
 
 /// Sends the parts of a request to their nodes, and executes this node's own; it is given back if it parks.
@@ -230,7 +229,7 @@ fn send_parts<F: Front>(
     let Split { mut parts, gather, is_silent } = split;
     let number = owed.gather(is_silent, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
-    let kind = dialect as u8 | if client.no_touch { frame::NO_TOUCH } else { 0 };
+    let kind = frame::kind_of(dialect, client);
     let mut own = None;
     for (part, Part { place, slot, request, .. }) in (0..).zip(parts) {
         let Some(place) = place else {

@@ -19,6 +19,8 @@
 //!
 //! Numbers are little-endian; `len` counts the bytes behind itself. All times are the owner's, in ms.
 
+use leasehold_command::Client;
+
 /// Bytes before a request.
 pub(crate) const REQUEST_HEAD: usize = 17;
 /// Bytes before a reply.
@@ -58,6 +60,11 @@ impl Dialect {
             _ => None,
         }
     }
+}
+
+/// The kind of the frame of a client's request.
+pub(crate) fn kind_of(dialect: Dialect, client: &Client) -> u8 {
+    dialect as u8 | if client.no_touch { NO_TOUCH } else { 0 }
 }
 
 /// A frame to the owner.

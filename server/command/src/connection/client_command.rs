@@ -19,11 +19,6 @@ pub(super) static CLIENT: Spec = Spec {
     summary: "Tells about connections and changes them",
     group: Group::Connection,
     since: "2.4.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         subcommand("id", "Tells the number of the connection, unique on the node", "5.0.0", 2, &[], |context, _| {
             context.reply.integer(context.client.id as i64);
@@ -137,7 +132,7 @@ pub(super) static CLIENT: Spec = Spec {
         ),
         help::subcommand(Group::Connection, "5.0.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 pub(super) const fn subcommand(

@@ -14,11 +14,6 @@ pub(super) static MEMORY: Spec = Spec {
     summary: "Tells what keys cost in memory",
     group: Group::Server,
     since: "4.0.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         Spec {
             name: "usage",
@@ -54,7 +49,7 @@ pub(super) static MEMORY: Spec = Spec {
         ),
         help::subcommand(Group::Server, "4.0.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 const fn listing(name: &'static str, summary: &'static str, run: Handler) -> Spec {

@@ -12,11 +12,6 @@ pub(super) static OBJECT: Spec = Spec {
     summary: "Tells how a key's value is kept",
     group: Group::Generic,
     since: "2.2.3",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         inspection(
             "encoding",
@@ -56,7 +51,7 @@ pub(super) static OBJECT: Spec = Spec {
         }),
         help::subcommand(Group::Generic, "6.2.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 const fn inspection(name: &'static str, summary: &'static str, run: Handler) -> Spec {

@@ -9,11 +9,6 @@ pub(super) static ACL: Spec = Spec {
     summary: "Tells about users",
     group: Group::Server,
     since: "6.0.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         Spec {
             name: "whoami",
@@ -33,5 +28,5 @@ pub(super) static ACL: Spec = Spec {
         },
         help::subcommand(Group::Server, "6.0.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };

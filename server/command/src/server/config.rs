@@ -13,11 +13,6 @@ pub(super) static CONFIG: Spec = Spec {
     summary: "Tells and changes the configuration while the node runs",
     group: Group::Server,
     since: "2.0.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         subcommand(
             "get",
@@ -58,7 +53,7 @@ pub(super) static CONFIG: Spec = Spec {
         ),
         help::subcommand(Group::Server, "5.0.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 const fn subcommand(

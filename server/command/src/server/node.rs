@@ -24,11 +24,6 @@ pub(super) static MODULE: Spec = Spec {
     summary: "Tells about modules; there are none",
     group: Group::Server,
     since: "4.0.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         Spec {
             name: "list",
@@ -48,7 +43,7 @@ pub(super) static MODULE: Spec = Spec {
         },
         help::subcommand(Group::Server, "5.0.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 fn time(context: &mut Context<'_>, _: Request<'_>) -> Outcome {

@@ -19,11 +19,6 @@ pub(super) static TRACE: Spec = Spec {
     summary: "Records the events on some keys, for leasehold trace",
     group: Group::Server,
     since: "leasehold 0.1.0",
-    complexity: "Depends on subcommand",
-    arity: -2,
-    flags: Flags::NONE,
-    keys: Keys::None,
-    arguments: &[],
     subcommands: &[
         subcommand(
             "start",
@@ -58,7 +53,7 @@ pub(super) static TRACE: Spec = Spec {
         ),
         help::subcommand(Group::Server, "leasehold 0.1.0"),
     ],
-    run: help::run,
+    ..help::CONTAINER
 };
 
 const fn subcommand(
