@@ -404,11 +404,11 @@ fn run(seed: u64, operations: u64, by: By, revoking: bool) -> World {
 fn no_read_is_older_than_an_acknowledged_delete() {
     for seed in 1..=25 {
         let by = if seed % 2 == 0 { By::Anything } else { By::Bumps };
-        let world = run(seed, 40_000, by, true);
+        let world = run(seed, 50_000, by, true);
         assert_eq!(world.violations, 0, "seed {seed}");
         assert!(world.fills > 1_000, "seed {seed}: only {} fills", world.fills);
         assert!(world.exchanges > 500, "seed {seed}: only {} exchanges", world.exchanges);
-        assert!(world.refreshes > 30, "seed {seed}: only {} refreshes", world.refreshes);
+        assert!(world.refreshes > 50, "seed {seed}: only {} refreshes", world.refreshes);
     }
 }
 
