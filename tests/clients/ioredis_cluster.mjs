@@ -35,7 +35,7 @@ const tests = {
     });
   },
 
-  // ioredis does not know these commands, sends them to any node, and follows its MOVED.
+  // ioredis does not know these commands and sends them to any node, which sends them on, or answers MOVED, which it follows.
   async leases() {
     for (let index = 0; index < 20; index++) {
       const key = `ilease:${index}`;
