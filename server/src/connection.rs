@@ -15,6 +15,7 @@
 //! Fairness: a turn ends after `COMMANDS_PER_TURN` commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
+mod output;
 mod running;
 mod serving;
 
@@ -25,6 +26,7 @@ use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::{Client, Context, Outcome, Parked, give_back};
 use leasehold_keyspace::Db;
 use leasehold_protocol::RespVersion;
+use output::Output;
 use serving::Serving;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -71,14 +73,13 @@ pub(crate) struct Connection {
     /// Input not executed: the rest of a request, or requests that must wait.
     input: Vec<u8>,
     /// The state of a request that is half received.
-    unfinished: Unfinished,
+    unfinished: Option<Box<Unfinished>>,
     /// `input` may hold whole requests.
     runnable: bool,
     /// The peer will send no more.
     ended: bool,
-    /// Replies the socket did not take, from `output_sent` on.
-    output: Vec<u8>,
-    output_sent: usize,
+    /// Replies the socket did not take.
+    output: Output,
     parked: Option<Box<Parked>>,
     /// The order of the replies, while other nodes work on some of them.
     owed: Option<Rc<Owed>>,
@@ -143,11 +144,10 @@ impl Connection {
             protocol,
             version: RespVersion::V2,
             input: Vec::new(),
-            unfinished: Unfinished::default(),
+            unfinished: None,
             runnable: false,
             ended: false,
-            output: Vec::new(),
-            output_sent: 0,
+            output: Output::default(),
             parked: None,
             owed: None,
             serving: None,
@@ -214,11 +214,11 @@ impl Connection {
             } else if self.serving.is_some() && self.hears_frames(desk, task) {
                 continue;
             }
-            if self.owes_output() {
+            if !self.output.is_empty() {
                 match self.flush(task) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Step::Done,
-                    Poll::Pending if self.closing != Closing::No || self.output_len() >= OUTPUT_PAUSE_BYTES => {
+                    Poll::Pending if self.closing != Closing::No || self.output.len() >= OUTPUT_PAUSE_BYTES => {
                         return Step::Waits;
                     }
                     Poll::Pending => {}
@@ -252,7 +252,9 @@ impl Connection {
             let stop = if self.runnable {
                 desk.work.begin_turn(&self.thread);
                 self.run_kept(&mut desk.work)
-            } else if self.ended && !self.owes_output() && self.owed.as_ref().is_some_and(|owed| owed.waits_for_lease())
+            } else if self.ended
+                && self.output.is_empty()
+                && self.owed.as_ref().is_some_and(|owed| owed.waits_for_lease())
             {
                 // The lease would go to nobody.
                 return Step::Done;
@@ -339,7 +341,7 @@ impl Connection {
         let slot = Rc::clone(&self.slot);
         slot.with_waker(|waker| self.send(work, replies, &mut TaskContext::from_waker(waker)));
         self.is_staged = false;
-        if std::mem::take(&mut self.is_wanted) || self.owes_output() || slot.is_killed() {
+        if std::mem::take(&mut self.is_wanted) || !self.output.is_empty() || slot.is_killed() {
             slot.wake();
         }
     }
@@ -412,8 +414,8 @@ impl Connection {
     fn send(&mut self, work: &mut Work, replies: Range<usize>, task: &mut TaskContext<'_>) {
         let buffer = work.reply.buffer_mut();
         let (mut sent, end) = (replies.start, replies.end);
-        if self.owes_output() {
-            self.output.extend_from_slice(&buffer[replies]);
+        if !self.output.is_empty() {
+            self.output.add(&buffer[replies]);
             sent = end;
         }
         while sent < end {
@@ -431,14 +433,12 @@ impl Connection {
         }
         if sent < end && end == buffer.len() && end - sent >= REPLY_BYTES_KEPT {
             // Long, and nobody's replies come behind: the buffer itself changes hands, nothing is copied.
-            self.output = std::mem::take(buffer);
-            self.output_sent = sent;
+            self.output.take(std::mem::take(buffer), sent);
         } else if sent < end {
-            self.output = buffer[sent..end].to_vec();
-            self.output_sent = 0;
+            self.output.add(&buffer[sent..end]);
         }
-        self.slot.card.note_buffers(self.input.len(), self.output_len());
-        if self.owes_output() {
+        self.slot.card.note_buffers(self.input.len(), self.output.len());
+        if !self.output.is_empty() {
             self.watch_output(work);
         }
     }
@@ -454,12 +454,8 @@ impl Connection {
         if ready.is_empty() {
             return;
         }
-        if self.output.is_empty() {
-            (self.output, self.output_sent) = (ready, 0);
-        } else {
-            self.output.extend_from_slice(&ready);
-        }
-        self.slot.card.note_buffers(self.input.len(), self.output_len());
+        self.output.take(ready, 0);
+        self.slot.card.note_buffers(self.input.len(), self.output.len());
         self.watch_output(work);
     }
 
@@ -475,27 +471,17 @@ impl Connection {
         true
     }
 
-    fn owes_output(&self) -> bool {
-        !self.output.is_empty()
-    }
-
-    fn output_len(&self) -> usize {
-        self.output.len() - self.output_sent
-    }
-
     /// Sends what is owed. `Pending`: the socket takes no more now.
     fn flush(&mut self, task: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
-        while self.output_sent < self.output.len() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(task, &self.output[self.output_sent..]))?;
+        while !self.output.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(task, self.output.rest()))?;
             if count == 0 {
                 return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
             }
-            self.output_sent += count;
+            self.output.advance(count);
             self.thread.stats().bytes_out.add(count as u64);
             self.slot.card.touch(self.thread.node.clock.now_ms());
         }
-        self.output = Vec::new();
-        self.output_sent = 0;
         self.slot.card.note_buffers(self.input.len(), 0);
         self.slot.over_soft_limit_since_ms.set(None);
         Poll::Ready(Ok(()))
@@ -503,7 +489,7 @@ impl Connection {
 
     /// Holds the unsent replies against `client-output-buffer-limit`.
     fn watch_output(&mut self, work: &Work) {
-        let unsent = self.output_len() as u64;
+        let unsent = self.output.len() as u64;
         if self.serving.is_some() {
             // Another node is not read while it does not read; that is its limit.
         } else if work.live.output_bytes_hard_max > 0 && unsent > work.live.output_bytes_hard_max {
@@ -514,10 +500,6 @@ impl Connection {
             }
         } else {
             self.slot.over_soft_limit_since_ms.set(None);
-        }
-        if self.output_sent >= REPLY_BYTES_KEPT && self.output_sent > self.output.len() / 2 {
-            self.output.drain(..self.output_sent);
-            self.output_sent = 0;
         }
     }
 

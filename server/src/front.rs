@@ -18,11 +18,11 @@ pub(crate) enum Protocol {
     Link,
 }
 
-/// Half received requests of a connection, boxed as most connections have none.
-#[derive(Debug, Default)]
-pub(crate) struct Unfinished {
-    resp: Option<Box<Parser>>,
-    memcached: Option<Box<text::Parser>>,
+/// A half received request of a connection.
+#[derive(Debug)]
+pub(crate) enum Unfinished {
+    Resp(Parser),
+    Memcached(text::Parser),
 }
 
 /// What a thread executes the connections of one protocol with.
@@ -60,7 +60,11 @@ pub(crate) trait Front: Sized + 'static {
 
     fn lane(lanes: &mut Lanes) -> &mut Lane<Self>;
 
-    fn unfinished(unfinished: &mut Unfinished) -> &mut Option<Box<Self::Parser>>;
+    /// Keeps a request that is half received.
+    fn keep(parser: Self::Parser) -> Unfinished;
+
+    /// What was kept; `None`: of another protocol.
+    fn resume(unfinished: Unfinished) -> Option<Self::Parser>;
 
     fn parse(parser: &mut Self::Parser, input: &[u8], limits: &Self::Limits) -> Result<Parsed, ProtocolError>;
 
@@ -123,9 +127,12 @@ impl Front for Resp {
         &mut lanes.resp
     }
 
-    #[inline]
-    fn unfinished(unfinished: &mut Unfinished) -> &mut Option<Box<Parser>> {
-        &mut unfinished.resp
+    fn keep(parser: Parser) -> Unfinished {
+        Unfinished::Resp(parser)
+    }
+
+    fn resume(unfinished: Unfinished) -> Option<Parser> {
+        if let Unfinished::Resp(parser) = unfinished { Some(parser) } else { None }
     }
 
     #[inline]
@@ -203,9 +210,12 @@ impl Front for Memcached {
         &mut lanes.memcached
     }
 
-    #[inline]
-    fn unfinished(unfinished: &mut Unfinished) -> &mut Option<Box<text::Parser>> {
-        &mut unfinished.memcached
+    fn keep(parser: text::Parser) -> Unfinished {
+        Unfinished::Memcached(parser)
+    }
+
+    fn resume(unfinished: Unfinished) -> Option<text::Parser> {
+        if let Unfinished::Memcached(parser) = unfinished { Some(parser) } else { None }
     }
 
     #[inline]

@@ -42,8 +42,8 @@ impl Connection {
         let stats = thread.stats();
         let Work { lanes, reply, turn, turns, .. } = work;
         let Lane { stage, limits, limits_unauthenticated, password_required } = F::lane(lanes);
-        if let Some(own) = F::unfinished(&mut self.unfinished).take() {
-            stage.parsers[0] = *own;
+        if let Some(own) = self.unfinished.take().and_then(|own| F::resume(*own)) {
+            stage.parsers[0] = own;
         }
         stage.begin();
         *turns += 1;
@@ -142,7 +142,7 @@ impl Connection {
         if let Some(parser) = stage.take_unfinished()
             && is_stage_done
         {
-            *F::unfinished(&mut self.unfinished) = Some(Box::new(parser));
+            self.unfinished = Some(Box::new(F::keep(parser)));
         }
         stats.turns.add(1);
         stats.commands_total.add(commands as u64);
