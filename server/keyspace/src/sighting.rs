@@ -81,15 +81,26 @@ impl Sight {
         lease_ms: None,
         expiry: Expiry::Keep,
     };
-
-    /// Whether the reader changes nothing by what it wishes.
-    fn only_looks(&self) -> bool {
-        let leads = self.leads_on_miss || self.leads_on_stale || self.leads_before_ms > 0;
-        !leads && !self.version_wanted && self.expiry == Expiry::Keep
-    }
 }
 
 impl Keyspace {
+    /// Shows a fresh value on whose key nobody has a lease, and whether it was used ([`Sighting::is_used`]): what [`Keyspace::sight`] would show
+    /// to nearly all who only look, for less. `None`: nothing is done or counted, and `sight` knows. `see` runs under the lock: copy out, nothing else.
+    #[inline]
+    pub fn glance<R>(
+        &self,
+        turn: &mut Turn,
+        db: Db,
+        key: &[u8],
+        access: Access,
+        see: impl FnOnce(&Entry<'_>, bool) -> R,
+    ) -> Option<R> {
+        let key = self.key(db, key);
+        // As `Keyspace::read` does.
+        let mut shard = self.lock_unpublished(self.shard_number(key.hash));
+        shard.glance(&key, access, turn.now_ms, see)
+    }
+
     /// Shows a key to a reader who may lead by it, where it wishes to: on a miss, near the end, if the value is stale. `see` runs under the lock: copy out, nothing else.
     pub fn sight<R>(
         &self,
@@ -99,15 +110,6 @@ impl Keyspace {
         sight: &Sight,
         see: impl FnOnce(&Sighting<'_>) -> R,
     ) -> R {
-        if sight.only_looks() {
-            // As `Keyspace::read` does.
-            let key = self.key(db, key);
-            let mut shard = self.lock_unpublished(self.shard_number(key.hash));
-            return match shard.sight_fresh(&key, sight, turn.now_ms, see) {
-                Ok(seen) => seen,
-                Err(see) => shard.sight(&key, sight, turn, see),
-            };
-        }
         if sight.leads_on_miss || sight.leads_on_stale || sight.leads_before_ms > 0 {
             // For a record, which may be new. Where nothing can go a lease is given all the same: they have their share of the memory.
             let _ = self.make_room(turn, key.len() + RECORD_BYTES);
@@ -117,32 +119,29 @@ impl Keyspace {
 }
 
 impl Shard {
-    /// As [`Shard::sight`] for who only looks, if there is a fresh value and no lease in the shard: the way of nearly all reads. Else
-    /// gives `see` back.
     #[inline]
-    fn sight_fresh<R, S: FnOnce(&Sighting<'_>) -> R>(
+    fn glance<R>(
         &mut self,
         key: &Key<'_>,
-        sight: &Sight,
+        access: Access,
         now_ms: u64,
-        see: S,
-    ) -> Result<R, S> {
-        if sight.upkeep_wanted || !self.leases.is_empty() {
-            return Err(see);
+        see: impl FnOnce(&Entry<'_>, bool) -> R,
+    ) -> Option<R> {
+        if !self.leases.is_empty() {
+            return None;
         }
-        let Some((location, view)) = self.find_view(key) else { return Err(see) };
+        let (location, view) = self.find_view(key)?;
         let entry = view.entry();
         if self.bump_of(&view).is_some() || entry.expire_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
-            return Err(see);
+            return None;
         }
         let control = view.control();
-        let is_used = self.queues.is_used(control);
-        let seen = see(&Sighting { entry: Some(entry), is_fresh: true, is_used, version: 0, standing: Standing::Free });
-        if sight.access == Access::Touch {
+        let seen = see(&entry, self.queues.is_used(control));
+        if access == Access::Touch {
             self.touch_known(location, key.hash, control, now_ms);
             self.count_hit(key, location, now_ms);
         }
-        Ok(seen)
+        Some(seen)
     }
 
     fn sight<R>(&mut self, key: &Key<'_>, sight: &Sight, turn: &mut Turn, see: impl FnOnce(&Sighting<'_>) -> R) -> R {

@@ -4,6 +4,15 @@ use super::base64;
 use super::flags::Asked;
 use leasehold_protocol::memcached::reply;
 
+/// The key as a reply names it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name<'k> {
+    /// As it is stored.
+    pub(super) key: &'k [u8],
+    /// It came as base64, and goes back as that.
+    pub(super) is_binary: bool,
+}
+
 /// What a reply can tell beside the key and the opaque token, which every reply tells.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
@@ -40,11 +49,11 @@ impl Life {
 }
 
 /// Writes the flags that were asked for, behind the code; no line end.
-pub(super) fn flags<'w>(buffer: &mut Vec<u8>, asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]>, told: &Told) {
+pub(super) fn flags<'w>(buffer: &mut Vec<u8>, name: Name<'_>, words: impl Iterator<Item = &'w [u8]>, told: &Told) {
     let mut has_new_life = false;
     for word in words {
         match (word[0], told) {
-            (b'k', _) => key(buffer, asked),
+            (b'k', _) => write_name(buffer, name),
             (b'O', _) => {
                 buffer.push(b' ');
                 buffer.extend_from_slice(word);
@@ -71,7 +80,7 @@ pub(super) fn flags<'w>(buffer: &mut Vec<u8>, asked: &Asked<'_>, words: impl Ite
 /// A reply without a value that tells only what every reply tells.
 pub(super) fn bare<'w>(buffer: &mut Vec<u8>, code: &[u8], asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]>) {
     buffer.extend_from_slice(code);
-    flags(buffer, asked, words, &Told::default());
+    flags(buffer, asked.name(), words, &Told::default());
     end(buffer);
 }
 
@@ -80,13 +89,13 @@ pub(super) fn end(buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(b"\r\n");
 }
 
-fn key(buffer: &mut Vec<u8>, asked: &Asked<'_>) {
+fn write_name(buffer: &mut Vec<u8>, Name { key, is_binary }: Name<'_>) {
     buffer.extend_from_slice(b" k");
-    if asked.is_binary {
-        base64::encode(&asked.key, buffer);
+    if is_binary {
+        base64::encode(key, buffer);
         buffer.extend_from_slice(b" b");
     } else {
-        buffer.extend_from_slice(&asked.key);
+        buffer.extend_from_slice(key);
     }
 }
 

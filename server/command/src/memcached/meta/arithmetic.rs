@@ -72,7 +72,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
                 buffer.extend_from_slice(b"HD");
             }
             let told = Told { version: Some(version), life: Some(life), ..Told::default() };
-            answer::flags(buffer, &asked, words, &told);
+            answer::flags(buffer, asked.name(), words, &told);
             answer::end(buffer);
             if asked.value_wanted {
                 reply::line(buffer, &digits);

@@ -3,6 +3,7 @@
 //! All meta commands read the same flags, and each takes notice of those that concern it, as memcached does it: a flag of another
 //! command is no mistake. What is wrong is found before anything is done.
 
+use super::answer::Name;
 use super::base64;
 use crate::memcached::dispatch::BAD_FORMAT;
 use leasehold_keyspace::Slot;
@@ -85,6 +86,11 @@ impl<'a> Asked<'a> {
         Self::nothing(request.word(1).unwrap_or_default())
     }
 
+    /// The key as replies name it.
+    pub(super) fn name(&self) -> Name<'_> {
+        Name { key: &self.key, is_binary: self.is_binary }
+    }
+
     /// Reads the flags of a request, which begin at the word `first`.
     ///
     /// # Errors
@@ -121,7 +127,7 @@ impl<'a> Asked<'a> {
             if !may_be_flag(letter) {
                 return Err(BAD_FORMAT);
             }
-            let bit = if letter < b'@' { 0 } else { 1 << (letter & 63) };
+            let bit = if letter < b'@' { 0 } else { bit(letter) };
             if seen & bit != 0 {
                 return Err(b"CLIENT_ERROR duplicate flag");
             }
@@ -200,6 +206,49 @@ impl<'a> Asked<'a> {
         }
         Ok(())
     }
+}
+
+/// The flags of an `mg` that asks for what a look at a fresh value tells, and changes nothing: the letters, as bits from `@` on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain(u64);
+
+impl Plain {
+    const LETTERS: u64 = bit(b'v') | bit(b'k') | bit(b'O') | Self::TOLD | Self::SILENT;
+    /// Told behind the code.
+    const TOLD: u64 = bit(b's') | bit(b't') | bit(b'f') | bit(b'h');
+    /// Without a word in the reply.
+    const SILENT: u64 = bit(b'q') | bit(b'u');
+
+    /// `None`: other flags, or a mistake; [`Asked`] knows.
+    #[inline]
+    pub(super) fn of(request: Request<'_>) -> Option<Self> {
+        let mut seen = 0;
+        for word in request.words_from(2) {
+            let (&letter, token) = word.split_first()?;
+            let is_whole = token.is_empty() || letter == b'O' && word.len() <= OPAQUE_BYTES_MAX;
+            if !(b'@'..=b'\x7f').contains(&letter) || bit(letter) & Self::LETTERS & !seen == 0 || !is_whole {
+                return None;
+            }
+            seen |= bit(letter);
+        }
+        Some(Self(seen))
+    }
+
+    #[inline]
+    pub(super) fn has(self, letter: u8) -> bool {
+        self.0 & bit(letter) != 0
+    }
+
+    /// Whether the reply has words behind the code.
+    #[inline]
+    pub(super) fn has_words(self) -> bool {
+        self.0 & !(bit(b'v') | Self::SILENT) != 0
+    }
+}
+
+/// Of the bytes from `@` to DEL.
+const fn bit(letter: u8) -> u64 {
+    1 << (letter & 63)
 }
 
 const INVALID: &[u8] = b"CLIENT_ERROR invalid flag";

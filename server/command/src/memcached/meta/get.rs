@@ -1,7 +1,7 @@
 //! `mg`: read a key with what is kept about it, or get the right to fill it.
 
-use super::answer::{self, Life, Told};
-use super::flags::Asked;
+use super::answer::{self, Life, Name, Told};
+use super::flags::{Asked, Plain};
 use crate::context::{Context, Outcome};
 use crate::host::Count;
 use crate::loader::refresh::{Reader, hit_near_end};
@@ -17,6 +17,45 @@ const HOT_MISS: u64 = 1;
 
 /// Runs `mg`.
 pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    match Plain::of(request).and_then(|plain| glance(context, request, plain)) {
+        Some(outcome) => outcome,
+        None => look(context, request),
+    }
+}
+
+/// Answers nearly all that are asked: a fresh value, without a lease. `None`: nothing is done.
+#[inline]
+fn glance(context: &mut Context<'_>, request: Request<'_>, plain: Plain) -> Option<Outcome> {
+    let key = request.word(1)?;
+    let Context { keyspace, client, reply, turn, .. } = context;
+    let access = if plain.has(b'u') { Access::Quiet } else { client.access() };
+    let (buffer, now_ms) = (reply.buffer_mut(), turn.now_ms);
+    let expire_at_ms = keyspace.glance(turn, client.db, key, access, |entry, is_used| {
+        buffer.reserve(entry.value.len() + 64);
+        write_code(buffer, plain.has(b'v'), entry.value.len());
+        if plain.has_words() {
+            let told = Told {
+                value_len: Some(entry.value.len()),
+                client_flags: Some(entry.client_flags),
+                life: Some(Life::unchanged(entry.expire_at_ms, now_ms)),
+                is_used: Some(is_used),
+                ..Told::default()
+            };
+            answer::flags(buffer, Name { key, is_binary: false }, request.words_from(2), &told);
+        }
+        write_end(buffer, plain.has(b'v'), entry.value);
+        entry.expire_at_ms
+    })?;
+    let near_end_ms = turn.near_end_ms;
+    context.host.count(Count::GetHits, 1);
+    if let Some(at_ms) = expire_at_ms.filter(|&at_ms| at_ms < near_end_ms) {
+        hit_near_end(context, key, at_ms, Reader::Plain);
+    }
+    Some(Outcome::Replied)
+}
+
+/// Answers whatever is asked.
+fn look(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let words = request.words_from(2);
     let mut asked = Asked::about(request);
     if let Err(line) = asked.read_flags(request, 2) {
@@ -173,8 +212,9 @@ pub(crate) fn loaded(context: &mut Context<'_>, key: &[u8], flags: &[u8], loaded
 }
 
 /// `HD`, or `VA` and a length.
-fn write_code(buffer: &mut Vec<u8>, asked: &Asked<'_>, value_len: usize) {
-    if asked.value_wanted {
+#[inline]
+fn write_code(buffer: &mut Vec<u8>, value_wanted: bool, value_len: usize) {
+    if value_wanted {
         buffer.extend_from_slice(b"VA ");
         reply::number(buffer, value_len as u64);
     } else {
@@ -182,9 +222,10 @@ fn write_code(buffer: &mut Vec<u8>, asked: &Asked<'_>, value_len: usize) {
     }
 }
 
-fn write_end(buffer: &mut Vec<u8>, asked: &Asked<'_>, value: &[u8]) {
+#[inline]
+fn write_end(buffer: &mut Vec<u8>, value_wanted: bool, value: &[u8]) {
     answer::end(buffer);
-    if asked.value_wanted {
+    if value_wanted {
         buffer.extend_from_slice(value);
         answer::end(buffer);
     }
@@ -223,8 +264,8 @@ fn write_entry<'w>(
         idle_s: Some(entry.idle_ms / 1000),
     };
     buffer.reserve(entry.value.len() + 64);
-    write_code(buffer, asked, entry.value.len());
-    answer::flags(buffer, asked, words, &told);
+    write_code(buffer, asked.value_wanted, entry.value.len());
+    answer::flags(buffer, asked.name(), words, &told);
     // memcached's order.
     if matches!(standing, Standing::Led { .. }) {
         buffer.extend_from_slice(b" Z");
@@ -235,7 +276,7 @@ fn write_entry<'w>(
     if matches!(standing, Standing::Won { .. }) {
         buffer.extend_from_slice(b" W");
     }
-    write_end(buffer, asked, entry.value);
+    write_end(buffer, asked.value_wanted, entry.value);
 }
 
 /// A key that somebody is to fill, in the form that memcached has for it: an empty value.
@@ -259,10 +300,10 @@ fn write_stub<'w>(
         is_used: Some(false),
         idle_s: Some(0),
     };
-    write_code(buffer, asked, 0);
-    answer::flags(buffer, asked, words, &told);
+    write_code(buffer, asked.value_wanted, 0);
+    answer::flags(buffer, asked.name(), words, &told);
     buffer.extend_from_slice(mark);
-    write_end(buffer, asked, b"");
+    write_end(buffer, asked.value_wanted, b"");
 }
 
 /// A value that is not in the keyspace: without a version, which no number is equal to, and without an end.
@@ -275,9 +316,9 @@ fn write_value<'w>(buffer: &mut Vec<u8>, asked: &Asked<'_>, words: impl Iterator
         is_used: Some(false),
         idle_s: Some(0),
     };
-    write_code(buffer, asked, value.len());
-    answer::flags(buffer, asked, words, &told);
-    write_end(buffer, asked, value);
+    write_code(buffer, asked.value_wanted, value.len());
+    answer::flags(buffer, asked.name(), words, &told);
+    write_end(buffer, asked.value_wanted, value);
 }
 
 fn write_miss<'w>(buffer: &mut Vec<u8>, asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]>) {

@@ -96,7 +96,7 @@ pub(super) fn run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let told = Told { version: Some(version), value_len: Some(value_len), ..Told::default() };
     let buffer = buffer(context);
     buffer.extend_from_slice(code);
-    answer::flags(buffer, &asked, words, &told);
+    answer::flags(buffer, asked.name(), words, &told);
     answer::end(buffer);
     Outcome::Replied
 }

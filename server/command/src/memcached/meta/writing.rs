@@ -71,7 +71,7 @@ fn write(context: &mut Context<'_>, source: Source, change: Change, effect: Effe
 /// The flags of the reply are written ahead: none of them depends on how the write ends.
 fn form<'w>(asked: &Asked<'_>, words: impl Iterator<Item = &'w [u8]>) -> Form {
     let mut flags = Vec::new();
-    answer::flags(&mut flags, asked, words, &answer::Told::default());
+    answer::flags(&mut flags, asked.name(), words, &answer::Told::default());
     Form::MetaWrite { is_quiet: asked.is_quiet, flags: flags.into() }
 }
 
