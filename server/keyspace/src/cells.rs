@@ -16,6 +16,17 @@ static FREE: Mutex<Pieces> = Mutex::new(Pieces::new());
 /// Free pages that keep their memory for the next taker: 256 KiB.
 const KEPT_MAX: usize = 64;
 
+/// Values one behind the other in rows of a page each, to which more are added at the end. Nothing that fills a page is copied when they become more, nor
+/// left behind for the allocator when they become fewer: what it frees it gives back to the system in one go, milliseconds for what a shard may have.
+#[derive(Debug)]
+pub(crate) struct Rows<T: Copy> {
+    /// The only row may be shorter than a page.
+    rows: Vec<Cells<T>>,
+    len: usize,
+    /// Of all rows.
+    capacity: usize,
+}
+
 /// Values in a row, owned: in a page of their own if they fill one, else in a block of the heap.
 #[derive(Debug)]
 pub(crate) struct Cells<T: Copy>(Owned<T>);
@@ -86,6 +97,87 @@ impl<T: Copy> Drop for Cells<T> {
         }
         // SAFETY: allocated in `new` with this layout, and the row goes.
         unsafe { std::alloc::dealloc(start.0.as_ptr(), Self::layout(self.len())) }
+    }
+}
+
+impl<T: Copy> Default for Rows<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), len: 0, capacity: 0 }
+    }
+}
+
+impl<T: Copy> Rows<T> {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Values that there is room for.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of all rows and their list.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.capacity * size_of::<T>() + self.rows.capacity() * size_of::<Cells<T>>()
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, number: usize) -> &T {
+        &self.rows[number / Cells::<T>::PER_PAGE][number % Cells::<T>::PER_PAGE]
+    }
+
+    #[inline]
+    pub(crate) fn at_mut(&mut self, number: usize) -> &mut T {
+        &mut self.rows[number / Cells::<T>::PER_PAGE][number % Cells::<T>::PER_PAGE]
+    }
+
+    pub(crate) fn push(&mut self, value: T) {
+        if self.len == self.capacity {
+            self.grow(value);
+        }
+        self.len += 1;
+        *self.at_mut(self.len - 1) = value;
+    }
+
+    /// Room for more; `value` stands there meanwhile.
+    #[cold]
+    fn grow(&mut self, value: T) {
+        let first = self.rows.first_mut().filter(|first| first.len() < Cells::<T>::PER_PAGE);
+        if let Some(first) = first {
+            let mut larger = Cells::new(value, first.len() * 2);
+            larger[..first.len()].copy_from_slice(first);
+            *first = larger;
+            self.capacity *= 2;
+        } else {
+            let len = if self.rows.is_empty() { 1 } else { Cells::<T>::PER_PAGE };
+            self.rows.push(Cells::new(value, len));
+            self.capacity += len;
+        }
+    }
+
+    /// Drops the last value.
+    pub(crate) fn pop(&mut self) {
+        self.len -= 1;
+        if self.len.is_multiple_of(Cells::<T>::PER_PAGE) && self.rows.len() > 1 {
+            self.rows.pop();
+            self.capacity -= Cells::<T>::PER_PAGE;
+            if self.rows.len() * 4 < self.rows.capacity() {
+                self.rows.shrink_to(self.rows.len() * 2);
+            }
+        } else if self.rows.len() == 1 && self.len > 0 && self.len * 4 <= self.capacity {
+            self.capacity /= 2;
+            let mut smaller = Cells::new(self.rows[0][0], self.capacity);
+            smaller.copy_from_slice(&self.rows[0][..self.capacity]);
+            self.rows[0] = smaller;
+        }
+    }
+
+    /// All values.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.rows.iter_mut().flat_map(|row| row.iter_mut()).take(self.len)
     }
 }
 

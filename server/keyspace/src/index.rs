@@ -14,7 +14,7 @@
 //!
 //! The index knows hashes and locations. What lies there is told by who asks.
 
-use crate::cells::Cells;
+use crate::cells::{Cells, Rows};
 use crate::log::{Location, prefetch};
 
 const SLOTS: usize = 12;
@@ -26,11 +26,11 @@ const MEAN_MAX: usize = 10;
 /// Below this buckets are joined.
 const MEAN_MIN: usize = 3;
 
-const CHUNK: usize = Chunk::PER_PAGE;
+/// Buckets of a page.
+const CHUNK: usize = Cells::<Bucket>::PER_PAGE;
 const TAG_SHIFT: u32 = 44;
 
-/// Buckets of a page; the first chunk starts smaller.
-type Chunk = Cells<Bucket>;
+type Buckets = Rows<Bucket>;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -59,14 +59,6 @@ pub(crate) struct Index {
     len: usize,
 }
 
-#[derive(Debug, Default)]
-struct Buckets {
-    chunks: Vec<Chunk>,
-    len: usize,
-    /// Of all chunks, used or not.
-    capacity: usize,
-}
-
 /// Where a location stands.
 #[derive(Clone, Copy, Debug)]
 struct Spot {
@@ -79,7 +71,7 @@ struct Spot {
 impl Index {
     pub(crate) fn new() -> Self {
         let mut buckets = Buckets::default();
-        buckets.push();
+        buckets.push(EMPTY);
         Self { buckets, overflow: Buckets::default(), vacant: 0, overflow_used: 0, round: 1, len: 0 }
     }
 
@@ -129,7 +121,7 @@ impl Index {
 
     /// Adds the location of a key that is not in the index. `hash_at` is asked for the hashes of those that move.
     pub(crate) fn insert(&mut self, hash: u64, location: Location, hash_at: impl Fn(Location) -> u64) {
-        if self.len >= self.buckets.len * MEAN_MAX {
+        if self.len >= self.buckets.len() * MEAN_MAX {
             self.split(&hash_at);
         }
         self.add(self.bucket_of(hash), tag_of(hash), location);
@@ -154,7 +146,7 @@ impl Index {
         let spot = self.spot(hash, location).expect("every live entry is in the index");
         self.vacate(spot);
         self.len -= 1;
-        if self.len < self.buckets.len * MEAN_MIN && self.buckets.len > 1 {
+        if self.len < self.buckets.len() * MEAN_MIN && self.buckets.len() > 1 {
             self.join();
         }
     }
@@ -172,7 +164,7 @@ impl Index {
         let mask = self.round as u64 - 1;
         let number = (position & mask) as usize;
         self.each_in(number, &mut visit);
-        if number + self.round < self.buckets.len {
+        if number + self.round < self.buckets.len() {
             self.each_in(number + self.round, &mut visit);
         }
         ((position | !mask).reverse_bits().wrapping_add(1)).reverse_bits() & mask
@@ -180,7 +172,7 @@ impl Index {
 
     /// Locations in a bucket chosen at random.
     pub(crate) fn by_chance(&self, random: u64, mut visit: impl FnMut(Location)) {
-        let number = (((random >> 32) * self.buckets.len as u64) >> 32) as usize;
+        let number = (((random >> 32) * self.buckets.len() as u64) >> 32) as usize;
         self.each_in(number, &mut visit);
     }
 
@@ -198,7 +190,7 @@ impl Index {
     #[inline]
     fn bucket_of(&self, hash: u64) -> usize {
         let wide = hash as u32 as usize & (2 * self.round - 1);
-        if wide < self.buckets.len { wide } else { wide & (self.round - 1) }
+        if wide < self.buckets.len() { wide } else { wide & (self.round - 1) }
     }
 
     #[inline]
@@ -288,8 +280,8 @@ impl Index {
     fn take_overflow(&mut self) -> usize {
         self.overflow_used += 1;
         if self.vacant == 0 {
-            self.overflow.push();
-            return self.overflow.len - 1;
+            self.overflow.push(EMPTY);
+            return self.overflow.len() - 1;
         }
         let number = self.vacant as usize - 1;
         self.vacant = self.overflow.at(number).overflow;
@@ -315,19 +307,19 @@ impl Index {
 
     #[cold]
     fn split(&mut self, hash_at: &impl Fn(Location) -> u64) {
-        if self.buckets.len > u32::MAX as usize / 2 {
+        if self.buckets.len() > u32::MAX as usize / 2 {
             return;
         }
-        let number = self.buckets.len - self.round;
+        let number = self.buckets.len() - self.round;
         let moving = self.round as u64;
         let found = self.drain(number);
-        self.buckets.push();
-        let fresh = self.buckets.len - 1;
+        self.buckets.push(EMPTY);
+        let fresh = self.buckets.len() - 1;
         for (tag, location) in found {
             let target = if hash_at(location) & moving == 0 { number } else { fresh };
             self.add(target, tag, location);
         }
-        if self.buckets.len == 2 * self.round {
+        if self.buckets.len() == 2 * self.round {
             self.round *= 2;
         }
         self.trim_overflow();
@@ -336,10 +328,10 @@ impl Index {
     /// The reverse of [`Index::split`].
     #[cold]
     fn join(&mut self) {
-        if self.buckets.len == self.round {
+        if self.buckets.len() == self.round {
             self.round /= 2;
         }
-        let last = self.buckets.len - 1;
+        let last = self.buckets.len() - 1;
         let found = self.drain(last);
         self.buckets.pop();
         for (tag, location) in found {
@@ -350,7 +342,7 @@ impl Index {
 
     /// Gives the overflow buckets back if none is in use, but many were.
     fn trim_overflow(&mut self) {
-        if self.overflow_used == 0 && self.overflow.capacity > CHUNK {
+        if self.overflow_used == 0 && self.overflow.capacity() > CHUNK {
             self.overflow = Buckets::default();
             self.vacant = 0;
         }
@@ -387,62 +379,6 @@ impl Iterator for Matching {
         let bit = self.0.trailing_zeros() as usize;
         self.0 &= self.0 - 1;
         Some(bit / 8 + bit % 8 * 8)
-    }
-}
-
-impl Buckets {
-    #[inline]
-    fn at(&self, number: usize) -> &Bucket {
-        &self.chunks[number / CHUNK][number % CHUNK]
-    }
-
-    #[inline]
-    fn at_mut(&mut self, number: usize) -> &mut Bucket {
-        &mut self.chunks[number / CHUNK][number % CHUNK]
-    }
-
-    fn push(&mut self) {
-        if self.len == self.capacity {
-            self.grow();
-        }
-        self.len += 1;
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let first = self.chunks.first_mut().filter(|first| first.len() < CHUNK);
-        if let Some(first) = first {
-            let mut larger = Chunk::new(EMPTY, first.len() * 2);
-            larger[..first.len()].copy_from_slice(first);
-            *first = larger;
-            self.capacity *= 2;
-        } else {
-            let len = if self.chunks.is_empty() { 1 } else { CHUNK };
-            self.chunks.push(Chunk::new(EMPTY, len));
-            self.capacity += len;
-        }
-    }
-
-    /// Drops the last bucket, which must be empty.
-    fn pop(&mut self) {
-        self.len -= 1;
-        if self.len.is_multiple_of(CHUNK) && self.chunks.len() > 1 {
-            self.chunks.pop();
-            self.capacity -= CHUNK;
-            if self.chunks.len() * 4 < self.chunks.capacity() {
-                self.chunks.shrink_to(self.chunks.len() * 2);
-            }
-        } else if self.chunks.len() == 1 && self.len > 0 && self.len * 4 <= self.capacity {
-            self.capacity /= 2;
-            let mut smaller = Chunk::new(EMPTY, self.capacity);
-            smaller.copy_from_slice(&self.chunks[0][..self.capacity]);
-            self.chunks[0] = smaller;
-        }
-    }
-
-    #[inline]
-    fn bytes(&self) -> usize {
-        self.capacity * size_of::<Bucket>() + self.chunks.capacity() * size_of::<Chunk>()
     }
 }
 

@@ -17,6 +17,8 @@
 //! in its copy, so growth changes no estimate and never stops the shard to move a table. Old use is forgotten by halving one
 //! block after the other, never all at once.
 
+use crate::cells::Rows;
+
 /// The largest frequency that is told apart.
 pub const FREQUENCY_MAX: u8 = 15;
 
@@ -35,12 +37,6 @@ const MEMORY_PARTS: usize = 16;
 /// A block's number is taken from 32 bits of the hash.
 const BLOCKS_MAX: usize = 1 << 31;
 
-/// Blocks of one piece of memory: 1 KiB. The sketch grows and shrinks by pieces, so nothing is copied and no larger piece is
-/// left behind for the allocator.
-const PIECE_BLOCKS: usize = 16;
-
-type Piece = [Block; PIECE_BLOCKS];
-
 const WORDS: usize = 8;
 const HALVES: usize = 2;
 const WORDS_PER_HALF: usize = WORDS / HALVES;
@@ -58,16 +54,13 @@ struct Block([u64; WORDS]);
 
 const _: () = assert!(size_of::<Block>() == 64);
 
-const NOTHING: Piece = [Block([0; WORDS]); PIECE_BLOCKS];
+const NOTHING: Block = Block([0; WORDS]);
 
 /// The frequencies of keys that are gone.
 #[derive(Debug)]
 pub struct Sketch {
-    /// As many as blocks need, at least one.
-    #[expect(clippy::vec_box, reason = "a piece stays where it is when the list of them grows")]
-    pieces: Vec<Box<Piece>>,
-    /// Blocks in use, at least one.
-    len: usize,
+    /// At least one.
+    blocks: Rows<Block>,
     /// The block that is halved next.
     hand: usize,
 }
@@ -84,7 +77,8 @@ impl Sketch {
     /// An empty sketch for `entries` resident entries.
     #[must_use]
     pub fn new(entries: usize) -> Self {
-        let mut sketch = Self { pieces: vec![Box::new(NOTHING)], len: 1, hand: 0 };
+        let mut sketch = Self { blocks: Rows::default(), hand: 0 };
+        sketch.blocks.push(NOTHING);
         sketch.grow_to(entries);
         sketch
     }
@@ -95,7 +89,7 @@ impl Sketch {
     #[must_use]
     pub fn estimate(&self, hash: u64) -> u8 {
         let counters = self.counters(hash);
-        let block = self.block(counters.block);
+        let block = self.blocks.at(counters.block);
         (0..HALVES).map(|half| block.counter(counters.place(half))).min().expect("two halves")
     }
 
@@ -103,7 +97,7 @@ impl Sketch {
     #[inline]
     pub fn raise_to(&mut self, hash: u64, frequency: u8) {
         let counters = self.counters(hash);
-        let block = self.block_mut(counters.block);
+        let block = self.blocks.at_mut(counters.block);
         for half in 0..HALVES {
             block.raise(counters.place(half), frequency.min(FREQUENCY_MAX));
         }
@@ -118,18 +112,9 @@ impl Sketch {
     /// As [`Sketch::grow_to`], to so many blocks.
     #[inline]
     pub fn grow_to_blocks(&mut self, blocks: usize) {
-        while self.len < blocks.min(BLOCKS_MAX) {
-            self.split_next();
+        while self.blocks() < blocks.min(BLOCKS_MAX) {
+            self.blocks.push(*self.blocks.at(split_of(self.blocks())));
         }
-    }
-
-    fn split_next(&mut self) {
-        let split = *self.block(split_of(self.len));
-        if self.len == self.pieces.len() * PIECE_BLOCKS {
-            self.pieces.push(Box::new(NOTHING));
-        }
-        self.len += 1;
-        *self.block_mut(self.len - 1) = split;
     }
 
     /// Makes the sketch as small as `entries` resident entries need. Blocks that become one keep the larger of their
@@ -140,73 +125,56 @@ impl Sketch {
 
     /// As [`Sketch::shrink_to`], to so many blocks, or one.
     pub fn shrink_to_blocks(&mut self, blocks: usize) {
-        while self.len > blocks.max(1) {
-            let last = *self.block(self.len - 1);
-            self.len -= 1;
-            let other = self.block_mut(split_of(self.len));
+        while self.blocks() > blocks.max(1) {
+            let last = *self.blocks.at(self.blocks() - 1);
+            self.blocks.pop();
+            let other = self.blocks.at_mut(split_of(self.blocks.len()));
             other.0 = std::array::from_fn(|word| max_of_counters(other.0[word], last.0[word]));
         }
-        self.pieces.truncate(self.len.div_ceil(PIECE_BLOCKS));
-        self.hand = self.hand.min(self.len - 1);
+        self.hand = self.hand.min(self.blocks() - 1);
     }
 
-    /// Gives up to `blocks_max` blocks back, whatever they say, in whole pieces; the first stays.
+    /// Gives up to `blocks_max` blocks back, whatever they say; the first stays.
     pub fn forget_blocks(&mut self, blocks_max: usize) {
-        let pieces = self.pieces.len().saturating_sub(blocks_max / PIECE_BLOCKS).max(1);
-        if pieces < self.pieces.len() {
-            self.pieces.truncate(pieces);
-            self.len = pieces * PIECE_BLOCKS;
-        } else if self.len > 1 {
-            self.shrink_to_blocks(1);
+        let left = self.blocks().saturating_sub(blocks_max).max(1);
+        while self.blocks() > left {
+            self.blocks.pop();
         }
-        self.hand = self.hand.min(self.len - 1);
-        if self.pieces.len() * 4 < self.pieces.capacity() {
-            self.pieces.shrink_to(self.pieces.len() * 2);
-        }
+        self.hand = self.hand.min(self.blocks() - 1);
     }
 
     /// Halves the counters of the next `blocks` blocks. The caller spreads one round over as many requests as history shall
     /// last: [`Sketch::blocks`] is the length of a round.
     pub fn age(&mut self, blocks: usize) {
         for _ in 0..blocks {
-            let block = self.block_mut(self.hand);
+            let block = self.blocks.at_mut(self.hand);
             block.0 = block.0.map(|word| (word >> 1) & HALVED);
-            self.hand = (self.hand + 1) % self.len;
+            self.hand = (self.hand + 1) % self.blocks();
         }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.pieces.iter_mut().for_each(|piece| **piece = NOTHING);
+        self.blocks.iter_mut().for_each(|block| *block = NOTHING);
     }
 
     /// Number of blocks.
     #[must_use]
     pub fn blocks(&self) -> usize {
-        self.len
+        self.blocks.len()
     }
 
     /// Bytes of memory that the sketch holds.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.pieces.len() * size_of::<Piece>() + self.pieces.capacity() * size_of::<Box<Piece>>()
-    }
-
-    #[inline]
-    fn block(&self, number: usize) -> &Block {
-        &self.pieces[number / PIECE_BLOCKS][number % PIECE_BLOCKS]
-    }
-
-    #[inline]
-    fn block_mut(&mut self, number: usize) -> &mut Block {
-        &mut self.pieces[number / PIECE_BLOCKS][number % PIECE_BLOCKS]
+        self.blocks.bytes()
     }
 
     /// The hash picks the shard and the place in the index too, so its bits are mixed anew here.
     #[inline]
     fn counters(&self, hash: u64) -> Counters {
         let mixed = mix(hash);
-        Counters { block: block_of((mixed >> 32) as usize, self.len), choices: mixed as u32 }
+        Counters { block: block_of((mixed >> 32) as usize, self.blocks()), choices: mixed as u32 }
     }
 }
 
@@ -351,9 +319,9 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_four_bytes_per_entry_and_a_piece_at_most() {
-        // What a piece has besides: its place in the list of pieces, which doubles.
-        let bytes_max = |entries: usize| entries * 4 + entries * 4 / 64 + 1024 + 64;
+    fn memory_is_four_bytes_per_entry_and_a_page_at_most() {
+        // What a page has besides: its place in the list of pages, which doubles.
+        let bytes_max = |entries: usize| entries * 4 + entries * 4 / 64 + 4096 + 64;
         let mut sketch = Sketch::new(0);
         for entries in (0..200_000).step_by(16) {
             sketch.grow_to(entries);
@@ -376,8 +344,8 @@ mod tests {
             (0..1000).for_each(|key| assert!(sketch.estimate(key) <= FREQUENCY_MAX));
             parts += 1;
         }
-        assert_eq!(parts, 8, "6250 blocks, 6 times 1024 and what is left of the last pieces");
-        assert!(sketch.memory_bytes() <= 1024 + 64, "{}", sketch.memory_bytes());
+        assert_eq!(parts, 7, "6250 blocks, 6 times 1024 and what is left");
+        assert!(sketch.memory_bytes() <= 192, "{}", sketch.memory_bytes());
     }
 
     #[test]
