@@ -1,11 +1,12 @@
 //! Clients that know nothing of several nodes, at any of three: what is another node's is sent on to it, and comes back in order.
 
+use leasehold_tests::client::request;
 use leasehold_tests::client_scripts::{python, run_on};
 use leasehold_tests::cluster::{addresses, options};
 use leasehold_tests::process::free_port;
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::{until, until_some};
-use leasehold_tests::{Client, Cluster, NoReply, Server};
+use leasehold_tests::{Client, Cluster, NoReply, Server, ServerOptions};
 use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -169,6 +170,39 @@ fn missing_keys_of_one_command_are_loaded_by_their_nodes() {
     let [one, first, two, second] = reply.elements() else { panic!("{reply}") };
     assert!(one.error().starts_with("NOLOADER ") && two.error().starts_with("NOLOADER "), "{reply}");
     assert_eq!((first.text(), second.text()), (row(1), row(2)));
+}
+
+#[test]
+fn a_pipeline_of_missing_keys_shares_queries_at_their_node() {
+    // A window that holds all loads which are asked for together, however slow the machine.
+    let cluster = Cluster::start_changed("", "batch_window = \"200ms\"", ServerOptions::memcached);
+    let keys = |from: usize| -> Vec<String> {
+        let keys = (from..).map(|id| format!("user:{id}"));
+        keys.filter(|key| cluster.owner(key) == 1).take(20).collect()
+    };
+    let mut owner = cluster.nodes[1].client();
+    let mut batches = || owner.loader_counter("user", "batches");
+    let mut client = cluster.nodes[0].client();
+    let first = keys(1);
+    client.send_raw(&first.iter().flat_map(|key| request(&["GET", key])).collect::<Vec<u8>>());
+    first.iter().for_each(|key| assert!(client.receive().text().contains("name"), "{key}"));
+    let of_redis = batches();
+    assert!(of_redis <= 4, "{of_redis} queries for a pipeline of 20");
+    // What stands behind a write is read after it, and loaded no sooner.
+    let second = keys(200);
+    client.send(&["GET", &second[0]]);
+    client.send(&["DEL", &second[1]]);
+    client.send(&["GET", &second[1]]);
+    assert!(client.receive().text().contains("name"));
+    assert_eq!(client.receive().integer(), 0);
+    assert!(client.receive().text().contains("name"));
+    assert_eq!(batches() - of_redis, 2);
+    let third = keys(500);
+    let gets: String = third.iter().map(|key| format!("get {key}\r\n")).collect();
+    let before = batches();
+    assert_eq!(cluster.nodes[0].memcached().ask(gets).matches("VALUE user:").count(), 20);
+    let of_memcached = batches() - before;
+    assert!(of_memcached <= 4, "{of_memcached} queries for a pipeline of 20");
 }
 
 #[test]

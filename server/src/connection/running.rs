@@ -20,7 +20,7 @@ const COMMANDS_PER_TURN: usize = 1_024;
 
 /// Keys looked at in the requests behind a parked one, for loads to start ahead: enough for a multi-get of 500 keys, a batch of a loader, to
 /// share its queries. More would let one connection fill a loader's queue (1,000 keys by default), and others hear LOADBUSY.
-const KEYS_AHEAD_MAX: usize = 512;
+pub(super) const KEYS_AHEAD_MAX: usize = 512;
 
 /// In one turn of so many, each command is timed; `usec` of commandstats is scaled up from these. A clock read per command
 /// would cost a tenth of a pipelined GET.
@@ -256,10 +256,20 @@ fn load_ahead_of<F: Front>(context: &mut Context<'_>, mut rest: &[u8], limits: &
     let mut parser = F::Parser::default();
     let mut keys_left = KEYS_AHEAD_MAX;
     while keys_left > 0 {
-        let Ok(Parsed::Complete { consumed }) = F::parse(&mut parser, rest, limits) else { return };
-        if !F::request(&parser, rest).is_some_and(|request| F::load_ahead(context, request, &mut keys_left)) {
-            return;
-        }
+        let Some(consumed) = load_ahead_one::<F>(context, &mut parser, rest, limits, &mut keys_left) else { return };
         rest = &rest[consumed..];
     }
+}
+
+/// Starts the loads that the request at the front of `input` will want; its bytes, if it is a read and the one behind it may be
+/// looked at, too.
+pub(super) fn load_ahead_one<F: Front>(
+    context: &mut Context<'_>,
+    parser: &mut F::Parser,
+    input: &[u8],
+    limits: &F::Limits,
+    keys_left: &mut usize,
+) -> Option<usize> {
+    let Ok(Parsed::Complete { consumed }) = F::parse(parser, input, limits) else { return None };
+    F::load_ahead(context, F::request(parser, input)?, keys_left).then_some(consumed)
 }

@@ -10,8 +10,9 @@
 //! Commands of one client follow each other, as on a connection of its own; those of others go on while one is parked. A command is executed
 //! only until the time that the other node has named last ([`frame::TIME`]): later its client has been told that it is not.
 
+use super::running::{KEYS_AHEAD_MAX, load_ahead_one};
 use super::{Connection, REPLY_BYTES_PER_TURN, Stop};
-use crate::front::Protocol;
+use crate::front::{Memcached, Protocol, Resp};
 use crate::peer::frame::{self, Dialect, Next, Sent};
 use crate::thread::{Slot, Thread, Work};
 use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, memcached};
@@ -28,8 +29,7 @@ const REPLY_BYTES_MAX: usize = u32::MAX as usize - 64;
 
 /// What a link has under way here.
 pub(crate) struct Serving {
-    parser: Parser,
-    text_parser: text::Parser,
+    parsers: Parsers,
     /// Server time until which requests are executed.
     valid_until_ms: u64,
     /// Server time that this is compared with: not the turn's, which may have begun long ago.
@@ -38,11 +38,17 @@ pub(crate) struct Serving {
     parked: HashMap<u32, ParkedFrame>,
     /// Time and ticket of each of them.
     deadlines: BTreeSet<(u64, u32)>,
-    /// By client, what waits behind a parked request. Each client with one is here.
-    behind: HashMap<u64, VecDeque<Behind>>,
+    /// Each client with a parked request is here.
+    held: HashMap<u64, Held>,
     behind_bytes: usize,
     /// The other node knows that this one ends.
     has_left: bool,
+}
+
+/// Of requests of both protocols.
+struct Parsers {
+    resp: Parser,
+    text: text::Parser,
 }
 
 struct ParkedFrame {
@@ -50,6 +56,15 @@ struct ParkedFrame {
     client: u64,
     dialect: Dialect,
     parked: Box<Parked>,
+}
+
+/// What a client has under way here, once one of its requests is parked.
+struct Held {
+    /// Of the parked request.
+    ticket: u32,
+    behind: VecDeque<Behind>,
+    /// Keys of what comes next that may be looked at, for loads to start ahead; none behind what is no read.
+    keys_left: usize,
 }
 
 struct Behind {
@@ -87,13 +102,12 @@ impl Connection {
         self.client.authenticated = true;
         self.slot.is_link.set(true);
         self.serving = Some(Box::new(Serving {
-            parser: Parser::new(),
-            text_parser: text::Parser::new(),
+            parsers: Parsers { resp: Parser::new(), text: text::Parser::new() },
             valid_until_ms: 0,
             now_ms,
             parked: HashMap::new(),
             deadlines: BTreeSet::new(),
-            behind: HashMap::new(),
+            held: HashMap::new(),
             behind_bytes: 0,
             has_left: false,
         }));
@@ -210,17 +224,23 @@ impl Serving {
                 put_clock(hands.reply, hands.turn.now_ms);
             }
             frame::GONE => self.forget(hands, frame.number),
-            _ if self.behind.is_empty() => self.execute(hands, frame),
-            _ => match self.behind.get_mut(&frame.number) {
-                None => self.execute(hands, frame),
-                Some(_) if self.behind_bytes + frame.bytes.len() > BEHIND_BYTES_MAX => {
-                    refuse(hands, frame, "has too much waiting");
-                }
-                Some(behind) => {
-                    self.behind_bytes += frame.bytes.len();
-                    behind.push_back(Behind { id: frame.id, kind: frame.kind, request: frame.bytes.into() });
-                }
-            },
+            _ if self.held.is_empty() || !self.held.contains_key(&frame.number) => {
+                self.execute(hands, frame);
+            }
+            _ => self.put_behind(hands, frame),
+        }
+    }
+
+    /// Lets a request wait behind the parked one of its client.
+    fn put_behind(&mut self, hands: &mut Hands<'_>, frame: &Sent<'_>) {
+        if self.behind_bytes + frame.bytes.len() > BEHIND_BYTES_MAX {
+            return refuse(hands, frame, "has too much waiting");
+        }
+        let Some(held) = self.held.get_mut(&frame.number) else { return };
+        self.behind_bytes += frame.bytes.len();
+        held.behind.push_back(Behind { id: frame.id, kind: frame.kind, request: frame.bytes.into() });
+        if self.now_ms <= self.valid_until_ms {
+            self.parsers.load_ahead(hands, frame.kind, frame.bytes, &mut held.keys_left);
         }
     }
 
@@ -237,24 +257,20 @@ impl Serving {
         client.ticket = client.ticket.wrapping_add(1);
         client.last_command = None;
         let outcome = match dialect {
-            Dialect::Resp2 | Dialect::Resp3 => match self.parser.parse(frame.bytes, hands.limits) {
-                Ok(Parsed::Complete { .. }) => Some(execute(&mut hands.context(), self.parser.request(frame.bytes))),
-                Ok(Parsed::Incomplete) | Err(_) => {
-                    self.parser = Parser::new();
-                    None
-                }
-            },
-            Dialect::Memcached => match self.text_parser.parse(frame.bytes, hands.text_limits) {
+            Dialect::Resp2 | Dialect::Resp3 => match self.parsers.resp.parse(frame.bytes, hands.limits) {
                 Ok(Parsed::Complete { .. }) => {
-                    Some(memcached::execute(&mut hands.context(), self.text_parser.request(frame.bytes)))
+                    Some(execute(&mut hands.context(), self.parsers.resp.request(frame.bytes)))
+                }
+                Ok(Parsed::Incomplete) | Err(_) => None,
+            },
+            Dialect::Memcached => match self.parsers.text.parse(frame.bytes, hands.text_limits) {
+                Ok(Parsed::Complete { .. }) => {
+                    Some(memcached::execute(&mut hands.context(), self.parsers.text.request(frame.bytes)))
                 }
                 Ok(Parsed::Incomplete) | Err(_) => None,
             },
         };
-        if self.text_parser.is_inside_request() {
-            // Of what is not whole, or too large, the rest is no request.
-            self.text_parser = text::Parser::new();
-        }
+        self.parsers.end_request(outcome.is_some());
         match outcome {
             None => {
                 hands.reply.truncate(head);
@@ -265,7 +281,8 @@ impl Serving {
                 let ticket = hands.client.ticket;
                 self.deadlines.insert((parked.deadline_ms, ticket));
                 self.parked.insert(ticket, ParkedFrame { id: frame.id, client: frame.number, dialect, parked });
-                self.behind.entry(frame.number).or_default();
+                let held = Held { ticket, behind: VecDeque::new(), keys_left: KEYS_AHEAD_MAX };
+                self.held.insert(frame.number, held);
             }
             Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link) => {
                 end(hands, head)
@@ -301,13 +318,16 @@ impl Serving {
 
     /// Executes what has waited behind a request of this client, up to the next that parks.
     fn go_on(&mut self, hands: &mut Hands<'_>, client: u64) {
-        let Some(mut behind) = self.behind.remove(&client) else { return };
+        let Some(Held { mut behind, .. }) = self.held.remove(&client) else { return };
         while let Some(Behind { id, kind, request }) = behind.pop_front() {
             self.behind_bytes -= request.len();
             self.now_ms = hands.thread.node.clock.now_ms();
             self.execute(hands, &Sent { id, number: client, kind, bytes: &request });
-            if let Some(place) = self.behind.get_mut(&client) {
-                *place = behind;
+            if let Some(held) = self.held.get_mut(&client) {
+                for Behind { kind, request, .. } in &behind {
+                    self.parsers.load_ahead(hands, *kind, request, &mut held.keys_left);
+                }
+                held.behind = behind;
                 return;
             }
         }
@@ -315,16 +335,13 @@ impl Serving {
 
     /// A client is gone: what is parked for it leaves its queues, what waits behind that is not executed. The answers are empty.
     fn forget(&mut self, hands: &mut Hands<'_>, client: u64) {
-        let Some(behind) = self.behind.remove(&client) else { return };
+        let Some(Held { ticket, behind, .. }) = self.held.remove(&client) else { return };
         let empty = |hands: &mut Hands<'_>, id| {
             let buffer = hands.reply.buffer_mut();
             let start = frame::begin(buffer, id);
             frame::end(buffer, start);
         };
-        let tickets: Vec<u32> =
-            self.parked.iter().filter(|(_, frame)| frame.client == client).map(|(ticket, _)| *ticket).collect();
-        for ticket in tickets {
-            let mut frame = self.parked.remove(&ticket).expect("it was just there");
+        if let Some(mut frame) = self.parked.remove(&ticket) {
             self.deadlines.remove(&(frame.parked.deadline_ms, ticket));
             frame.parked.abandon(&mut hands.context());
             empty(hands, frame.id);
@@ -345,6 +362,37 @@ impl Serving {
         match self.deadlines.first() {
             Some((at_ms, _)) => thread.park(slot, *at_ms),
             None => thread.unpark(slot),
+        }
+    }
+}
+
+impl Parsers {
+    /// Starts the loads that a request behind a parked one will want, so that a pipeline of cold reads shares them. What is no read
+    /// leaves no keys to look at: what stands behind it must see it.
+    fn load_ahead(&mut self, hands: &mut Hands<'_>, kind: u8, request: &[u8], keys_left: &mut usize) {
+        if *keys_left == 0 {
+            return;
+        }
+        let (limits, text_limits) = (hands.limits, hands.text_limits);
+        let (context, resp, text) = (&mut hands.context(), &mut self.resp, &mut self.text);
+        let read = match Dialect::of(kind) {
+            Some(Dialect::Resp2 | Dialect::Resp3) => load_ahead_one::<Resp>(context, resp, request, limits, keys_left),
+            Some(Dialect::Memcached) => load_ahead_one::<Memcached>(context, text, request, text_limits, keys_left),
+            None => None,
+        };
+        self.end_request(read.is_some());
+        if read.is_none() {
+            *keys_left = 0;
+        }
+    }
+
+    /// The next request begins anew, also behind one that is not whole, or too large.
+    fn end_request(&mut self, is_whole: bool) {
+        if !is_whole {
+            self.resp = Parser::new();
+        }
+        if self.text.is_inside_request() {
+            self.text = text::Parser::new();
         }
     }
 }
