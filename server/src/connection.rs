@@ -209,19 +209,30 @@ impl Connection {
             if self.slot.is_killed() {
                 return Step::Done;
             }
-            if self.owed.is_some() {
-                self.collect(&desk.work);
+            let is_paused = self.output.len() >= OUTPUT_PAUSE_BYTES;
+            if is_paused {
+                // What other nodes have answered, and what is parked for them, waits until the peer reads.
+            } else if self.owed.is_some() {
+                self.collect();
             } else if self.serving.is_some() && self.hears_frames(desk, task) {
+                if self.must_hear_frames(desk) {
+                    // The others first.
+                    self.slot.wake();
+                    return Step::Waits;
+                }
                 continue;
             }
             if !self.output.is_empty() {
                 match self.flush(task) {
+                    Poll::Ready(Ok(())) if is_paused => continue,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Step::Done,
-                    Poll::Pending if self.closing != Closing::No || self.output.len() >= OUTPUT_PAUSE_BYTES => {
-                        return Step::Waits;
+                    Poll::Pending => {
+                        self.watch_output(&desk.work);
+                        if self.closing != Closing::No || self.output.len() >= OUTPUT_PAUSE_BYTES {
+                            return Step::Waits;
+                        }
                     }
-                    Poll::Pending => {}
                 }
             }
             if self.closing != Closing::No {
@@ -444,7 +455,7 @@ impl Connection {
     }
 
     /// Takes over the replies for which no other node is waited for any more.
-    fn collect(&mut self, work: &Work) {
+    fn collect(&mut self) {
         let Some(owed) = &self.owed else { return };
         let ready = owed.take_ready();
         if owed.is_done() {
@@ -456,14 +467,21 @@ impl Connection {
         }
         self.output.take(ready, 0);
         self.slot.card.note_buffers(self.input.len(), self.output.len());
-        self.watch_output(work);
     }
 
-    /// Of a link: whether there was something to tell its parked commands, or the other node.
-    fn hears_frames(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> bool {
+    /// Of a link: whether there is something to tell its parked commands, or the other node, or to go on with.
+    fn must_hear_frames(&self, desk: &mut Desk) -> bool {
         let Some(serving) = &self.serving else { return false };
         desk.work.begin_turn(&self.thread);
-        if !self.slot.has_wakes() && !self.slot.is_late(desk.work.turn.now_ms) && !serving.must_leave(&self.thread) {
+        self.slot.has_wakes()
+            || self.slot.is_late(desk.work.turn.now_ms)
+            || serving.must_go_on()
+            || serving.must_leave(&self.thread)
+    }
+
+    /// Of a link: whether there was such a thing.
+    fn hears_frames(&mut self, desk: &mut Desk, task: &mut TaskContext<'_>) -> bool {
+        if !self.must_hear_frames(desk) {
             return false;
         }
         self.hear_frames(&mut desk.work);

@@ -56,15 +56,11 @@ impl Cluster {
     /// The place of the node whose key this is.
     ///
     /// # Panics
-    /// If it is none's.
+    /// If it is none of the three.
     #[must_use]
     pub fn owner(&self, key: &str) -> usize {
-        let slot = self.nodes[0].client().command(&["CLUSTER", "KEYSLOT", key]).integer();
-        let ranges = self.nodes[0].client().command(&["CLUSTER", "SLOTS"]);
-        let range = ranges.elements().iter().map(Value::elements);
-        let mut range = range.filter(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
-        let port = range.next().expect("every slot is somebody's")[2].elements()[1].integer();
-        let is_owner = |node: &Server| i64::from(node.port()) == port;
+        let port = port_of_owner(&self.nodes[0], key);
+        let is_owner = |node: &Server| node.port() == port;
         self.nodes.iter().position(is_owner).expect("it is one of the three")
     }
 
@@ -77,6 +73,21 @@ impl Cluster {
         let mut keys = (1..1000).map(|number| format!("{prefix}{number}"));
         keys.find(|key| self.owner(key) == place).expect("each has a third of the keys")
     }
+}
+
+/// The port of the node whose key this is, as `node` has been told.
+///
+/// # Panics
+/// If it is none's.
+#[must_use]
+pub fn port_of_owner(node: &Server, key: &str) -> u16 {
+    let mut client = node.client();
+    let slot = client.command(&["CLUSTER", "KEYSLOT", key]).integer();
+    let ranges = client.command(&["CLUSTER", "SLOTS"]);
+    let mut ranges = ranges.elements().iter().map(Value::elements);
+    let range = ranges.find(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
+    let port = range.expect("every slot is somebody's")[2].elements()[1].integer();
+    u16::try_from(port).expect("a port")
 }
 
 /// `[nodes.NAME]` of all, as every node must have them.

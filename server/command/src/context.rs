@@ -52,6 +52,8 @@ pub struct Forward {
     pub is_silent: bool,
     /// The reply may give a lease to the client, for argument 1.
     pub gives_lease: bool,
+    /// The reply may be held up for that lease.
+    pub waits_for_lease: bool,
 }
 
 /// Growth in bytes that needs no room of its own: a request of some length has been made room for already.

@@ -52,7 +52,8 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         Routing::Alone => Ok(None),
         Routing::Forward | Routing::Auto => {
             let gives_lease = spec.name == "getl";
-            Ok(Some(Away::One(Forward { place, slot, is_silent: false, gives_lease })))
+            let waits_for_lease = gives_lease && request.args_from(2).any(|word| word.eq_ignore_ascii_case(b"wait"));
+            Ok(Some(Away::One(Forward { place, slot, is_silent: false, gives_lease, waits_for_lease })))
         }
         Routing::Redirect | Routing::Shown | Routing::Link => Err(moved(member, slot)),
     }
@@ -162,11 +163,14 @@ mod tests {
             let slot = Slot::of_key(foreign.as_bytes());
             let place = node.host.member.as_ref().expect("there are nodes").topology().place_of_owner(slot) as u16;
             for line in ["GET KEY", "SET KEY v", "LOADTHROUGH KEY", "OBJECT ENCODING KEY"] {
-                let expected = Forward { place, slot, is_silent: false, gives_lease: false };
+                let expected = Forward { place, slot, is_silent: false, gives_lease: false, waits_for_lease: false };
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &foreign)), Some(expected), "{line}");
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &own)), None, "{line}");
             }
-            assert!(forwarded(&mut node, &format!("GETL {foreign}")).is_some_and(|forward| forward.gives_lease));
+            for (line, waits) in [("GETL KEY", false), ("GETL KEY NOSTALE wait 50", true)] {
+                let forward = forwarded(&mut node, &line.replace("KEY", &foreign)).expect("it is sent on");
+                assert!(forward.gives_lease && forward.waits_for_lease == waits, "{line}");
+            }
             assert_eq!(forwarded(&mut node, &format!("GET {foreign} x")), None, "a mistake is told here");
             assert!(node.run(&format!("RENAME {own} {foreign}")).starts_with("-CROSSSLOT "));
             assert_eq!(node.run("DBSIZE"), ":1\r\n");

@@ -6,7 +6,7 @@ use crate::front::{Front, Lane, Memcached, Protocol, Resp};
 use crate::peer::frame;
 use crate::peer::gather::Gathering;
 use crate::peer::link::Entry;
-use crate::peer::owed::Owed;
+use crate::peer::owed::{Awaited, Owed};
 use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
 use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split};
@@ -209,9 +209,9 @@ fn send_on<F: Front>(
     request: F::Request<'_>,
     bytes: &[u8],
 ) {
-    let Forward { place, slot, is_silent, gives_lease } = forward;
+    let Forward { place, slot, is_silent, gives_lease, waits_for_lease } = forward;
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
-    let number = owed.wait(is_silent, gives_lease);
+    let number = owed.wait(Awaited { is_silent, waits_for_lease, sent_bytes: bytes.len() });
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
     let entry =
         Entry { owed: Rc::clone(owed), number, part: 0, slot, dialect, command: client.last_command, lease_key };
@@ -227,7 +227,9 @@ fn send_parts<F: Front>(
     limits: &F::Limits,
 ) -> Option<Box<Parked>> {
     let Split { mut parts, gather, is_silent } = split;
-    let number = owed.gather(is_silent, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
+    let sent_bytes = parts.iter().filter(|part| part.place.is_some()).map(|part| part.request.len()).sum();
+    let awaited = Awaited { is_silent, sent_bytes, ..Awaited::default() };
+    let number = owed.gather(awaited, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let kind = frame::kind_of(dialect, client);
     let mut own = None;

@@ -40,6 +40,8 @@ pub(crate) struct Serving {
     deadlines: BTreeSet<(u64, u32)>,
     /// Each client with a parked request is here.
     held: HashMap<u64, Held>,
+    /// Clients whose parked request has ended, with more behind it than fits into a turn.
+    next: VecDeque<u64>,
     behind_bytes: usize,
     /// The other node knows that this one ends.
     has_left: bool,
@@ -60,8 +62,8 @@ struct ParkedFrame {
 
 /// What a client has under way here, once one of its requests is parked.
 struct Held {
-    /// Of the parked request.
-    ticket: u32,
+    /// Of the parked request; without one the client is among those that come next.
+    ticket: Option<u32>,
     behind: VecDeque<Behind>,
     /// Keys of what comes next that may be looked at, for loads to start ahead; none behind what is no read.
     keys_left: usize,
@@ -108,6 +110,7 @@ impl Connection {
             parked: HashMap::new(),
             deadlines: BTreeSet::new(),
             held: HashMap::new(),
+            next: VecDeque::new(),
             behind_bytes: 0,
             has_left: false,
         }));
@@ -176,7 +179,16 @@ impl Connection {
         let serving = self.serving.as_mut().expect("it is a link");
         let (limits, text_limits) = (&lanes.resp.limits, &lanes.memcached.limits);
         let hands = &mut Hands { thread: &thread, client: &mut self.client, reply, turn, limits, text_limits };
-        while let Some(wake) = self.slot.take_wake() {
+        // The rest at another turn.
+        let has_room = |hands: &Hands<'_>| hands.reply.len() < REPLY_BYTES_PER_TURN;
+        while has_room(hands)
+            && let Some(client) = serving.next.pop_front()
+        {
+            serving.go_on(hands, client);
+        }
+        while has_room(hands)
+            && let Some(wake) = self.slot.take_wake()
+        {
             if serving.parked.contains_key(&wake.waiter.ticket) {
                 let (index, ticket) = (wake.waiter.index, wake.waiter.ticket);
                 serving.tell(hands, ticket, |parked, context| parked.wake(context, index, wake.event));
@@ -185,7 +197,9 @@ impl Connection {
             }
         }
         let now_ms = hands.turn.now_ms;
-        while let Some((_, ticket)) = serving.deadlines.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms) {
+        while has_room(hands)
+            && let Some((_, ticket)) = serving.deadlines.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms)
+        {
             serving.tell(hands, ticket, |parked, context| parked.time_out(context));
         }
         if thread.is_draining() && !std::mem::replace(&mut serving.has_left, thread.is_draining()) {
@@ -281,7 +295,7 @@ impl Serving {
                 let ticket = hands.client.ticket;
                 self.deadlines.insert((parked.deadline_ms, ticket));
                 self.parked.insert(ticket, ParkedFrame { id: frame.id, client: frame.number, dialect, parked });
-                let held = Held { ticket, behind: VecDeque::new(), keys_left: KEYS_AHEAD_MAX };
+                let held = Held { ticket: Some(ticket), behind: VecDeque::new(), keys_left: KEYS_AHEAD_MAX };
                 self.held.insert(frame.number, held);
             }
             Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link) => {
@@ -316,10 +330,16 @@ impl Serving {
         self.deadlines.insert((frame.parked.deadline_ms, ticket));
     }
 
-    /// Executes what has waited behind a request of this client, up to the next that parks.
+    /// Executes what has waited behind a request of this client, up to the next that parks, or to the end of the turn.
     fn go_on(&mut self, hands: &mut Hands<'_>, client: u64) {
         let Some(Held { mut behind, .. }) = self.held.remove(&client) else { return };
-        while let Some(Behind { id, kind, request }) = behind.pop_front() {
+        while !behind.is_empty() {
+            if hands.reply.len() >= REPLY_BYTES_PER_TURN {
+                self.held.insert(client, Held { ticket: None, behind, keys_left: 0 });
+                self.next.push_back(client);
+                return;
+            }
+            let Some(Behind { id, kind, request }) = behind.pop_front() else { return };
             self.behind_bytes -= request.len();
             self.now_ms = hands.thread.node.clock.now_ms();
             self.execute(hands, &Sent { id, number: client, kind, bytes: &request });
@@ -341,7 +361,9 @@ impl Serving {
             let start = frame::begin(buffer, id);
             frame::end(buffer, start);
         };
-        if let Some(mut frame) = self.parked.remove(&ticket) {
+        if let Some(ticket) = ticket
+            && let Some(mut frame) = self.parked.remove(&ticket)
+        {
             self.deadlines.remove(&(frame.parked.deadline_ms, ticket));
             frame.parked.abandon(&mut hands.context());
             empty(hands, frame.id);
@@ -350,6 +372,11 @@ impl Serving {
             self.behind_bytes -= request.len();
             empty(hands, id);
         }
+    }
+
+    /// Whether clients have requests that did not fit into the last turn.
+    pub(super) fn must_go_on(&self) -> bool {
+        !self.next.is_empty()
     }
 
     /// Whether the other node is to be told that this one ends.

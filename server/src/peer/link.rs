@@ -13,7 +13,7 @@
 
 use super::frame::{self, Answered, Dialect, Next, Sent};
 use super::outgoing::Outgoing;
-use super::owed::{Delivered, Owed};
+use super::owed::{Delivered, OWED_BYTES_MAX, Owed};
 use crate::connection::READ_BYTES_MAX;
 use crate::thread::Thread;
 use leasehold_cluster::{Address, Slot};
@@ -376,21 +376,21 @@ impl State {
 
     /// Reads, then writes. The other way round would send requests of clients that could be answered.
     fn advance(&mut self, thread: &Rc<Thread>, link: &Link, task: &mut Context<'_>) -> Result<(), String> {
-        self.read(thread, task)?;
+        self.read(thread, link, task)?;
         match self.write(thread, link, task) {
             Poll::Ready(Err(_)) => Err("does not answer".to_owned()),
             Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
         }
     }
 
-    fn read(&mut self, thread: &Rc<Thread>, task: &mut Context<'_>) -> Result<(), String> {
+    fn read(&mut self, thread: &Rc<Thread>, link: &Link, task: &mut Context<'_>) -> Result<(), String> {
         let input = &mut *thread.links.input.borrow_mut();
         if input.is_empty() {
             input.resize(READ_BYTES_MAX, 0);
         }
         if self.offset.is_unknown() {
             // What came behind the answer to the greeting.
-            self.take_carried(thread, &[])?;
+            self.take_carried(thread, link, &[])?;
         }
         let mut left = READS_PER_TURN;
         loop {
@@ -407,10 +407,10 @@ impl State {
             }
             self.heard_ms = thread.node.clock.now_ms();
             if self.carried.is_empty() {
-                let taken = self.take(thread, &input[..received])?;
+                let taken = self.take(thread, link, &input[..received])?;
                 self.carried = input[taken..received].to_vec();
             } else {
-                self.take_carried(thread, &input[..received])?;
+                self.take_carried(thread, link, &input[..received])?;
             }
             left -= 1;
             if left == 0 {
@@ -422,10 +422,10 @@ impl State {
     }
 
     /// Takes the frames in what was kept and what was received behind it. A long one collects, and is not copied with each read.
-    fn take_carried(&mut self, thread: &Rc<Thread>, received: &[u8]) -> Result<(), String> {
+    fn take_carried(&mut self, thread: &Rc<Thread>, link: &Link, received: &[u8]) -> Result<(), String> {
         let mut carried = std::mem::take(&mut self.carried);
         carried.extend_from_slice(received);
-        let taken = self.take(thread, &carried)?;
+        let taken = self.take(thread, link, &carried)?;
         if taken < carried.len() {
             carried.drain(..taken);
             self.carried = carried;
@@ -434,12 +434,12 @@ impl State {
     }
 
     /// Takes the frames in `input`; how many bytes they have.
-    fn take(&mut self, thread: &Rc<Thread>, input: &[u8]) -> Result<usize, String> {
+    fn take(&mut self, thread: &Rc<Thread>, link: &Link, input: &[u8]) -> Result<usize, String> {
         let mut taken = 0;
         loop {
             match frame::next_answered(&input[taken..]) {
                 Next::Frame(frame, len) => {
-                    self.take_one(thread, frame)?;
+                    self.take_one(thread, link, frame)?;
                     taken += len;
                 }
                 Next::Incomplete => return Ok(taken),
@@ -448,8 +448,15 @@ impl State {
         }
     }
 
-    fn take_one(&mut self, thread: &Rc<Thread>, Answered { id, bytes }: Answered<'_>) -> Result<(), String> {
+    fn take_one(&mut self, thread: &Rc<Thread>, link: &Link, frame: Answered<'_>) -> Result<(), String> {
+        let Answered { id, bytes } = frame;
         if let Some(entry) = self.under_way.take(id) {
+            if !entry.owed.has_room(bytes.len()) {
+                self.give_back(&entry, bytes);
+                let reason = format!("has answered, but {OWED_BYTES_MAX} bytes wait for this client to read");
+                refuse(thread, link.place, entry, &reason);
+                return Ok(());
+            }
             if bytes.first() == Some(&b'-') {
                 thread.stats().count_error(entry.command, &bytes[1..]);
             }
@@ -480,7 +487,7 @@ impl State {
         }
     }
 
-    /// Gives back a lease that came for a client that is gone.
+    /// Gives back a lease that came for a client that is gone, or that is not told.
     #[cold]
     fn give_back(&mut self, entry: &Entry, reply: &[u8]) {
         let (Some(key), Some(token)) = (&entry.lease_key, token_of_lease(reply)) else { return };
@@ -490,8 +497,7 @@ impl State {
             request.extend_from_slice(word);
             request.extend_from_slice(b"\r\n");
         }
-        // Nobody waits for the answer: a place of its own in a list that nobody reads.
-        let id = self.under_way.add(Entry { owed: Rc::clone(&entry.owed), lease_key: None, ..*entry });
+        let id = self.under_way.add(Entry { owed: entry.owed.nobodys(), lease_key: None, ..*entry });
         self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &request });
     }
 

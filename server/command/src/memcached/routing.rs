@@ -40,7 +40,8 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         let part = Part { place: owner, slot, request, keys: Vec::new() };
         Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false }
     } else if let (true, Some(place)) = (is_one_owners, owner) {
-        return Some(Outcome::Forward(Forward { place, slot, is_silent: false, gives_lease: false }));
+        let forward = Forward { place, slot, is_silent: false, gives_lease: false, waits_for_lease: false };
+        return Some(Outcome::Forward(forward));
     } else {
         split(member, verb, request)
     };
