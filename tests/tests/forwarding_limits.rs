@@ -108,6 +108,20 @@ fn a_client_that_ends_its_sending_behind_getl_gets_its_lease() {
 }
 
 #[test]
+fn what_was_sent_on_behind_a_load_is_executed_though_its_client_is_gone() {
+    let cluster = Cluster::start_with("", "batch_window = \"500ms\"");
+    let (key, mut owner) = (cluster.key_of(1, "user:"), cluster.nodes[1].client());
+    let behind = format!("{{{key}}}behind");
+    let mut client = cluster.nodes[0].client();
+    client.send_raw(&[request(&["PING"]), request(&["GET", &key]), request(&["SET", &behind, "1"])].concat());
+    until("both are there", || owner.info("x_forwarded_here") == 2);
+    // Dropped with a reply unread, which resets the connection.
+    client.stream().peek(&mut [0]).expect("PONG is there");
+    drop(client);
+    until("what is behind the load is executed", || owner.command(&["GET", &behind]) == Value::bulk("1"));
+}
+
+#[test]
 fn a_client_that_waits_at_another_node_is_not_idle() {
     let cluster = Cluster::start_with("timeout = \"1s\"", "");
     let (key, token, mut waiter) = wait_for_lease(&cluster, "60000");

@@ -353,8 +353,13 @@ impl Serving {
         }
     }
 
-    /// A client is gone: what is parked for it leaves its queues, what waits behind that is not executed. The answers are empty.
+    /// A client is gone: if it waits for a lease it leaves the queue, what waits behind that is not executed, and the answers are empty. All else
+    /// is executed, as on a connection whose peer sends no more.
     fn forget(&mut self, hands: &mut Hands<'_>, client: u64) {
+        let ticket = self.held.get(&client).and_then(|held| held.ticket);
+        if ticket.and_then(|ticket| self.parked.get(&ticket)).is_none_or(|frame| frame.parked.outlives_input()) {
+            return;
+        }
         let Some(Held { ticket, behind, .. }) = self.held.remove(&client) else { return };
         let empty = |hands: &mut Hands<'_>, id| {
             let buffer = hands.reply.buffer_mut();
