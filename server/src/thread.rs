@@ -10,6 +10,7 @@ use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
 use crate::peer::Links;
+use crate::peer::link::SILENCE_MAX;
 use crate::stage::Stage;
 use crate::stats::{PeerCounters, ThreadStats};
 use crate::vital::Vital;
@@ -142,6 +143,16 @@ impl Slot {
         self.deadline_ms.get().is_some_and(|at_ms| at_ms <= now_ms)
     }
 
+    /// Whether its peer has been silent for too long: for a client `idle_ms`, unless it waits for an answer.
+    fn is_idle(&self, now_ms: u64, idle_ms: u64) -> bool {
+        let silent_ms = now_ms.saturating_sub(self.card.active_at_ms());
+        if self.is_link.get() {
+            // Another node gives signs of life, whatever it waits for.
+            return silent_ms >= SILENCE_MAX.as_millis() as u64;
+        }
+        silent_ms >= idle_ms && !self.card.is_parked() && !self.is_owed.get()
+    }
+
     fn leave(&self, wake: Wake) {
         self.wakes.borrow_mut().push_back(wake);
         self.wake();
@@ -177,7 +188,7 @@ impl Thread {
         desk.work.take_live(&node.live);
         let changes_client = (0..commands_total() as u16).map(|index| {
             let name = name_by_index(index).unwrap_or_default();
-            matches!(&*name, "hello" | "reset" | "auth" | "select") || name.starts_with("client|")
+            matches!(&*name, "hello" | "reset" | "auth" | "select" | "cluster|link") || name.starts_with("client|")
         });
         Self {
             id,
@@ -444,16 +455,9 @@ impl Thread {
         let soft_ms = live.output_soft_time.as_millis() as u64;
         let idle_ms = live.idle_timeout.map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
         for slot in self.slots.borrow().values() {
-            if slot.is_link.get() {
-                // Another node's: it is bounded by what may be under way, and closes it itself.
-                continue;
-            }
             if slot.over_soft_limit_since_ms.get().is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= soft_ms) {
                 self.close_for_output(slot);
-            } else if now_ms.saturating_sub(slot.card.active_at_ms()) >= idle_ms
-                && !slot.card.is_parked()
-                && !slot.is_owed.get()
-            {
+            } else if slot.is_idle(now_ms, idle_ms) {
                 self.stats().idle_closes.add(1);
                 slot.kill();
             }
@@ -537,5 +541,24 @@ fn pin(id: u16) {
     let core = cores.get(usize::from(id) % cores.len().max(1));
     if !core.is_some_and(|core| core_affinity::set_for_current(*core)) {
         tracing::warn!(thread = id, "cannot pin a thread; it runs where the system puts it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_not_idle_and_a_link_is_closed_when_it_is_silent() {
+        let address = ([127, 0, 0, 1], 1).into();
+        let slot = Slot::new(Arc::new(Card::new(1, 0, address, address, Protocol::Resp, 1_000)));
+        assert!(!slot.is_idle(1_999, 1_000) && slot.is_idle(2_000, 1_000));
+        slot.is_owed.set(true);
+        assert!(!slot.is_idle(1_000_000, 1_000));
+        slot.is_link.set(true);
+        assert!(!slot.is_idle(60_999, 1_000), "the timeout of clients is not that of nodes");
+        assert!(slot.is_idle(61_000, u64::MAX));
+        slot.card.touch(50_000);
+        assert!(!slot.is_idle(61_000, u64::MAX));
     }
 }

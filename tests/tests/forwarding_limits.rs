@@ -5,7 +5,8 @@ use leasehold_tests::cluster::{addresses, options, port_of_owner};
 use leasehold_tests::process::free_port;
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::{rss_peak_bytes, until};
-use leasehold_tests::{Client, Cluster, Proxy, ServerOptions, Trouble};
+use leasehold_tests::{Client, Cluster, NoReply, Proxy, ServerOptions, Trouble};
+use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -198,4 +199,124 @@ fn clients_of_memcached_that_hang_up_leave_nothing_behind() {
     let answers = cluster.nodes[0].memcached().ask(format!("get {}\r\n", keys.join(" ")));
     assert_eq!(answers.matches("VALUE user:").count(), 40, "{answers}");
     assert!(cluster.counter("keys") >= 40);
+}
+
+#[test]
+fn a_link_is_for_who_has_logged_in() {
+    let cluster = Cluster::start_with("requirepass = \"secret\"", "");
+    let mut client = cluster.nodes[0].client();
+    let refused = client.command(&["CLUSTER", "LINK", "1", "b", "0"]);
+    assert_eq!(refused.error(), "NOAUTH Authentication required.");
+    assert_eq!(client.receive_within(Duration::ZERO), Err(NoReply::Timeout));
+}
+
+#[test]
+fn a_link_that_an_operator_kills_is_opened_again() {
+    let cluster = Cluster::start();
+    let (mut client, mut owner) = (cluster.nodes[0].client(), cluster.nodes[1].client());
+    let key = cluster.key_of(1, "key");
+    assert_eq!(client.command(&["SET", &key, "1"]), ok());
+    let list = owner.command(&["CLIENT", "LIST"]).text();
+    let links = list.lines().filter(|line| line.contains(" name=link-a "));
+    let ids: Vec<&str> = links.filter_map(|line| line.split(' ').find_map(|field| field.strip_prefix("id="))).collect();
+    assert!(!ids.is_empty(), "{list}");
+    for id in ids {
+        assert_eq!(owner.command(&["CLIENT", "KILL", "ID", id]).integer(), 1);
+    }
+    until("it is asked again", || client.command(&["GET", &key]) == Value::bulk("1"));
+}
+
+/// A connection that says what another node would say, or would not.
+struct RawLink {
+    client: Client,
+    received: Vec<u8>,
+}
+
+impl RawLink {
+    /// To node a, as node b.
+    fn open(cluster: &Cluster) -> Self {
+        let mut client = cluster.nodes[0].client();
+        let info = client.command(&["CLUSTER", "INFO"]).text();
+        let epoch = info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:")).expect("it is told");
+        client.send(&["CLUSTER", "LINK", "1", "b", epoch]);
+        let mut answer = [0; 5];
+        client.stream().read_exact(&mut answer).expect("the node answers");
+        assert_eq!(answer, *b"+OK\r\n");
+        let mut link = Self { client, received: Vec::new() };
+        assert_eq!(link.receive().0, u32::MAX, "the time of node a");
+        // What follows is executed until the end of all time.
+        link.send(0, u64::MAX, 0x80, b"");
+        link
+    }
+
+    fn send(&mut self, id: u32, number: u64, kind: u8, bytes: &[u8]) {
+        let mut frame = (13 + bytes.len() as u32).to_le_bytes().to_vec();
+        frame.extend(id.to_le_bytes());
+        frame.extend(number.to_le_bytes());
+        frame.push(kind);
+        frame.extend(bytes);
+        self.client.send_raw(&frame);
+    }
+
+    fn receive(&mut self) -> (u32, String) {
+        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        self.client.stream().set_read_timeout(Some(Duration::from_secs(60))).expect("not zero");
+        loop {
+            if self.received.len() >= 8 && self.received.len() >= 4 + number(&self.received[..4]) as usize {
+                let frame: Vec<u8> = self.received.drain(..4 + number(&self.received[..4]) as usize).collect();
+                return (number(&frame[4..8]), String::from_utf8_lossy(&frame[8..]).into_owned());
+            }
+            let mut chunk = [0; 4096];
+            let count = self.client.stream().read(&mut chunk).expect("the node answers");
+            assert!(count > 0, "the node has closed the link");
+            self.received.extend_from_slice(&chunk[..count]);
+        }
+    }
+
+    /// The answer to a request.
+    fn ask(&mut self, kind: u8, request: &[u8]) -> String {
+        self.send(7, 1, kind, request);
+        let (id, reply) = self.receive();
+        assert_eq!(id, 7);
+        reply
+    }
+}
+
+#[test]
+fn requests_on_a_link_that_no_node_sends_are_refused_and_harm_nothing() {
+    let cluster = Cluster::start_changed("", "", ServerOptions::memcached);
+    let (mut link, key) = (RawLink::open(&cluster), cluster.key_of(0, "key"));
+    let get = request(&["GET", &key]);
+    assert_eq!(link.ask(0, &request(&["SET", &key, "1"])), "+OK\r\n");
+    for kind in (0x03..0x10).chain(0x83..=0xFF) {
+        assert_eq!(link.ask(kind, &get), "-CLUSTERDOWN node a does not know this request\r\n", "{kind:#x}");
+    }
+    for half in [&b""[..], b"*2\r\n$3\r\nGET\r\n", b"*1\r\n$1000000000000\r\n", b"GET"] {
+        for kind in 0..=1 {
+            let reply = link.ask(kind, half);
+            assert!(reply.starts_with("-CLUSTERDOWN node a cannot read this"), "{half:?}: {reply}");
+            assert_eq!(link.ask(kind, &get), "$1\r\n1\r\n");
+        }
+    }
+    for nothing in ["*0\r\n", "*-7\r\n", "\r\n"] {
+        assert_eq!(link.ask(0, nothing.as_bytes()), "", "{nothing:?}");
+    }
+    for half in [&b""[..], b"get", b"set x 0 0 5\r\nab", &[b'x'; 5000]] {
+        let reply = link.ask(2, half);
+        assert!(reply.starts_with("SERVER_ERROR node a cannot read this"), "{half:?}: {reply}");
+        assert_eq!(link.ask(2, format!("get {key}\r\n").as_bytes()), format!("VALUE {key} 0 1\r\n1\r\nEND\r\n"));
+    }
+    // What would change the connection is no request about a key.
+    let refused = "-ERR only requests about keys are sent on to another node\r\n";
+    for line in [&["QUIT"][..], &["RESET"], &["CLIENT", "REPLY", "OFF"], &["HELLO", "3"], &["PING"], &["FLUSHALL"]] {
+        assert_eq!(link.ask(0, &request(line)), refused, "{line:?}");
+        assert_eq!(link.ask(0, &get), "$1\r\n1\r\n");
+    }
+    for line in ["quit\r\n", "flush_all\r\n", "version\r\n", "mn\r\n"] {
+        let reply = link.ask(2, line.as_bytes());
+        assert_eq!(reply, "SERVER_ERROR only requests about keys are sent on to another node\r\n", "{line}");
+        assert_eq!(link.ask(0, &get), "$1\r\n1\r\n");
+    }
+    link.send(0, 1, 0x82, b"");
+    assert_eq!(link.ask(0, &get), "$1\r\n1\r\n", "a client that is gone is forgotten, and no more");
 }

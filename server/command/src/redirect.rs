@@ -11,6 +11,9 @@ use crate::table;
 use leasehold_cluster::{Member, Slot};
 use leasehold_protocol::Request;
 
+/// Said to another node that has sent a command which would be about the connection, or this node. None does.
+pub(crate) const KEYS_ONLY: &str = "only requests about keys are sent on to another node";
+
 /// Where a request goes that this node does not execute alone.
 pub(crate) enum Away {
     One(Forward),
@@ -25,7 +28,9 @@ pub(crate) enum Away {
 pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) -> Result<Option<Away>, ReplyError> {
     let Some(member) = context.host.member() else { return Ok(None) };
     let mut keys = table::keys_of(spec, request);
-    let Some(first) = keys.next() else { return Ok(None) };
+    let Some(first) = keys.next() else {
+        return if context.client.routing == Routing::Link { Err(ReplyError::err(KEYS_ONLY)) } else { Ok(None) };
+    };
     let slot = Slot::of_key(first);
     let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
     match Gather::of(spec).filter(|_| is_sent_on) {
@@ -217,6 +222,10 @@ mod tests {
         let (own, foreign, moved) = keys(&node);
         assert_eq!(node.run(&format!("SET {own} v")), "+OK\r\n");
         assert_eq!(node.run(&format!("SET {foreign} v")), moved);
+        for line in ["PING", "RESET", "QUIT", "CLIENT REPLY OFF", "FLUSHALL"] {
+            assert_eq!(node.run(line), "-ERR only requests about keys are sent on to another node\r\n", "{line}");
+        }
+        assert_eq!(node.run(&format!("GET {own}")), "$1\r\nv\r\n");
     }
 
     #[test]

@@ -45,6 +45,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link without requests is tried so often: often enough that the two clocks have not drifted apart.
 const PING_IDLE: Duration = Duration::from_secs(10);
 
+/// A link on which another node says nothing for so long is closed: that node is gone, or it is no node.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+const _: () = assert!(SILENCE_MAX.as_secs() >= 3 * PING_IDLE.as_secs());
+
 /// Pings in a `peer-timeout` while something is waited for.
 const PINGS_PER_TIMEOUT: u64 = 4;
 
@@ -191,7 +196,8 @@ impl Link {
                 waker.wake_by_ref();
             }
         } else if matches!(state.phase, Phase::Open(_) | Phase::Leaving(_)) {
-            let every_ms = if waits { self.timeout_ms / PINGS_PER_TIMEOUT } else { PING_IDLE.as_millis() as u64 };
+            let idle_ms = PING_IDLE.as_millis() as u64;
+            let every_ms = if waits { idle_ms.min(self.timeout_ms / PINGS_PER_TIMEOUT) } else { idle_ms };
             if now_ms >= state.pinged_ms + every_ms && !state.is_pinged {
                 state.ping(now_ms, self.timeout_ms);
             }

@@ -4,7 +4,7 @@ use super::table::Verb;
 use super::{dispatch, meta};
 use crate::client::Routing;
 use crate::context::{Context, Forward, Outcome};
-use crate::redirect::place_of;
+use crate::redirect::{KEYS_ONLY, place_of};
 use crate::split::{Gather, Part, Split, part_of};
 use crate::table::key_positions;
 use leasehold_cluster::{Member, Slot};
@@ -24,7 +24,10 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
     };
     let member = context.host.member()?;
     let mut places = places(verb, request);
-    let first = places.next()?;
+    let Some(first) = places.next() else {
+        let is_link = context.client.routing == Routing::Link;
+        return is_link.then(|| dispatch::answer(context, format!("SERVER_ERROR {KEYS_ONLY}").as_bytes()));
+    };
     let slot = slot_of(request, first);
     let owner = place_of(member, slot);
     let is_one_owners = places.all(|place| place_of(member, slot_of(request, place)) == owner);
