@@ -21,7 +21,7 @@ mod serving;
 
 use crate::batch;
 use crate::front::{Front, Memcached, Protocol, Resp, Unfinished};
-use crate::peer::owed::Owed;
+use crate::peer::owed::{Delivered, Owed};
 use crate::thread::{Desk, Slot, Thread, Work};
 use leasehold_command::{Client, Context, Outcome, Parked, give_back};
 use leasehold_keyspace::Db;
@@ -556,24 +556,31 @@ impl Connection {
                     if matches!(outcome, Outcome::Close) {
                         self.closing = Closing::Flush;
                     }
-                    let error = match self.protocol {
-                        Protocol::Resp | Protocol::Link => Resp::error_of(context.reply.as_bytes()),
-                        Protocol::Memcached => Memcached::error_of(context.reply.as_bytes()),
-                    };
-                    if let Some(error) = error {
-                        thread.stats().count_error(context.client.last_command, error);
-                    }
                     self.version = context.reply.version();
                     self.parked = None;
                     thread.unpark(&self.slot);
-                    if let Some(owed) = &self.owed {
-                        match owed.take_own_part() {
-                            Some((number, part)) => {
-                                owed.deliver(number, part, reply.as_bytes());
-                                reply.truncate(0);
-                            }
-                            None => running::hold(owed, reply, Some(0)),
+                    let own_part = self.owed.as_ref().and_then(|owed| Some((owed, owed.take_own_part()?)));
+                    let gathered;
+                    let told = match own_part.map(|(owed, (number, part))| owed.deliver(number, part, reply.as_bytes()))
+                    {
+                        None => reply.as_bytes(),
+                        Some(Delivered::Gathered(start)) => {
+                            gathered = start;
+                            &gathered[..]
                         }
+                        Some(Delivered::Taken | Delivered::Part | Delivered::Nobody) => &[],
+                    };
+                    let error = match self.protocol {
+                        Protocol::Resp | Protocol::Link => Resp::error_of(told),
+                        Protocol::Memcached => Memcached::error_of(told),
+                    };
+                    if let Some(error) = error {
+                        thread.stats().count_error(self.client.last_command, error);
+                    }
+                    match (&self.owed, own_part) {
+                        (Some(_), Some(_)) => reply.truncate(0),
+                        (Some(owed), None) => running::hold(owed, reply, Some(0)),
+                        (None, _) => {}
                     }
                     return;
                 }

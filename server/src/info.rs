@@ -4,7 +4,7 @@
 
 use crate::memcached_stats;
 use crate::node::Node;
-use crate::stats::{Counter, PeerCounters};
+use crate::stats::{Counter, PeerCounters, PeerTotals};
 use leasehold_command::name_by_index;
 use leasehold_keyspace::{Count, Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
@@ -394,6 +394,7 @@ fn cluster(text: &mut String, node: &Node) {
         "x_forwarded": totals.forwarded,
         "x_forwarded_refused": totals.forwarded_refused,
         "x_forwarded_here": totals.forwarded_here,
+        "x_forwarded_here_refused": totals.forwarded_here_refused,
     );
     for (place, other) in member.topology().nodes().iter().enumerate().filter(|(place, _)| *place != member.place()) {
         let sum = |of: fn(&PeerCounters) -> &Counter| -> u64 {
@@ -402,7 +403,8 @@ fn cluster(text: &mut String, node: &Node) {
         // Closed first: a link that ends meanwhile must not be counted as one less than none.
         let closed = sum(|peer| &peer.closed);
         let links = sum(|peer| &peer.opened) - closed;
-        let (name, forwarded, refused) = (other.name(), sum(|peer| &peer.forwarded), sum(|peer| &peer.refused));
+        let PeerTotals { forwarded, refused } = totals.peers.get(place).copied().unwrap_or_default();
+        let name = other.name();
         line(text, format_args!("x_node_{name}:links={links},forwarded={forwarded},refused={refused}"));
     }
 }

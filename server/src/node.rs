@@ -310,6 +310,7 @@ impl Node {
 
     fn totals_since_start(&self) -> Totals {
         let mut totals = Totals::of(self.threads.iter().map(|desk| &desk.stats));
+        self.threads.iter().for_each(|desk| totals.add_peers(&desk.peers));
         totals.connections_rejected = self.connections_rejected.load(Ordering::Relaxed);
         totals
     }

@@ -70,6 +70,8 @@ pub(crate) struct ThreadStats {
     pub(crate) forwarded: Counter,
     /// Of other nodes' clients, executed here.
     pub(crate) forwarded_here: Counter,
+    /// Of those, not executed: too late, too much waits for its client, or unreadable.
+    pub(crate) forwarded_here_refused: Counter,
     /// Answered with an error as the other node did not.
     pub(crate) forwarded_refused: Counter,
     /// By [`Count`].
@@ -97,6 +99,7 @@ impl ThreadStats {
             panics: Counter::default(),
             forwarded: Counter::default(),
             forwarded_here: Counter::default(),
+            forwarded_here_refused: Counter::default(),
             forwarded_refused: Counter::default(),
             memcached: Default::default(),
             commands: (0..commands_total()).map(|_| CommandCounters::default()).collect(),
@@ -142,10 +145,20 @@ pub(crate) struct Totals {
     pub(crate) panics: u64,
     pub(crate) forwarded: u64,
     pub(crate) forwarded_here: u64,
+    pub(crate) forwarded_here_refused: u64,
     pub(crate) forwarded_refused: u64,
     pub(crate) memcached: [u64; Count::TOTAL],
     pub(crate) commands: Vec<CommandTotals>,
     pub(crate) errors: BTreeMap<String, u64>,
+    /// By the place of the node.
+    pub(crate) peers: Vec<PeerTotals>,
+}
+
+/// What was sent on to one other node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PeerTotals {
+    pub(crate) forwarded: u64,
+    pub(crate) refused: u64,
 }
 
 /// Sums of one command.
@@ -174,6 +187,7 @@ impl Totals {
             totals.panics += stats.panics.value();
             totals.forwarded += stats.forwarded.value();
             totals.forwarded_here += stats.forwarded_here.value();
+            totals.forwarded_here_refused += stats.forwarded_here_refused.value();
             totals.forwarded_refused += stats.forwarded_refused.value();
             for (total, counter) in totals.memcached.iter_mut().zip(&stats.memcached) {
                 *total += counter.value();
@@ -192,6 +206,15 @@ impl Totals {
         totals
     }
 
+    /// Adds what a thread has had to do with each other node.
+    pub(crate) fn add_peers(&mut self, peers: &[PeerCounters]) {
+        self.peers.resize(peers.len(), PeerTotals::default());
+        for (total, peer) in self.peers.iter_mut().zip(peers) {
+            total.forwarded += peer.forwarded.value();
+            total.refused += peer.refused.value();
+        }
+    }
+
     /// What was added since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let mut errors = self.errors.clone();
@@ -206,6 +229,11 @@ impl Totals {
             now.timed_nanos -= before.timed_nanos.min(now.timed_nanos);
             now.failed -= before.failed.min(now.failed);
             now.rejected -= before.rejected.min(now.rejected);
+        }
+        let mut peers = self.peers.clone();
+        for (now, before) in peers.iter_mut().zip(&before.peers) {
+            now.forwarded -= before.forwarded.min(now.forwarded);
+            now.refused -= before.refused.min(now.refused);
         }
         let mut memcached = self.memcached;
         for (now, before) in memcached.iter_mut().zip(&before.memcached) {
@@ -225,9 +253,11 @@ impl Totals {
             panics: self.panics.saturating_sub(before.panics),
             forwarded: self.forwarded.saturating_sub(before.forwarded),
             forwarded_here: self.forwarded_here.saturating_sub(before.forwarded_here),
+            forwarded_here_refused: self.forwarded_here_refused.saturating_sub(before.forwarded_here_refused),
             forwarded_refused: self.forwarded_refused.saturating_sub(before.forwarded_refused),
             commands,
             errors,
+            peers,
         }
     }
 }

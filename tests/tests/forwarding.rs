@@ -227,6 +227,29 @@ fn a_part_that_has_no_answer_is_told_as_the_answer_of_all_or_of_its_keys() {
 }
 
 #[test]
+fn errors_are_counted_once_for_each_command_and_all_counts_begin_anew() {
+    let mut cluster = Cluster::start();
+    let keys: Vec<String> = (0..3).map(|place| cluster.key_of(place, "user:")).collect();
+    let mut client = cluster.nodes[0].client();
+    let words = |command: &'static str| [command, &keys[0], &keys[1], &keys[2]].map(str::to_owned);
+    assert!(client.command(&words("MGET")).elements().iter().all(|value| value.text().contains("name")));
+    assert_eq!(client.command(&["CONFIG", "RESETSTAT"]), ok());
+    assert!(client.command(&["INFO", "cluster"]).text().contains("x_node_b:links=1,forwarded=0,refused=0"));
+    assert!(client.command(&["INCR", &keys[1]]).error().starts_with("ERR value is not an integer"));
+    assert!(client.command(&["INFO", "errorstats"]).text().contains("errorstat_ERR:count=1\r\n"));
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    // Both parts are refused; in MLOADTHROUGH they are elements.
+    assert!(is_down(&client.command(&words("DEL")), "b"));
+    assert_eq!(client.command(&words("MLOADTHROUGH")).elements().len(), 3);
+    let stats = client.command(&["INFO", "everything"]).text();
+    assert!(stats.contains("errorstat_CLUSTERDOWN:count=1\r\n"), "{stats}");
+    let calls = stats.lines().find(|line| line.starts_with("cmdstat_del:")).expect("it was called");
+    assert!(calls.ends_with("rejected_calls=0,failed_calls=1"), "{calls}");
+    assert!(stats.contains("x_node_c:links=0,forwarded=") && stats.contains("x_forwarded_refused:4\r\n"), "{stats}");
+}
+
+#[test]
 fn a_client_that_asks_for_the_slots_is_told_where_its_keys_are() {
     let cluster = Cluster::start();
     let (mut client, key) = (cluster.nodes[0].client(), cluster.key_of(1, "key"));

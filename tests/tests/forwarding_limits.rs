@@ -306,6 +306,7 @@ fn requests_on_a_link_that_no_node_sends_are_refused_and_harm_nothing() {
         assert!(reply.starts_with("SERVER_ERROR node a cannot read this"), "{half:?}: {reply}");
         assert_eq!(link.ask(2, format!("get {key}\r\n").as_bytes()), format!("VALUE {key} 0 1\r\n1\r\nEND\r\n"));
     }
+    assert!(cluster.nodes[0].client().info("x_forwarded_here_refused") > 100);
     // What would change the connection is no request about a key.
     let refused = "-ERR only requests about keys are sent on to another node\r\n";
     for line in [&["QUIT"][..], &["RESET"], &["CLIENT", "REPLY", "OFF"], &["HELLO", "3"], &["PING"], &["FLUSHALL"]] {

@@ -90,6 +90,18 @@ fn a_value_that_is_too_large_leaves_no_older_one_at_its_node() {
         let request = format!("{head}\r\n{}\r\nget {key}\r\n", "x".repeat(2_000_000));
         assert_eq!(client.ask(request), "SERVER_ERROR object too large for cache\r\nEND\r\n", "{verb} {place}");
     }
+    assert!(client.ask("stats\r\n").contains("STAT store_too_large 4\r\n"));
+}
+
+#[test]
+fn errors_of_other_nodes_are_counted_where_the_client_is() {
+    let cluster = start();
+    let (mut client, key) = (cluster.nodes[0].memcached(), cluster.key_of(1, "key"));
+    assert_eq!(client.ask(format!("set {key} 0 0 1\r\nx\r\n")), "STORED\r\n");
+    let refused = client.ask(format!("incr {key} 1\r\n"));
+    assert!(refused.starts_with("CLIENT_ERROR "), "{refused}");
+    let errors = cluster.nodes[0].client().command(&["INFO", "errorstats"]).text();
+    assert!(errors.contains("errorstat_CLIENT_ERROR:count=1\r\n"), "{errors}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::front::{Front, Lane, Memcached, Protocol, Resp};
 use crate::peer::frame;
 use crate::peer::gather::Gathering;
 use crate::peer::link::Entry;
-use crate::peer::owed::{Awaited, Owed};
+use crate::peer::owed::{Awaited, Delivered, Owed};
 use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
 use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split};
@@ -248,8 +248,13 @@ fn send_parts<F: Front>(
         owed.set_own_part(number, part);
         return Some(parked);
     }
-    owed.deliver(number, part, context.reply.as_bytes().get(start..).unwrap_or_default());
+    let delivered = owed.deliver(number, part, context.reply.as_bytes().get(start..).unwrap_or_default());
     context.reply.truncate(start);
+    if let Delivered::Gathered(reply) = delivered
+        && let Some(error) = F::error_of(&reply)
+    {
+        thread.stats().count_error(context.client.last_command, error);
+    }
     None
 }
 

@@ -457,6 +457,7 @@ fn end(hands: &mut Hands<'_>, head: usize) {
 /// Answers a request that is not executed.
 #[cold]
 fn refuse(hands: &mut Hands<'_>, frame: &Sent<'_>, reason: &str) {
+    hands.thread.stats().forwarded_here_refused.add(1);
     let node = hands.thread.node.config.node.as_deref().unwrap_or_default();
     let head = frame::begin(hands.reply.buffer_mut(), frame.id);
     if Dialect::of(frame.kind) == Some(Dialect::Memcached) {

@@ -15,6 +15,7 @@ use super::frame::{self, Answered, Dialect, Next, Sent};
 use super::outgoing::Outgoing;
 use super::owed::{Delivered, OWED_BYTES_MAX, Owed};
 use crate::connection::READ_BYTES_MAX;
+use crate::front::{Front as _, Memcached, Resp};
 use crate::thread::Thread;
 use leasehold_cluster::{Address, Slot};
 use leasehold_command::LINK_PROTOCOL;
@@ -267,19 +268,30 @@ impl Link {
 fn refuse(thread: &Rc<Thread>, place: usize, entry: Entry, reason: &str) {
     let node = thread.links.name(thread, place);
     let text = match entry.dialect {
-        Dialect::Resp2 | Dialect::Resp3 => {
-            let text = format!("CLUSTERDOWN node {node} {reason} (slot {})", entry.slot);
-            thread.stats().count_error(entry.command, text.as_bytes());
-            format!("-{text}\r\n")
-        }
-        Dialect::Memcached => {
-            thread.stats().count_error(entry.command, b"SERVER_ERROR");
-            format!("SERVER_ERROR node {node} {reason}\r\n")
-        }
+        Dialect::Resp2 | Dialect::Resp3 => format!("-CLUSTERDOWN node {node} {reason} (slot {})\r\n", entry.slot),
+        Dialect::Memcached => format!("SERVER_ERROR node {node} {reason}\r\n"),
     };
     thread.stats().forwarded_refused.add(1);
     thread.peer(place).refused.add(1);
-    entry.owed.deliver(entry.number, entry.part, text.as_bytes());
+    deliver(thread, &entry, text.as_bytes());
+}
+
+/// Gives an answer to the client that waits for it, and counts it if it is an error, or makes the whole reply one.
+fn deliver(thread: &Thread, entry: &Entry, reply: &[u8]) -> Delivered {
+    let delivered = entry.owed.deliver(entry.number, entry.part, reply);
+    let told = match &delivered {
+        Delivered::Part => return delivered,
+        Delivered::Gathered(start) => start,
+        Delivered::Taken | Delivered::Nobody => reply,
+    };
+    let error = match entry.dialect {
+        Dialect::Resp2 | Dialect::Resp3 => Resp::error_of(told),
+        Dialect::Memcached => Memcached::error_of(told),
+    };
+    if let Some(error) = error {
+        thread.stats().count_error(entry.command, error);
+    }
+    delivered
 }
 
 /// Connects to a node and makes the connection a link; what was received behind the answers is the first of its frames.
@@ -463,10 +475,7 @@ impl State {
                 refuse(thread, link.place, entry, &reason);
                 return Ok(());
             }
-            if bytes.first() == Some(&b'-') {
-                thread.stats().count_error(entry.command, &bytes[1..]);
-            }
-            if entry.owed.deliver(entry.number, entry.part, bytes) == Delivered::Nobody {
+            if deliver(thread, &entry, bytes) == Delivered::Nobody {
                 self.give_back(&entry, bytes);
             }
             return Ok(());

@@ -27,6 +27,9 @@ const USUAL_REPLY_BYTES: usize = HELD_BYTES_MAX / FORWARDED_MAX;
 /// may come to more than `HELD_BYTES_MAX`, and a client that does not read takes none of it.
 pub(crate) const OWED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Bytes of a gathered reply that tell whether it is an error, and which.
+const REPLY_START_BYTES: usize = 64;
+
 /// Bytes of requests that may be under way; with more the connection is not read. So a client that writes much goes at the pace of the line
 /// to the other node.
 const SENT_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -85,10 +88,14 @@ pub(crate) struct Awaited {
 }
 
 /// What became of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     /// The client gets it, in its turn, or wanted none.
     Taken,
+    /// Other parts of the reply are missing.
+    Part,
+    /// It was the last part; how the whole begins.
+    Gathered(Vec<u8>),
     /// The client is gone.
     Nobody,
 }
@@ -164,6 +171,7 @@ impl Owed {
         replies.reply_bytes = reply.len().max(replies.reply_bytes - replies.reply_bytes / 8).max(1);
         replies.waiting -= 1;
         let gathered;
+        let mut delivered = Delivered::Taken;
         let Some(place) = replies.places.get_mut(at) else {
             debug_assert!(false, "a place stays until it has its reply");
             return Delivered::Nobody;
@@ -176,8 +184,9 @@ impl Owed {
                     if was_full {
                         self.slot.wake();
                     }
-                    return Delivered::Taken;
+                    return Delivered::Part;
                 };
+                delivered = Delivered::Gathered(whole[..whole.len().min(REPLY_START_BYTES)].to_vec());
                 replies.held_bytes -= gathering.bytes();
                 gathered = whole;
                 (*awaited, &gathered[..])
@@ -204,7 +213,7 @@ impl Owed {
         if was_empty || was_full {
             self.slot.wake();
         }
-        Delivered::Taken
+        delivered
     }
 
     /// Whether there is room for a reply of this length.

@@ -4,6 +4,7 @@ use super::table::Verb;
 use super::{dispatch, meta};
 use crate::client::Routing;
 use crate::context::{Context, Forward, Outcome};
+use crate::host::Count;
 use crate::redirect::{KEYS_ONLY, place_of};
 use crate::split::{Gather, Part, Split, part_of};
 use crate::table::key_positions;
@@ -40,6 +41,7 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
     let split = if is_too_large {
         // It is refused here; but who reads on must not find the value that it was to take the place of.
         let request = outdated(context, verb, request)?;
+        context.host.count(Count::StoreTooLarge, 1);
         let part = Part { place: owner, slot, request, keys: Vec::new() };
         Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false }
     } else if let (true, Some(place)) = (is_one_owners, owner) {
