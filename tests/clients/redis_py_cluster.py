@@ -15,7 +15,7 @@ PORT = int(sys.argv[1])
 
 def main():
     client = RedisCluster(host="127.0.0.1", port=PORT, decode_responses=True)
-    for test in (topology, strings, several_keys, pipelines, leases, loaders, errors):
+    for test in (topology, strings, several_keys, pipelines, leases, tags, loaders, errors):
         test(client)
     one_load(client)
     print(f"redis-py {redis.__version__}: RedisCluster on {len(client.get_primaries())} nodes")
@@ -72,6 +72,22 @@ def leases(client):
         assert client.execute_command("SETL", f"lease:{number}", token, "filled", "EX", 60) == "STORED"
         assert client.execute_command("GETL", f"lease:{number}")[:2] == ["HIT", "filled"]
         assert client.execute_command("INVAL", f"lease:{number}", "HARD") == 1
+
+
+def tags(client):
+    """What is about all nodes says so, and is sent to each."""
+    keys = [f"tagged:{number}" for number in range(30)]
+    described = redis.Redis(port=PORT, decode_responses=True, protocol=2).execute_command
+    for command, name in (("INVALTAG", "colour"), ("INVALPREFIX", "tagged:")):
+        for key in keys:
+            token = client.execute_command("GETL", key)[2]
+            assert client.execute_command("SETL", key, token, "red", "TAGS", 1, "colour") == "STORED"
+            assert client.get(key) == "red"
+        tips = str(described("COMMAND", "INFO", command))
+        assert "request_policy:all_shards" in tips and "response_policy:all_succeeded" in tips, tips
+        for node in client.get_primaries():
+            assert client.execute_command(command, name, target_nodes=node) in (True, "OK")
+        assert [client.get(key) for key in keys] == [None] * 30, command
 
 
 def loaders(client):

@@ -1,11 +1,13 @@
-//! Three nodes that share the keys: clients of Redis Cluster find the right one (redis-py, ioredis: scripts in `tests/clients`), and each key is
-//! loaded once in all.
+//! Three nodes that share the keys: clients of Redis Cluster find the right one (redis-py, ioredis, node-redis: scripts in `tests/clients`;
+//! redis-rs), and each key is loaded once in all.
 
 use leasehold_tests::client_scripts::{node_js, python, run_on};
 use leasehold_tests::cluster::NAMES;
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Cluster, Server};
+use redis::Commands as _;
+use redis::cluster::{ClusterClient, cluster_pipe};
 
 /// Nodes that tell every client of the right node.
 fn redirecting() -> Cluster {
@@ -97,4 +99,50 @@ fn ioredis_finds_every_key() {
     let Some(node) = node_js("ioredis cluster", "ioredis") else { return };
     let cluster = Cluster::start();
     run_on(&cluster.nodes, cluster.nodes[0].port(), "ioredis cluster", node, "ioredis_cluster.mjs");
+}
+
+#[test]
+fn node_redis_finds_every_key() {
+    let Some(node) = node_js("node-redis cluster", "redis") else { return };
+    let cluster = Cluster::start();
+    run_on(&cluster.nodes, cluster.nodes[0].port(), "node-redis cluster", node, "node_redis_cluster.mjs");
+}
+
+#[test]
+fn redis_rs_finds_every_key() -> redis::RedisResult<()> {
+    let cluster = Cluster::start();
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("redis://127.0.0.1:{}/{protocol}", cluster.nodes[0].port());
+        let mut client = ClusterClient::new([url])?.get_connection()?;
+        for number in 0..300 {
+            client.set::<_, _, ()>(format!("key:{number}"), number)?;
+            assert_eq!(client.get::<_, i64>(format!("key:{number}"))?, number);
+        }
+        // Split by the client, over all nodes.
+        let keys: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
+        assert_eq!(client.mget::<_, Vec<i64>>(&keys)?, (0..300).collect::<Vec<_>>());
+        assert_eq!(client.del::<_, i64>(&keys)?, 300);
+        let mut pipeline = cluster_pipe();
+        for number in 0..100 {
+            pipeline.set(format!("pipe:{number}"), number).ignore().get(format!("pipe:{number}"));
+        }
+        assert_eq!(pipeline.query::<Vec<i64>>(&mut client)?, (0..100).collect::<Vec<_>>());
+        for number in 0..50 {
+            let key = format!("lease:{number}");
+            let (status, _, token, _, _): (String, Option<String>, String, i64, i64) =
+                redis::cmd("GETL").arg(&key).query(&mut client)?;
+            assert_eq!(status, "LEASE", "{key}");
+            let stored: String = redis::cmd("SETL").arg(&key).arg(&token).arg("html").query(&mut client)?;
+            assert_eq!(stored, "STORED");
+            assert_eq!(client.get::<_, String>(&key)?, "html");
+            assert_eq!(redis::cmd("INVAL").arg(&key).arg("HARD").query::<i64>(&mut client)?, 1);
+        }
+        for id in 1..=50 {
+            let row = format!(r#"{{"id":{id},"name":"user {id}"}}"#);
+            assert_eq!(client.get::<_, String>(format!("user:{id}"))?, row);
+        }
+        assert_eq!(client.get::<_, Option<String>>("user:100000")?, None);
+    }
+    assert_eq!(cluster.counter("keys"), 51, "of both clients together");
+    Ok(())
 }

@@ -195,7 +195,9 @@ fn tips(command: &Indexed) -> &'static [&'static str] {
         (None, "msetnx") => &["request_policy:multi_shard", "response_policy:agg_min"],
         (None, "inval") => &["request_policy:multi_shard", "response_policy:agg_sum"],
         (None, "dbsize") => &["request_policy:all_shards", "response_policy:agg_sum"],
-        (None, "flushall" | "flushdb" | "ping") => &["request_policy:all_shards", "response_policy:all_succeeded"],
+        (None, "flushall" | "flushdb" | "ping" | "invaltag" | "invalprefix") => {
+            &["request_policy:all_shards", "response_policy:all_succeeded"]
+        }
         (None, "keys") => &["request_policy:all_shards", "nondeterministic_output_order"],
         (None, "randomkey") => &["request_policy:all_shards", "nondeterministic_output"],
         (None, "scan") => &["nondeterministic_output", "request_policy:special"],
