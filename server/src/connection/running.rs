@@ -3,10 +3,10 @@
 use super::{Closing, Connection, REPLY_BYTES_PER_TURN, Stop};
 use crate::clients::Card;
 use crate::front::{Front, Lane, Memcached, Protocol, Resp};
-use crate::peer::frame;
+use crate::peer::frame::{self, Sent};
 use crate::peer::gather::Gathering;
-use crate::peer::link::Entry;
 use crate::peer::owed::{Awaited, Delivered, Owed};
+use crate::peer::under_way::Forwarded;
 use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
 use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split};
@@ -213,9 +213,10 @@ fn send_on<F: Front>(
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let number = owed.wait(Awaited { is_silent, waits_for_lease, sent_bytes: bytes.len() });
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
-    let entry =
-        Entry { owed: Rc::clone(owed), number, part: 0, slot, dialect, command: client.last_command, lease_key };
-    thread.links.forward(thread, place, entry, client.id, frame::kind_of(dialect, client), bytes);
+    let owed = Rc::clone(owed);
+    let request = Forwarded { owed, number, part: 0, slot, dialect, command: client.last_command, lease_key };
+    let frame = Sent { id: 0, number: client.id, kind: frame::kind_of(dialect, client), bytes };
+    thread.links.forward(thread, place, request, frame);
 }
 
 /// Sends the parts of a request to their nodes, and executes this node's own; it is given back if it parks.
@@ -239,8 +240,8 @@ fn send_parts<F: Front>(
             continue;
         };
         let owed = Rc::clone(owed);
-        let entry = Entry { owed, number, part, slot, dialect, command: client.last_command, lease_key: None };
-        thread.links.forward(thread, place, entry, client.id, kind, &request);
+        let forwarded = Forwarded { owed, number, part, slot, dialect, command: client.last_command, lease_key: None };
+        thread.links.forward(thread, place, forwarded, Sent { id: 0, number: client.id, kind, bytes: &request });
     }
     let (part, request) = own?;
     let start = context.reply.len();

@@ -12,12 +12,14 @@
 //! link breaks before, what is on its way may be executed until that time, and no later.
 
 use super::frame::{self, Answered, Dialect, Next, Sent};
+use super::offset::Offset;
 use super::outgoing::Outgoing;
-use super::owed::{Delivered, OWED_BYTES_MAX, Owed};
+use super::owed::{Delivered, OWED_BYTES_MAX};
+use super::under_way::{Forwarded, UnderWay};
 use crate::connection::READ_BYTES_MAX;
 use crate::front::{Front as _, Memcached, Resp};
 use crate::thread::Thread;
-use leasehold_cluster::{Address, Slot};
+use leasehold_cluster::Address;
 use leasehold_command::LINK_PROTOCOL;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -63,24 +65,6 @@ const SLOW_MS: u64 = 50;
 /// Longest line of an answer to the greeting.
 const GREETING_BYTES_MAX: usize = 1024;
 
-/// One request on its way. 48 bytes at most, for each of [`UNDER_WAY_MAX`].
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) owed: Rc<Owed>,
-    /// Its place there.
-    pub(crate) number: u32,
-    /// Which part of that it is.
-    pub(crate) part: u16,
-    pub(crate) slot: Slot,
-    pub(crate) dialect: Dialect,
-    /// For the statistics.
-    pub(crate) command: Option<u16>,
-    /// The key, if the reply may be a lease.
-    pub(crate) lease_key: Option<Box<[u8]>>,
-}
-
-const _: () = assert!(size_of::<Entry>() <= 48);
-
 /// See the module.
 pub(crate) struct Link {
     place: usize,
@@ -97,7 +81,7 @@ struct State {
     out: Outgoing,
     /// Bytes received of a frame that is not whole.
     carried: Vec<u8>,
-    under_way: Entries,
+    under_way: UnderWay,
     /// Server time at which something was heard last, or began to be waited for.
     heard_ms: u64,
     /// Server time of the last ping.
@@ -126,29 +110,13 @@ enum Phase {
     Leaving(TcpStream),
 }
 
-/// Requests by their id.
-#[derive(Debug, Default)]
-struct Entries {
-    entries: Vec<Option<Entry>>,
-    free: Vec<u32>,
-    count: usize,
-}
-
-/// The owner's time minus ours, in ms: the greatest that was heard lately, as that was the least time on its way; it is never too late.
-#[derive(Clone, Copy, Debug, Default)]
-struct Offset {
-    /// Of this window and the one before.
-    ms: [Option<i64>; 2],
-    since_ms: u64,
-}
-
 impl Link {
     pub(super) fn new(place: usize, timeout: Duration) -> Self {
         Self { place, timeout_ms: timeout.as_millis() as u64, state: RefCell::default() }
     }
 
-    /// Sends a request on; the answer goes to `entry.owed`, also if that is an error.
-    pub(super) fn forward(&self, thread: &Rc<Thread>, entry: Entry, client: u64, kind: u8, request: &[u8]) {
+    /// Sends a request on; the answer goes to `request.owed`, also if that is an error.
+    pub(super) fn forward(&self, thread: &Rc<Thread>, request: Forwarded, frame: Sent<'_>) {
         let state = &mut *self.state.borrow_mut();
         let refusal = match state.phase {
             Phase::Closed if state.failures == 0 => {
@@ -161,19 +129,19 @@ impl Link {
             Phase::Opening | Phase::Open(_) => None,
         };
         if refusal.is_some() {
-            return refuse(thread, self.place, entry, &state.trouble);
+            return refuse(thread, self.place, request, &state.trouble);
         }
         let is_full = state.out.unsent() > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX;
-        if is_full || request.len() > frame::REQUEST_BYTES_MAX {
-            return refuse(thread, self.place, entry, "takes no more");
+        if is_full || frame.bytes.len() > frame::REQUEST_BYTES_MAX {
+            return refuse(thread, self.place, request, "takes no more");
         }
         if state.under_way.count == 0 && !state.is_pinged {
             state.heard_ms = thread.node.clock.now_ms();
         }
         thread.stats().forwarded.add(1);
         thread.peer(self.place).forwarded.add(1);
-        let id = state.under_way.add(entry);
-        state.put(Sent { id, number: client, kind, bytes: request });
+        let id = state.under_way.add(request);
+        state.put(Sent { id, ..frame });
     }
 
     /// A client is gone: what it has asked for is dropped where it waits.
@@ -257,39 +225,39 @@ impl Link {
         state.carried = Vec::new();
         state.is_pinged = false;
         state.offset = Offset::default();
-        for entry in std::mem::take(&mut state.under_way).entries.into_iter().flatten() {
-            refuse(thread, self.place, entry, reason);
+        for request in std::mem::take(&mut state.under_way).into_all() {
+            refuse(thread, self.place, request, reason);
         }
     }
 }
 
 /// Answers a request that the other node does not.
 #[cold]
-fn refuse(thread: &Rc<Thread>, place: usize, entry: Entry, reason: &str) {
+fn refuse(thread: &Rc<Thread>, place: usize, request: Forwarded, reason: &str) {
     let node = thread.links.name(thread, place);
-    let text = match entry.dialect {
-        Dialect::Resp2 | Dialect::Resp3 => format!("-CLUSTERDOWN node {node} {reason} (slot {})\r\n", entry.slot),
+    let text = match request.dialect {
+        Dialect::Resp2 | Dialect::Resp3 => format!("-CLUSTERDOWN node {node} {reason} (slot {})\r\n", request.slot),
         Dialect::Memcached => format!("SERVER_ERROR node {node} {reason}\r\n"),
     };
     thread.stats().forwarded_refused.add(1);
     thread.peer(place).refused.add(1);
-    deliver(thread, &entry, text.as_bytes());
+    deliver(thread, &request, text.as_bytes());
 }
 
 /// Gives an answer to the client that waits for it, and counts it if it is an error, or makes the whole reply one.
-fn deliver(thread: &Thread, entry: &Entry, reply: &[u8]) -> Delivered {
-    let delivered = entry.owed.deliver(entry.number, entry.part, reply);
+fn deliver(thread: &Thread, request: &Forwarded, reply: &[u8]) -> Delivered {
+    let delivered = request.owed.deliver(request.number, request.part, reply);
     let told = match &delivered {
         Delivered::Part => return delivered,
         Delivered::Gathered(start) => start,
         Delivered::Taken | Delivered::Nobody => reply,
     };
-    let error = match entry.dialect {
+    let error = match request.dialect {
         Dialect::Resp2 | Dialect::Resp3 => Resp::error_of(told),
         Dialect::Memcached => Memcached::error_of(told),
     };
     if let Some(error) = error {
-        thread.stats().count_error(entry.command, error);
+        thread.stats().count_error(request.command, error);
     }
     delivered
 }
@@ -468,15 +436,15 @@ impl State {
 
     fn take_one(&mut self, thread: &Rc<Thread>, link: &Link, frame: Answered<'_>) -> Result<(), String> {
         let Answered { id, bytes } = frame;
-        if let Some(entry) = self.under_way.take(id) {
-            if !entry.owed.has_room(bytes.len()) {
-                self.give_back(&entry, bytes);
+        if let Some(request) = self.under_way.take(id) {
+            if !request.owed.has_room(bytes.len()) {
+                self.give_back(&request, bytes);
                 let reason = format!("has answered, but {OWED_BYTES_MAX} bytes wait for this client to read");
-                refuse(thread, link.place, entry, &reason);
+                refuse(thread, link.place, request, &reason);
                 return Ok(());
             }
-            if deliver(thread, &entry, bytes) == Delivered::Nobody {
-                self.give_back(&entry, bytes);
+            if deliver(thread, &request, bytes) == Delivered::Nobody {
+                self.give_back(&request, bytes);
             }
             return Ok(());
         }
@@ -504,16 +472,16 @@ impl State {
 
     /// Gives back a lease that came for a client that is gone, or that is not told.
     #[cold]
-    fn give_back(&mut self, entry: &Entry, reply: &[u8]) {
-        let (Some(key), Some(token)) = (&entry.lease_key, token_of_lease(reply)) else { return };
-        let mut request = b"*3\r\n$4\r\nRELL\r\n".to_vec();
+    fn give_back(&mut self, request: &Forwarded, reply: &[u8]) {
+        let (Some(key), Some(token)) = (&request.lease_key, token_of_lease(reply)) else { return };
+        let mut bytes = b"*3\r\n$4\r\nRELL\r\n".to_vec();
         for word in [&**key, token] {
-            write!(request, "${}\r\n", word.len()).expect("a Vec takes every write");
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
+            write!(bytes, "${}\r\n", word.len()).expect("a Vec takes every write");
+            bytes.extend_from_slice(word);
+            bytes.extend_from_slice(b"\r\n");
         }
-        let id = self.under_way.add(Entry { owed: entry.owed.nobodys(), lease_key: None, ..*entry });
-        self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &request });
+        let id = self.under_way.add(Forwarded { owed: request.owed.nobodys(), lease_key: None, ..*request });
+        self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &bytes });
     }
 
     /// Writes what is to be sent. A node that leaves gets the end of the stream when it has answered all.
@@ -553,73 +521,9 @@ fn token_of_lease(reply: &[u8]) -> Option<&[u8]> {
     super::reply::bulk(elements.next()?)
 }
 
-impl Entries {
-    /// Adds an entry; its id.
-    fn add(&mut self, entry: Entry) -> u32 {
-        self.count += 1;
-        if let Some(id) = self.free.pop() {
-            self.entries[id as usize] = Some(entry);
-            return id;
-        }
-        self.entries.push(Some(entry));
-        (self.entries.len() - 1) as u32
-    }
-
-    /// Takes the entry with this id out, if there is one.
-    fn take(&mut self, id: u32) -> Option<Entry> {
-        let entry = self.entries.get_mut(id as usize)?.take()?;
-        self.count -= 1;
-        self.free.push(id);
-        Some(entry)
-    }
-}
-
-/// How long the greatest offset counts: clocks of two machines drift by some ms in that time, at worst.
-const OFFSET_WINDOW_MS: u64 = 20_000;
-
-impl Offset {
-    fn is_unknown(&self) -> bool {
-        self.ms[0].is_none()
-    }
-
-    /// The owner's time, heard at `now_ms`.
-    fn hear(&mut self, owner_ms: u64, now_ms: u64) {
-        // Both were cut to whole ms.
-        let heard = owner_ms as i64 - now_ms as i64 - 1;
-        if now_ms >= self.since_ms + OFFSET_WINDOW_MS {
-            *self = Self { ms: [Some(heard), self.ms[0]], since_ms: now_ms };
-        } else {
-            self.ms[0] = self.ms[0].max(Some(heard));
-        }
-    }
-
-    /// The owner's time at a time of ours, or a little earlier.
-    fn owners(&self, at_ms: u64) -> u64 {
-        let offset = self.ms.iter().flatten().max().copied().unwrap_or(i64::MIN / 4);
-        u64::try_from((at_ms as i64).saturating_add(offset)).unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_owners_time_is_never_told_too_late() {
-        let mut offset = Offset::default();
-        assert!(offset.is_unknown());
-        // The owner is 5,000 ms ahead; what it says takes 3, 20 and 1 ms.
-        for (heard_ms, way_ms) in [(1_000, 3), (1_500, 20), (2_000, 1)] {
-            offset.hear(heard_ms - way_ms + 5_000, heard_ms);
-            assert!(offset.owners(10_000) <= 15_000);
-        }
-        assert_eq!(offset.owners(10_000), 14_998, "the quickest counts, less a ms for what was cut off");
-        // Its clock falls behind: after two windows the old times count no more.
-        for turn in 1..=5 {
-            offset.hear(turn * OFFSET_WINDOW_MS + 4_900, turn * OFFSET_WINDOW_MS + 2_000);
-        }
-        assert_eq!(offset.owners(200_000), 202_899);
-    }
 
     #[test]
     fn a_lease_is_seen_in_its_reply_and_nothing_else_is() {

@@ -11,15 +11,19 @@
 pub(crate) mod frame;
 pub(crate) mod gather;
 pub(crate) mod link;
+mod offset;
 mod outgoing;
 pub(crate) mod owed;
 pub(crate) mod reply;
+pub(crate) mod under_way;
 
 use crate::thread::Thread;
-use link::{Entry, Link};
+use frame::Sent;
+use link::Link;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use under_way::Forwarded;
 
 /// The links of a thread.
 pub(crate) struct Links {
@@ -34,10 +38,10 @@ impl Links {
         Self { links: (0..nodes).map(|place| Link::new(place, timeout)).collect(), input: RefCell::default() }
     }
 
-    /// Sends a request on to the node at `place`; the answer goes to `entry.owed`.
+    /// Sends a request on to the node at `place`, in a frame that gets its id there; the answer goes to `request.owed`.
     #[inline]
-    pub(crate) fn forward(&self, thread: &Rc<Thread>, place: u16, entry: Entry, client: u64, kind: u8, request: &[u8]) {
-        self.link(usize::from(place)).forward(thread, entry, client, kind, request);
+    pub(crate) fn forward(&self, thread: &Rc<Thread>, place: u16, request: Forwarded, frame: Sent<'_>) {
+        self.link(usize::from(place)).forward(thread, request, frame);
     }
 
     /// A client that waits for answers is gone.

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 const NOT_OURS: &[u8] = b"SERVER_ERROR this key is another node's";
 
 /// Sends a request on if its keys are another node's. `None`: it is for this one.
-#[cold]
+#[inline(never)]
 pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'_>) -> Option<Outcome> {
     let is_too_large = match request.fault() {
         None => false,
