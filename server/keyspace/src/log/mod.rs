@@ -8,7 +8,7 @@
 //!
 //! Nothing links entries: a list is the order in which its segments and what is in them lie. To move an entry is to copy it to
 //! the newest segment of a list; the old copy is dead. A segment without live entries gives its memory back at once, any
-//! other a part of it when [`Log::absorb_newer`] moves the live ones together. Key and value that would be a large part of a segment
+//! other a part of it when [`Log::absorb`] moves the live ones together. Key and value that would be a large part of a segment
 //! lie in [`runs`] of their own.
 //!
 //! The log knows bytes and lists, not hashes, policies or leases.

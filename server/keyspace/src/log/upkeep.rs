@@ -38,7 +38,7 @@ impl Log {
 
     /// Moves the entries of a segment together, in their order, and gives the pages behind them back. `moved` is told of each
     /// entry with the place it was at and where it is now.
-    pub(super) fn compact(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
+    pub(crate) fn compact(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
         let (shift, segment) = (self.word_bits, &mut self.segments[number as usize]);
         if segment.memory.is_none() {
             return;
@@ -68,53 +68,51 @@ impl Log {
         }
     }
 
-    /// Moves the entries of a segment together, and those of the next newer segments behind them as long as all of one fit, so
-    /// that all stay in order. `moved` is told of each entry with the place it was at and where it is now.
-    pub(crate) fn absorb_newer(&mut self, number: u32, moved: &mut impl FnMut(Location, Location, EntryView<'_>)) {
-        self.compact(number, moved);
-        loop {
-            let segment = &self.segments[number as usize];
-            let next = segment.newer;
-            let end = segment.used as usize;
-            if next == NONE
-                || end + self.segments[next as usize].live_bytes as usize > self.backing.pool.segment_bytes()
-            {
-                return;
-            }
-            let mut found = Vec::new();
-            self.live_in(next, |location, _| found.push(location));
-            let (gone_at_ms_min, searched_at_ms) = {
-                let next = &self.segments[next as usize];
-                (next.gone_at_ms_min, next.searched_at_ms)
-            };
-            for location in found {
-                let view = self.view(location);
-                let (len, weight, gone_at_ms) = (view.bytes(), self.weight(&view), view.gone_at_ms());
-                let (from_segment, from) = self.place(location);
-                let [source, target] = self
-                    .segments
-                    .get_disjoint_mut([from_segment, number as usize])
-                    .expect("two segments that are in use and not the same");
-                let at = target.used as usize;
-                target.used += len as u32;
-                let memory = target.memory.as_mut().expect("a segment in a list has memory");
-                self.resident_bytes += memory.touch_up_to(at + len);
-                target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
-                self.dead_bytes += len;
-                let to = self.location(number, at);
-                self.count_in(to, len, weight, gone_at_ms);
-                self.count_out(location);
-                moved(location, to, self.view(to));
-                self.bury(location);
-            }
-            let segment = &mut self.segments[number as usize];
-            segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms_min);
-            segment.searched_at_ms = segment.searched_at_ms.min(searched_at_ms);
-            if self.segments[number as usize].newer == next {
-                // It was open and is empty now.
-                return;
-            }
+    /// The next newer segment, if its entries fit behind those of a segment in which all are live.
+    pub(crate) fn newer_that_fits(&self, number: u32) -> Option<u32> {
+        let segment = &self.segments[number as usize];
+        let newer = self.segments.get(segment.newer as usize).filter(|newer| newer.memory.is_some())?;
+        ((segment.used + newer.live_bytes) as usize <= self.segment_bytes()).then_some(segment.newer)
+    }
+
+    /// Moves the entries of the next newer segment behind those of a segment, where they fit, so that all stay in order. `moved` is told of each with
+    /// the place it was at and where it is now. Whether that segment is gone; it stays if it is open.
+    pub(crate) fn absorb(
+        &mut self,
+        number: u32,
+        next: u32,
+        moved: &mut impl FnMut(Location, Location, EntryView<'_>),
+    ) -> bool {
+        let mut found = Vec::new();
+        self.live_in(next, |location, _| found.push(location));
+        let (gone_at_ms_min, searched_at_ms) = {
+            let next = &self.segments[next as usize];
+            (next.gone_at_ms_min, next.searched_at_ms)
+        };
+        for location in found {
+            let view = self.view(location);
+            let (len, weight, gone_at_ms) = (view.bytes(), self.weight(&view), view.gone_at_ms());
+            let (from_segment, from) = self.place(location);
+            let [source, target] = self
+                .segments
+                .get_disjoint_mut([from_segment, number as usize])
+                .expect("two segments that are in use and not the same");
+            let at = target.used as usize;
+            target.used += len as u32;
+            let memory = target.memory.as_mut().expect("a segment in a list has memory");
+            self.resident_bytes += memory.touch_up_to(at + len);
+            target.bytes_mut()[at..at + len].copy_from_slice(&source.bytes()[from..from + len]);
+            self.dead_bytes += len;
+            let to = self.location(number, at);
+            self.count_in(to, len, weight, gone_at_ms);
+            self.count_out(location);
+            moved(location, to, self.view(to));
+            self.bury(location);
         }
+        let segment = &mut self.segments[number as usize];
+        segment.gone_at_ms_min = segment.gone_at_ms_min.min(gone_at_ms_min);
+        segment.searched_at_ms = segment.searched_at_ms.min(searched_at_ms);
+        segment.newer != next
     }
 
     /// Adds nothing to a segment any more.
