@@ -50,10 +50,14 @@ pub(crate) fn assign(candidates: &[Candidate]) -> Vec<usize> {
 
 /// The logarithm of the score in fixed point: its order is that of the score, and a factor of the weight is a summand.
 fn score(candidate: &Candidate, block: usize) -> i64 {
+    score_of(of_pair(candidate.hash, block as u64), candidate.weight)
+}
+
+/// As [`score`], by the hash of the candidate and what it is a candidate for.
+pub(crate) fn score_of(hash: u64, weight: u32) -> i64 {
     // Above the logarithm of the largest hash, so that no score is infinite.
     const MOST: u64 = 64 << FRACTION_BITS;
-    let hash = of_pair(candidate.hash, block as u64).max(1);
-    log2(u64::from(candidate.weight)) as i64 - log2(MOST - log2(hash)) as i64
+    log2(u64::from(weight)) as i64 - log2(MOST - log2(hash.max(1))) as i64
 }
 
 /// The node with the highest score, for each block.

@@ -6,6 +6,10 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bits behind the point of [`log2`].
 pub(crate) const FRACTION_BITS: u32 = 32;
 
+/// The stream of [`of_bytes`] for the order of stand-ins, so that keys of one node are spread over all others. The map of slots and what names nodes
+/// and epochs have those below.
+pub(crate) const STAND_INS: u64 = 5;
+
 /// A permutation of all 64-bit numbers in which each bit depends on all (the finalizer of `SplitMix64`).
 pub(crate) const fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,20 +1,20 @@
 //! One node's view of a topology: which of the nodes it is itself.
 
 use crate::slot::Slot;
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, Place, Topology};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Member {
     topology: Topology,
-    own: usize,
+    own: Place,
 }
 
 impl Member {
     /// The view of the node with this name; `None` if there is none.
     #[must_use]
     pub fn new(topology: Topology, name: &str) -> Option<Self> {
-        let own = topology.nodes().iter().position(|node| node.name() == name)?;
+        let own = topology.place_of(name)?;
         Some(Self { topology, own })
     }
 
@@ -27,7 +27,13 @@ impl Member {
     /// This node.
     #[must_use]
     pub fn own(&self) -> &Node {
-        &self.topology.nodes()[self.own]
+        &self.topology.all()[self.own.index()]
+    }
+
+    /// Its place.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.own
     }
 
     /// Its place in [`Topology::nodes`].
@@ -39,7 +45,7 @@ impl Member {
     /// Whether the slot is this node's.
     #[must_use]
     pub fn owns(&self, slot: Slot) -> bool {
-        self.topology.place_of_owner(slot) == self.own
+        self.topology.owner_place(slot) == self.own
     }
 
     /// Whether a key is this node's.

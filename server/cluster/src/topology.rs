@@ -53,6 +53,33 @@ impl fmt::Display for Address {
     }
 }
 
+/// What a node is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// It owns slots.
+    #[default]
+    Main,
+    /// It owns none, and stands in for nodes of the main pool that do not answer.
+    Gutter,
+}
+
+/// A node's place in [`Topology::all`], the same at each node that has the same list. Below [`NODES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place(u8);
+
+impl Place {
+    /// The place with this number, which a node has.
+    pub(crate) fn new(number: usize) -> Self {
+        Self(u8::try_from(number).expect("a list has at most NODES_MAX nodes"))
+    }
+
+    /// As an index into [`Topology::all`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What is said of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
@@ -60,8 +87,12 @@ pub struct NodeSettings {
     pub name: String,
     /// For clients.
     pub address: Address,
-    /// Its share of the slots is its part of all weights; 1 to [`WEIGHT_MAX`].
+    /// Its share of the slots, or of what the gutter pool stands in for, is its part of all weights; 1 to [`WEIGHT_MAX`].
     pub weight: u32,
+    /// See [`Pool`].
+    pub pool: Pool,
+    /// What fails with it, such as a rack or a data centre; empty: nothing is said. No line ends.
+    pub zone: String,
 }
 
 /// A node of a topology.
@@ -69,9 +100,16 @@ pub struct NodeSettings {
 pub struct Node {
     settings: NodeSettings,
     id: String,
+    /// Its part in the order of stand-ins.
+    stand_in_hash: u64,
 }
 
 impl Node {
+    fn new(settings: NodeSettings) -> Self {
+        let stand_in_hash = hash::of_bytes(hash::STAND_INS, settings.name.as_bytes());
+        Self { id: id_of(&settings.name), stand_in_hash, settings }
+    }
+
     /// As configured.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -89,6 +127,28 @@ impl Node {
     pub fn id(&self) -> &str {
         &self.id
     }
+
+    /// As configured.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.settings.pool
+    }
+
+    /// As configured.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        &self.settings.zone
+    }
+
+    /// Of its name, as a stand-in.
+    pub(crate) fn stand_in_hash(&self) -> u64 {
+        self.stand_in_hash
+    }
+
+    /// As configured.
+    pub(crate) fn weight(&self) -> u32 {
+        self.settings.weight
+    }
 }
 
 /// Names one version of a topology: equal lists of nodes have equal epochs. Below 2^53, for clients that keep numbers as floats.
@@ -104,9 +164,9 @@ impl fmt::Display for Epoch {
 /// Why a list of nodes is no topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// There is no node.
+    /// There is no node of the main pool.
     Empty,
-    /// There are more than [`NODES_MAX`].
+    /// There are more than [`NODES_MAX`] of both pools.
     TooMany,
     /// Two nodes have this name.
     SameName(String),
@@ -135,8 +195,10 @@ pub struct SlotRange<'a> {
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Topology {
-    /// In the order of their names.
+    /// Those of the main pool, then those of the gutter pool, each in the order of their names.
     nodes: Vec<Node>,
+    /// How many are of the main pool.
+    mains: usize,
     /// For each block, the place of its owner.
     owners: Vec<usize>,
     epoch: Epoch,
@@ -149,19 +211,55 @@ impl Topology {
     /// The list is none of nodes that a client could tell apart.
     pub fn new(mut list: Vec<NodeSettings>) -> Result<Self, Flaw> {
         find_flaw(&list).map_or(Ok(()), Err)?;
-        list.sort_by(|one, other| one.name.cmp(&other.name));
-        let nodes: Vec<Node> = list.into_iter().map(|settings| Node { id: id_of(&settings.name), settings }).collect();
+        list.sort_by(|one, other| (one.pool as u8, &one.name).cmp(&(other.pool as u8, &other.name)));
+        let mains = list.iter().filter(|node| node.pool == Pool::Main).count();
+        let nodes: Vec<Node> = list.into_iter().map(Node::new).collect();
         let candidate =
             |node: &Node| Candidate { hash: hash::of_bytes(0, node.name().as_bytes()), weight: node.settings.weight };
-        let owners = assign(&nodes.iter().map(candidate).collect::<Vec<_>>());
+        let owners = assign(&nodes[..mains].iter().map(candidate).collect::<Vec<_>>());
         let epoch = epoch_of(&nodes);
-        Ok(Self { nodes, owners, epoch })
+        Ok(Self { nodes, mains, owners, epoch })
     }
 
-    /// All nodes, in the order of their names.
+    /// The nodes that own slots, in the order of their names.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
+        &self.nodes[..self.mains]
+    }
+
+    /// The nodes of the gutter pool, in the order of their names.
+    #[must_use]
+    pub fn gutter(&self) -> &[Node] {
+        &self.nodes[self.mains..]
+    }
+
+    /// The nodes of the main pool, then those of the gutter pool; [`Place`] is the index.
+    #[must_use]
+    pub fn all(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The place of the node with this name.
+    #[must_use]
+    pub fn place_of(&self, name: &str) -> Option<Place> {
+        self.nodes.iter().position(|node| node.name() == name).map(Place::new)
+    }
+
+    /// The place with this number, as it came from another node with the same list.
+    #[must_use]
+    pub fn place(&self, number: usize) -> Option<Place> {
+        (number < self.nodes.len()).then(|| Place::new(number))
+    }
+
+    /// The places of all nodes.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        (0..self.nodes.len()).map(Place::new)
+    }
+
+    /// Whether the node owns slots.
+    #[must_use]
+    pub fn is_main(&self, place: Place) -> bool {
+        place.index() < self.mains
     }
 
     /// See [`Epoch`].
@@ -176,7 +274,13 @@ impl Topology {
         &self.nodes[self.place_of_owner(slot)]
     }
 
-    /// The place of a slot's owner in [`Topology::nodes`].
+    /// The place of a slot's owner.
+    #[must_use]
+    pub fn owner_place(&self, slot: Slot) -> Place {
+        Place::new(self.place_of_owner(slot))
+    }
+
+    /// Its index in [`Topology::nodes`].
     #[must_use]
     pub fn place_of_owner(&self, slot: Slot) -> usize {
         self.owners[usize::from(slot.number() / BLOCK_SLOTS)]
@@ -199,7 +303,7 @@ impl Topology {
 const _: () = assert!(BLOCKS * BLOCK_SLOTS as usize == SLOTS as usize && BLOCKS >= NODES_MAX);
 
 fn find_flaw(list: &[NodeSettings]) -> Option<Flaw> {
-    if list.is_empty() {
+    if !list.iter().any(|node| node.pool == Pool::Main) {
         return Some(Flaw::Empty);
     }
     if list.len() > NODES_MAX {
@@ -232,6 +336,12 @@ fn epoch_of(nodes: &[Node]) -> Epoch {
     for Node { settings, .. } in nodes {
         // Neither names nor hosts contain a line end.
         text.push_str(&format!("{}\n{}\n{}\n", settings.name, settings.address, settings.weight));
+        if settings.pool == Pool::Gutter {
+            text.push_str("gutter\n");
+        }
+        if !settings.zone.is_empty() {
+            text.push_str(&format!("zone {}\n", settings.zone));
+        }
     }
     Epoch(hash::of_bytes(4, text.as_bytes()) >> (u64::BITS - BITS))
 }

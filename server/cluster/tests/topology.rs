@@ -2,11 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use leasehold_cluster::{Address, Flaw, Member, NODES_MAX, NodeSettings, SLOTS, Slot, Topology};
+use leasehold_cluster::{Address, Flaw, Member, NODES_MAX, NodeSettings, Pool, SLOTS, Slot, Topology};
 use proptest::prelude::*;
 
 fn settings(name: &str, port: u16, weight: u32) -> NodeSettings {
-    NodeSettings { name: name.to_owned(), address: Address { host: "10.0.0.1".to_owned(), port }, weight }
+    let address = Address { host: "10.0.0.1".to_owned(), port };
+    NodeSettings { name: name.to_owned(), address, weight, pool: Pool::Main, zone: String::new() }
+}
+
+fn gutter(name: &str, port: u16) -> NodeSettings {
+    NodeSettings { pool: Pool::Gutter, ..settings(name, port, 1) }
 }
 
 /// Nodes of one weight.
@@ -131,9 +136,34 @@ fn a_member_owns_what_is_its_own() {
 }
 
 #[test]
+fn the_gutter_pool_owns_nothing_and_moves_nothing() {
+    let mains = equal(&names("node", 3));
+    let with_gutter = topology([mains.clone(), vec![gutter("a", 1), gutter("z", 2)]].concat());
+    assert_eq!(owners(&with_gutter), owners(&topology(mains.clone())));
+    assert_ne!(with_gutter.epoch(), topology(mains).epoch());
+    assert_eq!(with_gutter.nodes().len(), 3);
+    assert_eq!(with_gutter.gutter().iter().map(|node| node.name()).collect::<Vec<_>>(), ["a", "z"]);
+    for place in with_gutter.places() {
+        let node = &with_gutter.all()[place.index()];
+        assert_eq!(with_gutter.place_of(node.name()), Some(place));
+        assert_eq!(with_gutter.is_main(place), node.pool() == Pool::Main);
+    }
+    let member = Member::new(with_gutter, "a").expect("it is there");
+    assert!(slots().all(|slot| !member.owns(slot)));
+}
+
+#[test]
+fn a_zone_is_part_of_what_nodes_agree_on() {
+    let (a, b) = (settings("a", 1, 1), settings("b", 2, 1));
+    let zoned = NodeSettings { zone: "east".to_owned(), ..b.clone() };
+    assert_ne!(topology(vec![a.clone(), b]).epoch(), topology(vec![a, zoned]).epoch());
+}
+
+#[test]
 fn lists_with_a_flaw_are_refused() {
     let flaw = |list: Vec<NodeSettings>| Topology::new(list).expect_err("it has a flaw");
     assert_eq!(flaw(Vec::new()), Flaw::Empty);
+    assert_eq!(flaw(vec![gutter("a", 1)]), Flaw::Empty);
     assert_eq!(flaw(vec![settings("a", 1, 0)]), Flaw::Weight("a".to_owned()));
     assert_eq!(flaw(vec![settings("a", 1, 1001)]), Flaw::Weight("a".to_owned()));
     assert_eq!(flaw(vec![settings("a", 1, 1), settings("a", 2, 1)]), Flaw::SameName("a".to_owned()));

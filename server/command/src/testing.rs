@@ -8,7 +8,7 @@ use crate::host::{
     AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ServeStale, StatsOf,
     View, ViolationView,
 };
-use leasehold_cluster::{Address, Member, NodeSettings, Topology};
+use leasehold_cluster::{Address, Member, NodeSettings, Pool, Topology};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::memcached;
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
@@ -71,6 +71,8 @@ impl Node {
             name: (*name).to_owned(),
             address: Address { host: "127.0.0.1".to_owned(), port },
             weight: 1,
+            pool: Pool::Main,
+            zone: String::new(),
         });
         let topology = Topology::new(list.collect()).expect("three nodes");
         let mut node = Self::new();

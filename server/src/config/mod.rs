@@ -16,7 +16,7 @@ pub(crate) mod render;
 pub(crate) mod spec;
 pub(crate) mod text;
 
-use leasehold_cluster::{Address, Member, NodeSettings, Topology};
+use leasehold_cluster::{Address, Member, NodeSettings, Pool, Topology};
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
@@ -376,7 +376,8 @@ impl NodeConfig {
     /// What the topology is told; `None`: the address is none, which `check` has told.
     pub(crate) fn settings(&self) -> Option<NodeSettings> {
         let address = Address::parse(&self.address)?;
-        Some(NodeSettings { name: self.name.clone(), address, weight: self.weight })
+        let (pool, zone) = (Pool::Main, String::new());
+        Some(NodeSettings { name: self.name.clone(), address, weight: self.weight, pool, zone })
     }
 }
 
