@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) at_ms: u64,
     /// Later than `at_ms` if its node stood still.
     pub(crate) until_ms: u64,
+    /// The versions of all keys when a flush began.
+    pub(crate) flushed: Option<[u64; KEYS]>,
     /// When and what; `None`: it waits, or its node is gone.
     pub(crate) answer: Option<(u64, Outcome)>,
     is_open: bool,
@@ -124,8 +126,20 @@ impl Oracle {
     pub(crate) fn asked(&mut self, node: usize, key: usize, op: Op, version: u64, at_ms: u64) -> u32 {
         let (floor, floor_of_node) = (self.floor(key), self.floors[node][key]);
         let until_ms = at_ms + self.answer_ms;
-        let (answer, is_open) = (None, true);
-        self.requests.push(Request { node, key, op, version, at_ms, until_ms, answer, is_open, floor, floor_of_node });
+        let (flushed, answer, is_open) = (None, None, true);
+        self.requests.push(Request {
+            node,
+            key,
+            op,
+            version,
+            at_ms,
+            until_ms,
+            flushed,
+            answer,
+            is_open,
+            floor,
+            floor_of_node,
+        });
         self.requests.len() as u32 - 1
     }
 
@@ -146,10 +160,14 @@ impl Oracle {
             }
             Outcome::Value { is_fresh: false, .. } => self.tally.stale += 1,
             Outcome::Done => {
-                let version = request.version.max(self.floor(request.key));
-                self.acks[request.key].push(Ack { at_ms, version });
-                let floor = &mut self.floors[request.node][request.key];
-                *floor = (*floor).max(request.version);
+                match request.flushed {
+                    Some(versions) => {
+                        let owner = self.owners[request.key];
+                        let keys = (0..KEYS).filter(|key| self.owners[*key] == owner).collect::<Vec<_>>();
+                        keys.into_iter().for_each(|key| self.acknowledge(request.node, key, versions[key], at_ms));
+                    }
+                    None => self.acknowledge(request.node, request.key, request.version, at_ms),
+                }
                 self.tally.written += 1;
                 return true;
             }
@@ -159,6 +177,13 @@ impl Oracle {
             Outcome::Lease { .. } | Outcome::Wait => {}
         }
         false
+    }
+
+    fn acknowledge(&mut self, node: usize, key: usize, version: u64, at_ms: u64) {
+        let latest = version.max(self.floor(key));
+        self.acks[key].push(Ack { at_ms, version: latest });
+        let floor = &mut self.floors[node][key];
+        *floor = (*floor).max(version);
     }
 
     fn check_value(&mut self, request: &Request, version: u64, by_stand_in: bool, at_ms: u64) {

@@ -12,9 +12,16 @@ use leasehold_cluster::{
 pub(crate) enum Op {
     Get,
     Delete,
-    Set { version: u64 },
+    /// Everything that the owner of the key has.
+    Flush,
+    Set {
+        version: u64,
+    },
     GetLease,
-    SetLease { token: u64, version: u64 },
+    SetLease {
+        token: u64,
+        version: u64,
+    },
 }
 
 /// As whom a node is asked.
@@ -56,7 +63,7 @@ pub(crate) enum Body {
     Ping(Ping),
     Pong(Pong),
     Request { call: u64, command: Command },
-    Keep { call: u64, owner: Place, key: usize },
+    Keep { call: u64, owner: Place, removal: Removal },
     Reply { call: u64, answer: Answer },
 }
 
@@ -194,7 +201,11 @@ impl Server {
         self.requests += 1;
         let bytes = key(key_number);
         let ask = ask(&bytes, key_number, op, now_ms, random);
-        let route = self.peers.route(&ask);
+        let route = match self.peers.route(&ask) {
+            // What is no key's has no other route.
+            Route::Owner(_) if op == Op::Flush => Route::Errand,
+            route => route,
+        };
         self.go(id, route, &ask);
     }
 
@@ -225,7 +236,7 @@ impl Server {
                     &self.peers,
                     self.peers.topology().owner_place(ask.slot),
                     ask.kind,
-                    removal(key),
+                    removal(key, op),
                     ask.now_ms,
                 );
                 self.run(id, errand, &calls, ask.now_ms);
@@ -292,11 +303,13 @@ impl Server {
                 }
                 Call::Remove(place) => {
                     let stand_in = StandIn { place, age_max_ms: 0, ttl_max_ms: 0 };
-                    self.stand_in(id, Purpose::ErrandStandIn, stand_in, (key, Op::Delete), now_ms);
+                    let removes = if op == Op::Flush { Op::Flush } else { Op::Delete };
+                    self.stand_in(id, Purpose::ErrandStandIn, stand_in, (key, removes), now_ms);
                 }
                 Call::Keep(place) => {
                     let call = self.note_call(id, place, Purpose::Keep, now_ms);
-                    self.out.push(Effect::Send { to: place, body: Body::Keep { call, owner, key } });
+                    self.out
+                        .push(Effect::Send { to: place, body: Body::Keep { call, owner, removal: removal(key, op) } });
                 }
             }
         }
@@ -349,14 +362,14 @@ impl Server {
         }
         let bytes = key(job.key);
         let ask = ask(&bytes, job.key, job.op, now_ms, 0);
-        let (key, tried) = (job.key, job.tried);
+        let (key, op, tried) = (job.key, job.op, job.tried);
         let owner = self.peers.topology().owner_place(ask.slot);
         if owner == self.own {
             return self.finish(id, Outcome::Refused);
         }
         match ask.kind {
             Kind::Write | Kind::Update | Kind::Delete => {
-                let (errand, calls) = Errand::instead(&self.peers, owner, ask.kind, removal(key), now_ms);
+                let (errand, calls) = Errand::instead(&self.peers, owner, ask.kind, removal(key, op), now_ms);
                 self.run(id, errand, &calls, now_ms);
             }
             Kind::Read | Kind::Lease => {
@@ -386,8 +399,8 @@ impl Server {
                     self.reply(to, answer, role, now_ms);
                 }
             }
-            Body::Keep { call, owner, key } => {
-                let number = self.peers.remember(owner, removal(key));
+            Body::Keep { call, owner, removal } => {
+                let number = self.peers.remember(owner, removal);
                 let to = ReplyTo::Node { place: from, call };
                 let until_ms = now_ms + self.peers.rules().peer_timeout_ms;
                 self.keeping.push(Keeping { owner, number, to, until_ms });
@@ -398,11 +411,11 @@ impl Server {
     }
 
     fn apply(&mut self, removal: &Removal) {
-        let number = match &removal.target {
-            Target::Key(key) => usize::from(key[1] - b'0'),
+        match &removal.target {
+            Target::Key(key) => self.remove(usize::from(key[1] - b'0')),
+            Target::Everything => (0..KEYS).for_each(|key| self.remove(key)),
             other => panic!("nothing else is sent: {other:?}"),
-        };
-        self.remove(number);
+        }
     }
 
     fn answer_keeps(&mut self, now_ms: u64) {
@@ -524,14 +537,16 @@ impl Server {
     }
 }
 
-fn removal(number: usize) -> Removal {
-    Removal { target: Target::Key(key(number).to_vec().into()), way: Way::Hard }
+/// What forgets what the request changes.
+fn removal(number: usize, op: Op) -> Removal {
+    let target = if op == Op::Flush { Target::Everything } else { Target::Key(key(number).to_vec().into()) };
+    Removal { target, way: Way::Hard }
 }
 
 fn ask(bytes: &[u8], number: usize, op: Op, now_ms: u64, random: u64) -> Ask<'_> {
     let kind = match op {
         Op::Get => Kind::Read,
-        Op::Delete => Kind::Delete,
+        Op::Delete | Op::Flush => Kind::Delete,
         Op::Set { .. } => Kind::Write,
         Op::GetLease | Op::SetLease { .. } => Kind::Lease,
     };

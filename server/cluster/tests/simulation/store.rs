@@ -1,6 +1,6 @@
 //! The store of a node: entries that are born and expire, leases, loads and who waits for them.
 
-use crate::plan::Flaw;
+use crate::plan::{Flaw, KEYS};
 use crate::server::{Answer, Effect, Op, ReplyTo, Role, Server};
 use leasehold_cluster::{Rule, Standing};
 
@@ -57,6 +57,10 @@ impl Server {
                 self.remove(key);
                 Some(Answer::Done)
             }
+            Op::Flush => {
+                (0..KEYS).for_each(|key| self.remove(key));
+                Some(Answer::Done)
+            }
             Op::Set { version } => {
                 self.remove(key);
                 let expire_at_ms = now_ms + ttl_ms(role);
@@ -74,7 +78,7 @@ impl Server {
                 Some(entry) => Answer::Value { version: entry.version, is_fresh: false, is_hit: true },
                 None => Answer::Unproven,
             },
-            Op::Delete => {
+            Op::Delete | Op::Flush => {
                 // It does no harm, but nobody may rely on it.
                 self.remove(key);
                 Answer::Unproven

@@ -1,7 +1,7 @@
 //! Nodes, a network that loses and delays, a source, clients, and true time.
 
 use crate::oracle::Oracle;
-use crate::plan::{Act, Fault as PlannedFault, Flaw, KEYS, Plan, Random, Step, Trouble};
+use crate::plan::{Act, Fault as PlannedFault, Flaw, KEYS, Plan, Random, Step, Trouble, slot};
 use crate::server::{Body, Effect, Op, Outcome, Server};
 use leasehold_cluster::{Condition, Fault, Place, Standing};
 use std::cmp::Reverse;
@@ -57,6 +57,8 @@ enum Event {
         op: Op,
     },
     Read,
+    /// Something changes all keys of the owner of one, and flushes it.
+    Flush,
     Write {
         key: usize,
     },
@@ -152,6 +154,10 @@ impl World {
                 // Nodes that have started are silent for a while.
                 self.at(250, Event::Read);
                 (0..KEYS).for_each(|key| self.at(250 + 20 * key as u64, Event::Write { key }));
+                // A value that a client puts while another one flushes may be older, whatever nodes do.
+                if self.plan.set_percent == 0 {
+                    self.at(400, Event::Flush);
+                }
             }
         }
         self.at(LOOK_MS, Event::Look);
@@ -305,6 +311,7 @@ impl World {
         match event {
             Event::Read => self.read(),
             Event::Write { key } => self.write(key),
+            Event::Flush => self.flush(),
             Event::Fill { node, key, token, version } => self.ask(node, key, Op::SetLease { token, version }, 0),
             Event::Step(Step { node, key, act, .. }) => {
                 self.versions[key] += u64::from(!matches!(act, Act::Read));
@@ -354,10 +361,25 @@ impl World {
         self.ask(node, key, if puts { Op::Set { version } } else { Op::Delete }, version);
     }
 
+    fn flush(&mut self) {
+        let (node, key) = (self.any_node(), self.random.below(KEYS as u64) as usize);
+        let owner_of = |key: usize| self.plan.topology.owner_place(slot(key));
+        let its: Vec<usize> = (0..KEYS).filter(|other| owner_of(*other) == owner_of(key)).collect();
+        its.into_iter().for_each(|key| self.versions[key] += 1);
+        self.ask(node, key, Op::Flush, 0);
+        if self.goes_on() {
+            let after_ms = self.random.between(20, 400);
+            self.after(after_ms, Event::Flush);
+        }
+    }
+
     fn ask(&mut self, node: usize, key: usize, op: Op, version: u64) {
         let request = self.oracle.asked(node, key, op, version, self.now_ms);
         if version > 0 {
             self.writers.insert(request, key);
+        }
+        if op == Op::Flush {
+            self.oracle.requests[request as usize].flushed = Some(self.versions);
         }
         if self.states[node] == State::Gone {
             self.oracle.answered(request, Outcome::Refused, self.now_ms);
