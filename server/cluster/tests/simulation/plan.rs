@@ -17,6 +17,9 @@ const SETTLED_MS: u64 = 3_600;
 /// From then until the last answer must have come.
 const LAST_MS: u64 = 1_000;
 
+/// What a load takes at most, up to the source's answer and from there.
+const LOAD_MS: u64 = 20;
+
 /// Clocks of nodes run apart by as many parts in a thousand.
 const DRIFT_PER_MILLE: i64 = 10;
 
@@ -137,6 +140,8 @@ pub(crate) struct Plan {
     /// When all must be well again; `None`: nobody looks.
     pub(crate) settled_ms: Option<u64>,
     pub(crate) end_ms: u64,
+    /// See [`LOAD_MS`].
+    pub(crate) load_ms: u64,
     /// Between two reads of any key by any client.
     pub(crate) read_every_ms: u64,
     /// Between two writes of a key, at most.
@@ -187,6 +192,7 @@ impl Plan {
             script: None,
             settled_ms: Some(SETTLED_MS),
             end_ms: SETTLED_MS + LAST_MS,
+            load_ms: LOAD_MS,
             read_every_ms: random.between(3, 8),
             write_every_ms: random.between(40, 200),
             set_percent: [0, 30, 60][random.below(3) as usize],
@@ -208,6 +214,7 @@ impl Plan {
             script: Some(script),
             settled_ms: Some(settled_ms),
             end_ms: settled_ms + LAST_MS,
+            load_ms: LOAD_MS,
             read_every_ms: 1,
             write_every_ms: 1,
             set_percent: 0,

@@ -31,6 +31,8 @@ struct Story {
     faults: Vec<Fault>,
     /// When, by way of which node, what.
     steps: Vec<(u64, usize, Act)>,
+    /// What a load takes at most, up to the source's answer and from there; `None`: as in worlds from a seed.
+    load_ms: Option<u64>,
     /// Whether all is well in the end, which takes minutes with the numbers that are used if nobody says otherwise.
     settles: bool,
 }
@@ -38,7 +40,16 @@ struct Story {
 impl Story {
     /// Three nodes and a spare one; the key is the first node's.
     fn of_three() -> Self {
-        Self { mains: 3, gutters: 1, rules: quick(), owner: 0, faults: Vec::new(), steps: Vec::new(), settles: true }
+        Self {
+            mains: 3,
+            gutters: 1,
+            rules: quick(),
+            owner: 0,
+            faults: Vec::new(),
+            steps: Vec::new(),
+            load_ms: None,
+            settles: true,
+        }
     }
 
     /// As [`Story::of_three`], with the numbers that are used if nobody says otherwise.
@@ -74,6 +85,7 @@ impl Story {
         let step = |(at_ms, node, act): &(u64, usize, Act)| Step { at_ms: *at_ms, node: *node, key, act: *act };
         let script = self.steps.iter().map(step).collect();
         plan = Plan::scripted(self.mains, self.gutters, self.rules.clone(), self.faults.clone(), script);
+        plan.load_ms = self.load_ms.unwrap_or(plan.load_ms);
         if !self.settles {
             plan = plan.until_answered();
         }
@@ -319,4 +331,25 @@ fn a_node_that_was_cut_off_believes_most_of_the_others_to_be_alive() {
     assert_eq!(story.outcomes(), [Outcome::Refused]);
     let (_, violation) = story.without(Rule::Guard).told(1);
     assert!(violation.is_some_and(|text| text.contains("dead of at most")));
+}
+
+/// A load begins, its node stands still, a delete is answered, all who remember it start anew, and only then the load comes back: it is as stale as entries from
+/// before the fence.
+#[test]
+fn a_fence_covers_loads_under_way() {
+    let mut story = Story::of_three()
+        .step(1_000, 0, Act::Read)
+        .fault(1_300, 2_600, Trouble::Pause(0))
+        .step(2_000, 1, Act::Delete)
+        .fault(2_400, 2_410, Trouble::Crash(1))
+        .fault(2_400, 2_410, Trouble::Crash(2));
+    (story.load_ms, story.settles) = (Some(3_000), false);
+    story = story.step(6_000, 0, Act::Read);
+    let seeds = 0..60;
+    for seed in seeds.clone() {
+        let (outcomes, violation) = story.told(seed);
+        assert_eq!((violation, outcomes[1]), (None, Outcome::Done), "seed {seed}");
+    }
+    let story = story.without(Rule::FenceTokens);
+    assert!(seeds.clone().any(|seed| story.told(seed).1.is_some_and(|text| text.contains("stale set"))));
 }

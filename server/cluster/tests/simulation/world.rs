@@ -253,7 +253,7 @@ impl World {
             }
             Event::Request { request, key, op, .. } => self.servers[node].submit(request, key, op, now_ms, random),
             Event::Load { boot: of, key, token, .. } if of == boot => {
-                let (version, after_ms) = (self.versions[key], self.random.between(1, 20));
+                let (version, after_ms) = (self.versions[key], self.random.between(1, self.plan.load_ms));
                 self.after(after_ms, Event::Loaded { node, boot, key, token, version });
             }
             Event::Loaded { boot: of, key, token, version, .. } if of == boot => {
@@ -277,7 +277,7 @@ impl World {
             match effect {
                 Effect::Send { to, body } => self.send(node, to.index(), body),
                 Effect::Load { key, token } => {
-                    let (after_ms, boot) = (self.random.between(1, 20), self.boots[node]);
+                    let (after_ms, boot) = (self.random.between(1, self.plan.load_ms), self.boots[node]);
                     self.after(after_ms, Event::Load { node, boot, key, token });
                 }
                 Effect::Answer { request, outcome } => self.answered(request, outcome),
