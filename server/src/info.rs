@@ -396,7 +396,7 @@ fn cluster(text: &mut String, node: &Node) {
         "x_forwarded_here": totals.forwarded_here,
         "x_forwarded_here_refused": totals.forwarded_here_refused,
     );
-    for (place, other) in member.topology().nodes().iter().enumerate().filter(|(place, _)| *place != member.place()) {
+    for (place, other) in member.topology().nodes().iter().enumerate().filter(|(place, _)| *place != member.place().index()) {
         let sum = |of: fn(&PeerCounters) -> &Counter| -> u64 {
             node.threads.iter().map(|desk| of(&desk.peers[place]).value()).sum()
         };

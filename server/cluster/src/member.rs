@@ -36,12 +36,6 @@ impl Member {
         self.own
     }
 
-    /// Its place in [`Topology::nodes`].
-    #[must_use]
-    pub fn place(&self) -> usize {
-        self.own
-    }
-
     /// Whether the slot is this node's.
     #[must_use]
     pub fn owns(&self, slot: Slot) -> bool {

@@ -71,7 +71,7 @@ fn moved(member: &Member, slot: Slot) -> ReplyError {
 /// The one place where it is decided which other node a request for a slot goes to; `None`: it is for this one.
 pub(crate) fn place_of(member: &Member, slot: Slot) -> Option<u16> {
     let place = member.topology().place_of_owner(slot);
-    (place != member.place()).then_some(place as u16)
+    (place != member.place().index()).then_some(place as u16)
 }
 
 /// Whether a key is this node's.

@@ -113,7 +113,7 @@ mod tests {
             };
             (0..).map(|number| format!("k{number}")).filter(is_its).take(3).collect::<Vec<_>>()
         };
-        let own = member.place();
+        let own = member.place().index();
         [own, (own + 1) % 3, (own + 2) % 3].map(key_of)
     }
 
@@ -133,7 +133,7 @@ mod tests {
         for name in MEMBERS {
             let mut node = Node::among_others(name);
             node.client.routing = Routing::Forward;
-            let own = node.host.member.as_ref().expect("there are nodes").place() as u16;
+            let own = node.host.member.as_ref().expect("there are nodes").place().index() as u16;
             let [here, one, two] = keys(&node);
             let (first, second) = (Some((own + 1) % 3), Some((own + 2) % 3));
             assert_eq!(
