@@ -8,7 +8,7 @@ use crate::memcached_stats;
 use crate::node::Node;
 use crate::reload;
 use bytes::Bytes;
-use leasehold_cluster::Member;
+use leasehold_cluster::{Member, Peers};
 use leasehold_command::{
     AuditView, Change, ClientFilter, ClientRow, Count, Host, LetterView, LoaderOrder, LoaderPolicy, NO_JOURNAL,
     RefreshRule, ReplyError, StatsOf, View, ViolationView,
@@ -66,6 +66,10 @@ const DEFAULT_USER: &[u8] = b"default";
 impl Host for NodeHost {
     fn member(&self) -> Option<&Member> {
         self.node.member.as_ref()
+    }
+
+    fn peers(&self) -> Option<&Peers> {
+        self.node.watch.as_ref().map(|watch| &watch.peers)
     }
 
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {

@@ -11,9 +11,10 @@ use crate::freeing::Freeing;
 use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
+use crate::peer::watch::Watch;
 use crate::reload::Reloader;
 use crate::stats::{PeerCounters, Rate, ThreadStats, Totals};
-use leasehold_cluster::Member;
+use leasehold_cluster::{Fault, Member};
 use leasehold_command::{ClientFilter, View};
 use leasehold_keyspace::{Keyspace, Turn, Wake};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) live: LiveConfig,
     /// The nodes, and which of them this process is; `None`: it is alone.
     pub(crate) member: Option<Member>,
+    /// The other nodes as they are; `None` where there is none.
+    pub(crate) watch: Option<Watch>,
     pub(crate) loaders: Loaders,
     pub(crate) feeds: Feeds,
     /// `None` without `[auditor]`.
@@ -106,7 +109,11 @@ impl Node {
         }
         let run = crate::config::random_hash_seed().0;
         let member = config.member();
-        let nodes = member.as_ref().map_or(0, |member| member.topology().nodes().len());
+        let nodes = member.as_ref().map_or(0, |member| member.topology().all().len());
+        let watch = member
+            .as_ref()
+            .filter(|_| nodes > 1)
+            .map(|member| Watch::new(member, config.peer_rules(), run[1], clock.now_ms()));
         let threads = (0..config.threads).map(|_| ThreadDesk {
             mailbox: Mailbox::default(),
             stats: ThreadStats::new(),
@@ -123,6 +130,7 @@ impl Node {
             clock,
             behind: OnceLock::new(),
             member,
+            watch,
             config,
             live,
             loaders,
@@ -146,6 +154,26 @@ impl Node {
     /// Whether a key is this node's.
     pub(crate) fn owns(&self, key: &[u8]) -> bool {
         self.member.as_ref().is_none_or(|member| member.owns_key(key))
+    }
+
+    /// A request to another node has failed, or its connection has.
+    #[cold]
+    pub(crate) fn note_failed(&self, place: usize, fault: Fault, reason: &str, now_ms: u64) {
+        if let Some(watch) = &self.watch
+            && let Some(place) = watch.peers.topology().place(place)
+        {
+            watch.failed(place, fault, reason, now_ms);
+        }
+    }
+
+    /// Another node has answered a request.
+    #[inline]
+    pub(crate) fn note_answered(&self, place: usize) {
+        if let Some(watch) = &self.watch
+            && let Some(place) = watch.peers.topology().place(place)
+        {
+            watch.peers.answered(place);
+        }
     }
 
     /// A turn that starts now, with a random stream of its own.

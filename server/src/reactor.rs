@@ -19,6 +19,7 @@ use crate::log::LogControl;
 use crate::mailbox::Message;
 use crate::node::Node;
 use crate::pages;
+use crate::peer;
 use crate::reload::{self, Reloader, Running};
 use crate::thread;
 use crate::vital::Vital;
@@ -92,6 +93,7 @@ pub(crate) fn run(mut config: Config, given: Given, log: LogControl) -> anyhow::
     let running = Running { config: as_read, sources, writers };
     let reloader = node.reload.get_or_init(|| Reloader::new(given, running, loader_runtime));
     let threads = start_threads(&node)?;
+    peer::pulse::start(&node).context("cannot start the thread that asks other nodes")?;
     let main = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = main.block_on(serve(&node, listeners, &welcome));
     for desk in &node.threads {

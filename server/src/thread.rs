@@ -194,7 +194,7 @@ impl Thread {
             id,
             host: NodeHost::new(Arc::clone(&node), Some(id)),
             links: Links::new(
-                node.member.as_ref().map_or(0, |member| member.topology().nodes().len()),
+                node.member.as_ref().map_or(0, |member| member.topology().all().len()),
                 node.config.peer_timeout,
             ),
             desk: RefCell::new(desk),

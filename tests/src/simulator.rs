@@ -264,7 +264,9 @@ impl Simulator {
             match execute(&mut context, request) {
                 Outcome::Replied => finish_reply(connection, start),
                 Outcome::Parked(parked) => connection.parked = Some(parked),
-                Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link => unreachable!("the simulated node is alone"),
+                Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link(_) => {
+                    unreachable!("the simulated node is alone")
+                }
                 Outcome::Close => {
                     finish_reply(connection, start);
                     connection.open = false;

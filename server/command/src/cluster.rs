@@ -9,7 +9,7 @@ use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::help;
 use crate::spec::{Argument, Flags, Group, Handler, Keys, Spec};
-use leasehold_cluster::{Member, Node, SLOTS, Slot, SlotRange};
+use leasehold_cluster::{Condition, Member, Node, Place, SLOTS, Slot, SlotRange};
 use leasehold_keyspace::Db;
 use leasehold_protocol::{Reply, Request};
 use std::collections::HashSet;
@@ -158,6 +158,7 @@ fn for_cluster_client(context: &mut Context<'_>, run: impl FnOnce(&mut Context<'
 
 /// Takes another node's connection, if both have been told the same list.
 fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
+    let mut other = None;
     let accepted = answer(context, |context, member| {
         let (own, epoch) = (member.own().name(), member.topology().epoch());
         let [protocol, name, theirs] = [2, 3, 4].map(|index| String::from_utf8_lossy(request.arg(index)));
@@ -165,9 +166,8 @@ fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             format!("node {own} speaks version {LINK_PROTOCOL} of the protocol between nodes, not {protocol}")
         } else if theirs != epoch.to_string() {
             format!("node {own} has another list of nodes (epoch {epoch}, not {theirs})")
-        } else if name == own || !member.topology().nodes().iter().any(|node| node.name() == name) {
-            format!("node {own} knows no other node {name}")
-        } else {
+        } else if let Some(place) = member.topology().place_of(&name).filter(|place| *place != member.place()) {
+            other = Some(place);
             let name = format!("link-{name}");
             // Shown by CLIENT LIST.
             context.client.names_mut().name =
@@ -175,10 +175,12 @@ fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             context.client.routing = Routing::Link;
             context.reply.ok();
             return Ok(());
+        } else {
+            format!("node {own} knows no other node {name}")
         };
         Err(ReplyError::err(refusal))
     });
-    if context.client.routing == Routing::Link { Outcome::Link } else { accepted }
+    other.map_or(accepted, Outcome::Link)
 }
 
 /// Answers with what there is to say of the nodes, or that this one is alone.
@@ -260,10 +262,15 @@ fn nodes(context: &mut Context<'_>) -> Outcome {
     answer(context, |context, member| {
         let mut text = String::new();
         let epoch = member.topology().epoch();
-        for node in member.topology().nodes() {
-            let myself = if node.id() == member.own().id() { "myself," } else { "" };
+        for (place, node) in member.topology().places().zip(member.topology().all()) {
+            let myself = if place == member.place() { "myself," } else { "" };
+            let (trouble, line) = match condition_of(context, place) {
+                Condition::Well | Condition::Ramp { .. } => ("", "connected"),
+                Condition::Suspect { .. } => (",fail?", "connected"),
+                Condition::Out { .. } => (",fail", "disconnected"),
+            };
             let (id, address) = (node.id(), node.address());
-            write!(text, "{id} {address}@0 {myself}master - 0 0 {epoch} connected")
+            write!(text, "{id} {address}@0 {myself}master{trouble} - 0 0 {epoch} {line}")
                 .expect("a String takes every write");
             for SlotRange { first, last, .. } in ranges_of(member, node) {
                 write!(text, " {first}-{last}").expect("a String takes every write");
@@ -277,16 +284,36 @@ fn nodes(context: &mut Context<'_>) -> Outcome {
 
 fn info(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
     answer(context, |context, member| {
-        let (nodes, epoch) = (member.topology().nodes().len(), member.topology().epoch());
+        let (size, epoch) = (member.topology().nodes().len(), member.topology().epoch());
+        let nodes = member.topology().all().len();
+        let (mut suspect, mut out) = (0, 0);
+        for range in member.topology().ranges() {
+            let slots = range.last.number() - range.first.number() + 1;
+            let place = member.topology().owner_place(range.first);
+            match condition_of(context, place) {
+                Condition::Well | Condition::Ramp { .. } => {}
+                Condition::Suspect { .. } => suspect += slots,
+                Condition::Out { .. } => out += slots,
+            }
+        }
+        let (state, well) = (if out == 0 { "ok" } else { "fail" }, SLOTS - suspect - out);
         let text = format!(
-            "cluster_state:ok\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{SLOTS}\r\ncluster_slots_pfail:0\r\n\
-             cluster_slots_fail:0\r\ncluster_known_nodes:{nodes}\r\ncluster_size:{nodes}\r\ncluster_current_epoch:{epoch}\r\n\
+            "cluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{well}\r\ncluster_slots_pfail:{suspect}\r\n\
+             cluster_slots_fail:{out}\r\ncluster_known_nodes:{nodes}\r\ncluster_size:{size}\r\ncluster_current_epoch:{epoch}\r\n\
              cluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
              total_cluster_links_buffer_limit_exceeded:0\r\n"
         );
         context.reply.verbatim(b"txt", text.as_bytes());
         Ok(())
     })
+}
+
+/// A node as this one judges it.
+fn condition_of(context: &Context<'_>, place: Place) -> Condition {
+    match context.host.peers() {
+        Some(peers) if place != peers.own() => peers.view(place).condition,
+        Some(_) | None => Condition::Well,
+    }
 }
 
 fn count_keys_in_slot(context: &mut Context<'_>, request: Request<'_>) -> Outcome {

@@ -6,7 +6,7 @@ use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
 use crate::split::Split;
-use leasehold_cluster::Slot;
+use leasehold_cluster::{Place, Slot};
 use leasehold_keyspace::{Access, Keyspace, Turn};
 use leasehold_protocol::Reply;
 
@@ -37,8 +37,8 @@ pub enum Outcome {
     Forward(Forward),
     /// Nothing was done or written: several nodes have the keys, and each gets its part of the request.
     Split(Box<Split>),
-    /// The reply is written; from here on the connection carries what another node sends on.
-    Link,
+    /// The reply is written; from here on the connection carries what the node at this place sends on.
+    Link(Place),
 }
 
 /// A request that another node executes.

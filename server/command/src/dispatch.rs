@@ -58,7 +58,7 @@ fn execute_silenced(context: &mut Context<'_>, request: Request<'_>) -> Outcome 
             split.is_silent = is_silenced(context.client.reply_mode);
             silence(context, start);
         }
-        Outcome::Replied | Outcome::Close | Outcome::Link => silence(context, start),
+        Outcome::Replied | Outcome::Close | Outcome::Link(_) => silence(context, start),
     }
     outcome
 }

@@ -5,7 +5,7 @@
 use crate::client::Client;
 use crate::error::ReplyError;
 use bytes::Bytes;
-use leasehold_cluster::Member;
+use leasehold_cluster::{Member, Peers};
 use leasehold_keyspace::{Db, Load, Turn, Waiter};
 
 /// See the module.
@@ -210,6 +210,11 @@ pub trait Host {
 
     /// The nodes, and which of them this one is; `None`: it is alone.
     fn member(&self) -> Option<&Member> {
+        None
+    }
+
+    /// What this node knows of the others; `None`: there are none.
+    fn peers(&self) -> Option<&Peers> {
         None
     }
 

@@ -6,7 +6,7 @@ use super::text::{parse_duration, show_bytes, show_duration};
 use super::{Config, FeedConfig, LoaderConfig, NodeConfig, WriteMode};
 use crate::feed::mapping_of;
 use crate::load::LOADER_NAMES_MAX;
-use leasehold_cluster::{Address, Flaw, NODES_MAX, Topology};
+use leasehold_cluster::{Address, Flaw, NODES_MAX, RulesFlaw, Topology};
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
@@ -131,6 +131,13 @@ fn node_rules(config: &Config, found: &mut Findings<'_>) {
         return;
     };
     found.must_exist(&Section::Server, "node", "nodes", name, config.nodes.iter().map(|node| node.name.as_str()));
+    let rules = config.peer_rules();
+    if let Some(RulesFlaw::VouchTooLong) = rules.flaw() {
+        let (ping, timeout) = (config.peer_ping.unwrap_or_default(), show_duration(config.peer_timeout));
+        let text =
+            format!("{} is too long for peer-timeout = {timeout}; allowed: a tenth of that", show_duration(ping));
+        found.error(&Section::Server, "peer-ping", text);
+    }
     if config.memcached_port != 0 && config.routing == Routing::Redirect {
         let text = "cannot be redirect beside memcached-port: clients of memcached cannot be sent to another node; allowed: auto, forward";
         found.error(&Section::Server, "routing", text.to_owned());
@@ -152,8 +159,14 @@ fn node_flaw(config: &Config, flaw: Flaw, found: &mut Findings<'_>) {
             let text = format!("is one node too many; allowed: {NODES_MAX}");
             found.error(&Section::Node(node.name.clone()), "", text);
         }
-        // The reader has told of a weight, of which the default has been left; tables have one name each, and there is one.
-        Flaw::Weight(_) | Flaw::SameName(_) | Flaw::Empty => {}
+        Flaw::Empty => {
+            let node = config.nodes.first().expect("an empty list has no flaw");
+            let text =
+                "is gutter at all nodes, so that nobody owns a key; allowed: main at one node at least".to_owned();
+            found.error(&Section::Node(node.name.clone()), "pool", text);
+        }
+        // The reader has told of a weight, of which the default has been left; tables have one name each.
+        Flaw::Weight(_) | Flaw::SameName(_) => {}
     }
 }
 

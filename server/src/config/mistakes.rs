@@ -164,6 +164,14 @@ fn each_mistake_is_told_with_place_reason_and_range() {
             &["x.toml:4:10: nodes.a.weight: 0 is out of range; allowed: a whole number from 1 to 1000"],
         ),
         (
+            "node = \"a\"\n[nodes.a]\naddress = \"a:1\"\npool = \"gutter\"",
+            &["x.toml:4:8: nodes.a.pool: is gutter at all nodes, so that nobody owns a key; allowed: main at one node at least"],
+        ),
+        (
+            "node = \"a\"\npeer-ping = \"300ms\"\n[nodes.a]\naddress = \"a:1\"",
+            &["x.toml:2:13: peer-ping: 300ms is too long for peer-timeout = 1s; allowed: a tenth of that"],
+        ),
+        (
             "node = \"a\"\n[nodes.a]\naddress = \"0.0.0.0:1\"",
             &[
                 "x.toml:3:11: nodes.a.address: \"0.0.0.0:1\" is no address that clients could connect to; allowed: host:port or \

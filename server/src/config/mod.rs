@@ -16,7 +16,7 @@ pub(crate) mod render;
 pub(crate) mod spec;
 pub(crate) mod text;
 
-use leasehold_cluster::{Address, Member, NodeSettings, Pool, Topology};
+use leasehold_cluster::{Address, Member, NodeSettings, Pool, Rules, StandIns, Topology};
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, LeaseSettings, Objective, Settings};
 use leasehold_loader_api::BreakerSettings;
@@ -83,6 +83,12 @@ pub(crate) struct Config {
     pub routing: Routing,
     /// How long another node may say nothing while it is asked.
     pub peer_timeout: Duration,
+    /// So many failures in a row, and another node is not asked any more.
+    pub peer_failures: u32,
+    /// How often other nodes are asked whether they are there; `None`: as `peer_timeout` allows.
+    pub peer_ping: Option<Duration>,
+    /// How long a node is not asked that fails again soon after its return.
+    pub flap_out: Duration,
 }
 
 impl Config {
@@ -96,6 +102,26 @@ impl Config {
             self.nodes.iter().map(NodeConfig::settings).collect::<Option<Vec<_>>>().expect("addresses are checked");
         let topology = Topology::new(list).expect("the list is checked");
         Some(Member::new(topology, name).expect("the name is checked"))
+    }
+
+    /// By which numbers this node judges the others.
+    pub(crate) fn peer_rules(&self) -> Rules {
+        /// Longest time between two pings, where nobody says otherwise.
+        const PING_EVERY_MS: u64 = 100;
+        let timeout_ms = self.peer_timeout.as_millis() as u64;
+        let ping_every_ms = self.peer_ping.map_or(PING_EVERY_MS.min(timeout_ms / 10), |span| span.as_millis() as u64);
+        Rules {
+            peer_timeout_ms: timeout_ms,
+            failures_max: self.peer_failures,
+            ping_every_ms,
+            // A word outlives three pings that are lost.
+            vouch_ms: 4 * ping_every_ms,
+            flap_out_ms: self.flap_out.as_millis() as u64,
+            stand_ins: StandIns::None,
+            // Nobody else has had its keys, so it gets all of them at once.
+            ramp_start: 1_000,
+            ..Rules::default()
+        }
     }
 
     /// What a request of memcached's may be.
@@ -370,14 +396,15 @@ pub(crate) struct NodeConfig {
     /// As it was written.
     pub address: String,
     pub weight: u32,
+    pub pool: Pool,
 }
 
 impl NodeConfig {
     /// What the topology is told; `None`: the address is none, which `check` has told.
     pub(crate) fn settings(&self) -> Option<NodeSettings> {
         let address = Address::parse(&self.address)?;
-        let (pool, zone) = (Pool::Main, String::new());
-        Some(NodeSettings { name: self.name.clone(), address, weight: self.weight, pool, zone })
+        let (name, zone) = (self.name.clone(), String::new());
+        Some(NodeSettings { name, address, weight: self.weight, pool: self.pool, zone })
     }
 }
 

@@ -59,6 +59,7 @@ impl Connection {
         let mut base;
         let mut done = 0;
         let mut commands = 0;
+        let mut other_node = None;
         let stop = 'turn: loop {
             base = done;
             let input = &input[base..];
@@ -111,7 +112,10 @@ impl Connection {
                             break 'turn Stop::Owed;
                         }
                     }
-                    Outcome::Link => break 'turn Stop::Linked,
+                    Outcome::Link(place) => {
+                        other_node = Some(place);
+                        break 'turn Stop::Linked;
+                    }
                 }
             }
             done = base + stage.consumed;
@@ -149,8 +153,8 @@ impl Connection {
         if let Some(parked) = &self.parked {
             thread.park(&self.slot, parked.deadline_ms);
         }
-        if stop == Stop::Linked {
-            self.become_link(reply, turn.now_ms);
+        if let Some(other_node) = other_node {
+            self.become_link(other_node, reply, turn.now_ms);
         }
         (done, stop)
     }

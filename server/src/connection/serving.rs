@@ -14,7 +14,9 @@ use super::running::{KEYS_AHEAD_MAX, load_ahead_one};
 use super::{Connection, REPLY_BYTES_PER_TURN, Stop};
 use crate::front::{Memcached, Protocol, Resp};
 use crate::peer::frame::{self, Dialect, Next, Sent};
+use crate::peer::word;
 use crate::thread::{Slot, Thread, Work};
+use leasehold_cluster::Place;
 use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, memcached};
 use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX, Turn};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion, memcached as text};
@@ -29,6 +31,8 @@ const REPLY_BYTES_MAX: usize = u32::MAX as usize - 64;
 
 /// What a link has under way here.
 pub(crate) struct Serving {
+    /// The other node.
+    from: Place,
     parsers: Parsers,
     /// Server time until which requests are executed.
     valid_until_ms: u64,
@@ -99,11 +103,12 @@ impl Hands<'_> {
 
 impl Connection {
     /// `CLUSTER LINK` was accepted: what follows are frames.
-    pub(super) fn become_link(&mut self, reply: &mut Reply, now_ms: u64) {
+    pub(super) fn become_link(&mut self, from: Place, reply: &mut Reply, now_ms: u64) {
         self.protocol = Protocol::Link;
         self.client.authenticated = true;
         self.slot.is_link.set(true);
         self.serving = Some(Box::new(Serving {
+            from,
             parsers: Parsers { resp: Parser::new(), text: text::Parser::new() },
             valid_until_ms: 0,
             now_ms,
@@ -238,6 +243,7 @@ impl Serving {
                 put_clock(hands.reply, hands.turn.now_ms);
             }
             frame::GONE => self.forget(hands, frame.number),
+            frame::ASK => self.answer(hands, frame.bytes),
             _ if self.held.is_empty() || !self.held.contains_key(&frame.number) => {
                 self.execute(hands, frame);
             }
@@ -256,6 +262,16 @@ impl Serving {
         if self.now_ms <= self.valid_until_ms {
             self.parsers.load_ahead(hands, frame.kind, frame.bytes, &mut held.keys_left);
         }
+    }
+
+    /// Answers a ping of the other node; one that is none is not answered.
+    fn answer(&self, hands: &mut Hands<'_>, bytes: &[u8]) {
+        let (Some(watch), Some(ping)) = (&hands.thread.node.watch, word::ping(bytes)) else { return };
+        let pong = watch.peers.answer(self.from, &ping, self.now_ms);
+        let buffer = hands.reply.buffer_mut();
+        let start = frame::begin(buffer, frame::WORD);
+        word::put_pong(buffer, &pong);
+        frame::end(buffer, start);
     }
 
     /// Executes a request, and writes its reply unless it parks.
@@ -298,7 +314,7 @@ impl Serving {
                 let held = Held { ticket: Some(ticket), behind: VecDeque::new(), keys_left: KEYS_AHEAD_MAX };
                 self.held.insert(frame.number, held);
             }
-            Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link) => {
+            Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link(_)) => {
                 end(hands, head)
             }
         }

@@ -8,12 +8,14 @@
 //!                   │ len  │ 0     │ time     │ TIME │ nothing: what follows is executed until then │
 //!                   │ len  │ 0     │ time     │ PING │ as TIME; a CLOCK is the answer              │
 //!                   │ len  │ 0     │ client   │ GONE │ nothing: the client is gone                 │
+//!                   │ len  │ 0     │ 0        │ ASK  │ a ping of `word`; a WORD is the answer      │
 //!                   └──────┴───────┴──────────┴──────┴─────────────────────────────────────────────┘
 //! to the origin     ┌──────┬───────┬─────────────────────────────────────────────┐
 //!                   │ len  │ id    │ the reply as the client is to get it        │
 //!                   ├──────┼───────┼─────────────────────────────────────────────┤
 //!                   │ len  │ CLOCK │ u64: the owner's time                       │
 //!                   │ len  │ LEAVE │ nothing: the owner ends, and takes no more  │
+//!                   │ len  │ WORD  │ a pong of `word`                            │
 //!                   └──────┴───────┴─────────────────────────────────────────────┘
 //! ```
 //!
@@ -33,6 +35,7 @@ pub(crate) const REQUEST_BYTES_MAX: usize = u32::MAX as usize - 64;
 pub(crate) const TIME: u8 = 0x80;
 pub(crate) const PING: u8 = 0x81;
 pub(crate) const GONE: u8 = 0x82;
+pub(crate) const ASK: u8 = 0x83;
 
 /// A client that said `CLIENT NO-TOUCH`.
 pub(crate) const NO_TOUCH: u8 = 0x10;
@@ -40,6 +43,7 @@ pub(crate) const NO_TOUCH: u8 = 0x10;
 /// Ids of frames to the origin that answer no request.
 pub(crate) const CLOCK: u32 = u32::MAX;
 pub(crate) const LEAVE: u32 = u32::MAX - 1;
+pub(crate) const WORD: u32 = u32::MAX - 2;
 
 /// What a request is written in, and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

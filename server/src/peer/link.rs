@@ -18,8 +18,9 @@ use super::owed::{Delivered, OWED_BYTES_MAX};
 use super::under_way::{Forwarded, UnderWay};
 use crate::connection::READ_BYTES_MAX;
 use crate::front::{Front as _, Memcached, Resp};
+use crate::node::Node;
 use crate::thread::Thread;
-use leasehold_cluster::Address;
+use leasehold_cluster::{Address, Fault};
 use leasehold_command::LINK_PROTOCOL;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -187,7 +188,7 @@ impl Link {
         state.heard_ms = thread.node.clock.now_ms();
         let (thread, place) = (Rc::clone(thread), self.place);
         let task = tokio::task::spawn_local(async move {
-            let reason = match connect(&thread, place).await {
+            let reason = match connect(&thread.node, place).await {
                 Ok((stream, rest)) => serve(&thread, place, stream, rest).await,
                 Err(reason) => reason,
             };
@@ -215,6 +216,12 @@ impl Link {
             tracing::warn!(node, reason, waiting = state.under_way.count, "another node cannot be asked");
         }
         let is_silent = state.give_up_ms(self.timeout_ms) <= now_ms;
+        let fault = match (was_open, is_silent) {
+            (_, true) => Fault::Timeout,
+            (true, false) => Fault::Reset,
+            (false, false) => Fault::Refused,
+        };
+        thread.node.note_failed(self.place, fault, reason, now_ms);
         // Who closes an open link is there, or was until now: the next request finds out.
         state.failures = if was_open && !is_silent { 0 } else { state.failures.saturating_add(1) };
         let pause = (PAUSE_MIN * 2_u32.saturating_pow(state.failures.saturating_sub(1))).min(PAUSE_MAX);
@@ -263,16 +270,16 @@ fn deliver(thread: &Thread, request: &Forwarded, reply: &[u8]) -> Delivered {
 }
 
 /// Connects to a node and makes the connection a link; what was received behind the answers is the first of its frames.
-async fn connect(thread: &Thread, place: usize) -> Result<(TcpStream, Vec<u8>), String> {
-    let member = thread.node.member.as_ref().expect("there are links only among nodes");
-    let Address { host, port } = member.topology().nodes()[place].address();
+pub(super) async fn connect(node: &Node, place: usize) -> Result<(TcpStream, Vec<u8>), String> {
+    let member = node.member.as_ref().expect("there are links only among nodes");
+    let Address { host, port } = member.topology().all()[place].address();
     let unreachable = |error: std::io::Error| {
         tracing::debug!(%error, "a link");
         "does not answer".to_owned()
     };
     let mut stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    let password = thread.node.live.live().password;
+    let password = node.live.live().password;
     let mut greeting = Vec::new();
     let mut answers = 1;
     if !password.is_empty() {
@@ -392,6 +399,7 @@ impl State {
                 return Err("does not answer".to_owned());
             }
             self.heard_ms = thread.node.clock.now_ms();
+            thread.node.note_answered(link.place);
             if self.carried.is_empty() {
                 let taken = self.take(thread, link, &input[..received])?;
                 self.carried = input[taken..received].to_vec();

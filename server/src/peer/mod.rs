@@ -6,7 +6,8 @@
 //!           Connection ◄─ ready bytes ◄─ Owed ◄─────── Link ◄────────── frames ◄─────────────────────────────────────────────────┘
 //! ```
 //!
-//! Each thread has a link of its own to each node, opened at the first need; nothing crosses threads.
+//! Each thread has a link of its own to each node, opened at the first need; nothing crosses threads. Whether the others are there is asked by `pulse`, on
+//! one connection for each pair of nodes, and what that and the links have found out is in `watch`.
 
 pub(crate) mod frame;
 pub(crate) mod gather;
@@ -14,8 +15,11 @@ pub(crate) mod link;
 mod offset;
 mod outgoing;
 pub(crate) mod owed;
+pub(crate) mod pulse;
 pub(crate) mod reply;
 pub(crate) mod under_way;
+pub(crate) mod watch;
+pub(crate) mod word;
 
 use crate::thread::Thread;
 use frame::Sent;
@@ -59,6 +63,6 @@ impl Links {
 
     fn name<'a>(&self, thread: &'a Thread, place: usize) -> &'a str {
         let member = thread.node.member.as_ref().expect("there are links only among nodes");
-        member.topology().nodes()[place].name()
+        member.topology().all()[place].name()
     }
 }

@@ -1,9 +1,9 @@
 //! The options of several nodes: which of them this one is, and the keys of `[nodes.NAME]`.
 
-use super::super::spec::{Change, Default, Kind, Spec, Value};
+use super::super::spec::{Change, Default, Kind, Spec, Unit, Value};
 use super::super::{Config, NodeConfig};
 use super::{integer, ms};
-use leasehold_cluster::WEIGHT_MAX;
+use leasehold_cluster::{Pool, WEIGHT_MAX};
 use leasehold_command::Routing;
 use std::time::Duration;
 
@@ -39,9 +39,46 @@ pub(super) const NODES: &[Spec<Config>] = &[
         write: |config, value| config.peer_timeout = value.duration(),
         read: |config| Value::Duration(config.peer_timeout),
     },
+    Spec {
+        name: "peer-failures",
+        kind: integer(1, 1_000),
+        default: Default::Text("3"),
+        change: Change::Start,
+        doc: "After so many failures in a row, of requests and of pings, another node is taken to be out. One to which no connection comes about is out at \
+          once. INFO cluster and CLUSTER NODES show it, and a line of the log.",
+        write: |config, value| config.peer_failures = value.u32(),
+        read: |config| Value::Integer(config.peer_failures.into()),
+    },
+    Spec {
+        name: "peer-ping",
+        kind: Kind::Duration {
+            min: Duration::from_millis(10),
+            max: Duration::from_secs(10),
+            unit: Some(Unit::Milliseconds),
+            auto: true,
+        },
+        default: Default::Text("auto"),
+        change: Change::Start,
+        doc: "How often each other node is asked whether it is there, on a connection of its own. auto: a tenth of peer-timeout, at most 100ms. Nodes that \
+          are out are asked up to once a second.",
+        write: |config, value| config.peer_ping = if value == Value::Auto { None } else { Some(value.duration()) },
+        read: |config| config.peer_ping.map_or(Value::Auto, Value::Duration),
+    },
+    Spec {
+        name: "flap-out",
+        kind: ms(Duration::ZERO, Duration::from_secs(60)),
+        default: Default::Text("2s"),
+        change: Change::Start,
+        doc: "A node that is out again soon after its return stays out for so long at least, twice as long with each further time, up to a minute. \
+          Half a minute without trouble makes one time less.",
+        write: |config, value| config.flap_out = value.duration(),
+        read: |config| Value::Duration(config.flap_out),
+    },
 ];
 
 const ROUTINGS: [Routing; 3] = [Routing::Auto, Routing::Redirect, Routing::Forward];
+
+const POOLS: [Pool; 2] = [Pool::Main, Pool::Gutter];
 
 /// The keys of `[nodes.NAME]`.
 pub(crate) const NODE: &[Spec<NodeConfig>] = &[
@@ -63,5 +100,14 @@ pub(crate) const NODE: &[Spec<NodeConfig>] = &[
         doc: "Its part of all weights is its share of the keys.",
         write: |node, value| node.weight = value.u32(),
         read: |node| Value::Integer(node.weight.into()),
+    },
+    Spec {
+        name: "pool",
+        kind: Kind::Choice(&["main", "gutter"]),
+        default: Default::Text("main"),
+        change: Change::Start,
+        doc: "main: it owns a share of the keys. gutter: it owns none.",
+        write: |node, value| node.pool = value.choice(&POOLS),
+        read: |node| Value::from_choice(&POOLS, node.pool),
     },
 ];

@@ -26,6 +26,7 @@ use super::{
     AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, NodeConfig,
     RefreshMode, Secret, WriteMode,
 };
+use leasehold_cluster::Pool;
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
@@ -132,6 +133,9 @@ impl std::default::Default for Config {
             nodes: Vec::new(),
             routing: Routing::Auto,
             peer_timeout: Duration::ZERO,
+            peer_failures: 0,
+            peer_ping: None,
+            flap_out: Duration::ZERO,
         };
         fill_defaults(server_options(), &mut config);
         config
@@ -223,7 +227,7 @@ pub(crate) fn feed_named(name: &str) -> FeedConfig {
 
 /// A node of this name with the defaults of the table.
 pub(crate) fn node_named(name: &str) -> NodeConfig {
-    let mut node = NodeConfig { name: name.to_owned(), address: String::new(), weight: 0 };
+    let mut node = NodeConfig { name: name.to_owned(), address: String::new(), weight: 0, pool: Pool::Main };
     fill_defaults(NODE.iter(), &mut node);
     node
 }
