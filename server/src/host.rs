@@ -121,6 +121,10 @@ impl Host for NodeHost {
         self.table().writer_for(db, key)
     }
 
+    fn writes_behind(&self, db: Db, key: &[u8]) -> bool {
+        self.table().writes_behind(db, key)
+    }
+
     fn start_write(&self, loader: u32, db: Db, changes: Vec<Change>, waiter: Waiter) -> Result<u64, String> {
         load::write::start(&self.node, loader, db, changes, waiter)
     }

@@ -4,9 +4,7 @@
 
 use crate::memcached_stats;
 use crate::node::Node;
-use crate::peer::watch::{Story, name_of};
-use crate::stats::{Counter, PeerCounters, PeerTotals};
-use leasehold_cluster::PeerView;
+use crate::peer::shown::cluster;
 use leasehold_command::name_by_index;
 use leasehold_keyspace::{Count, Db, EvictionPolicy, PolicyStats, Share, Stats};
 use std::fmt::Write as _;
@@ -387,39 +385,6 @@ fn errorstats(text: &mut String, node: &Node) {
 }
 
 fn latencystats(_text: &mut String, _node: &Node) {}
-
-fn cluster(text: &mut String, node: &Node) {
-    fields!(text, "cluster_enabled": u8::from(node.member.is_some()));
-    let Some(member) = &node.member else { return };
-    let totals = node.totals();
-    fields!(text,
-        "x_forwarded": totals.forwarded,
-        "x_forwarded_refused": totals.forwarded_refused,
-        "x_forwarded_here": totals.forwarded_here,
-        "x_forwarded_here_refused": totals.forwarded_here_refused,
-    );
-    for (place, other) in
-        member.topology().all().iter().enumerate().filter(|(place, _)| *place != member.place().index())
-    {
-        let sum = |of: fn(&PeerCounters) -> &Counter| -> u64 {
-            node.threads.iter().map(|desk| of(&desk.peers[place]).value()).sum()
-        };
-        // Closed first: a link that ends meanwhile must not be counted as one less than none.
-        let closed = sum(|peer| &peer.closed);
-        let links = sum(|peer| &peer.opened) - closed;
-        let PeerTotals { forwarded, refused } = totals.peers.get(place).copied().unwrap_or_default();
-        let name = other.name();
-        line(text, format_args!("x_node_{name}:links={links},forwarded={forwarded},refused={refused}"));
-    }
-    let Some(watch) = &node.watch else { return };
-    for place in member.topology().places().filter(|place| *place != member.place()) {
-        let (PeerView { condition, failures, .. }, Story { since_ms, reason }) = watch.view(place);
-        let name = member.topology().all()[place.index()].name();
-        let since = (since_ms as i64 + node.clock.wall_offset_ms()) / 1_000;
-        let state = name_of(condition);
-        line(text, format_args!("x_peer_{name}:state={state},since={since},failures={failures},reason={reason}"));
-    }
-}
 
 fn keyspace(text: &mut String, node: &Node) {
     for (db, Count { entries, with_ttl }) in node.keyspace.counts().into_iter().enumerate() {

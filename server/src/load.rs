@@ -459,6 +459,9 @@ fn group_by_key(batch: Vec<Job>) -> (Vec<Bytes>, Vec<Vec<Job>>) {
     (keys, jobs)
 }
 
+/// The tag of what is loaded for a node that does not answer and has no tag of its own. No key or column has such a name.
+const STOOD_IN: &[u8] = b"\0stood in";
+
 /// Ends the lease of one job with the answer for its key.
 fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Loaded, timed_out: bool) {
     let Load { db, key, token, .. } = &job.load;
@@ -466,6 +469,7 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
     let counters = &desk.counters;
     let named: Vec<Tag>;
     let fate = desk.fate();
+    let for_another = node.life_for_another_ms(key);
     if fate == Fate::Outdated {
         // Another loader makes this value by now: whoever waits has it from there.
         node.keyspace.outdate(turn, *db, key);
@@ -487,16 +491,25 @@ fn apply(node: &Node, desk: &LoaderDesk, turn: &mut Turn, job: &Job, answer: &Lo
                 let unchanged = node.keyspace.read(turn, *db, key, Access::Quiet, is_same).unwrap_or(false);
                 counters.refreshes.unchanged.fetch_add(u64::from(unchanged), Ordering::Relaxed);
             }
-            let stale_for_ms = desk.config.stale_for.as_millis() as u64;
-            named = tags.iter().map(|tag| node.keyspace.tag(tag)).collect();
-            let ttl_ms = desk.ttl_ms(turn, is_behind);
+            let mut stale_for_ms = desk.config.stale_for.as_millis() as u64;
+            let mut tags_of_row: Vec<Tag> = tags.iter().map(|tag| node.keyspace.tag(tag)).collect();
+            let mut ttl_ms = desk.ttl_ms(turn, is_behind);
+            if let Some(life_ms) = for_another {
+                (ttl_ms, stale_for_ms) = (ttl_ms.min(life_ms), 0);
+                // An entry without a tag knows no birth.
+                if tags_of_row.is_empty() {
+                    tags_of_row.push(node.keyspace.tag(STOOD_IN));
+                }
+            }
+            named = tags_of_row;
             let expiry = Expiry::At(turn.now_ms.saturating_add(ttl_ms));
             Fill::Value { value, expiry, stale_for_ms, version: *version, client_flags: 0, tags: &named }
         }
         Ok(Row::Absent | Row::Behind(_)) => {
             counters.absent.fetch_add(1, Ordering::Relaxed);
             let ttl_ms = desk.config.negative_ttl.as_millis() as u64;
-            Fill::Absent { ttl_ms: if is_behind { ttl_ms.min(BEHIND_LIFE_MS) } else { ttl_ms } }
+            let ttl_ms = if is_behind { ttl_ms.min(BEHIND_LIFE_MS) } else { ttl_ms };
+            Fill::Absent { ttl_ms: for_another.map_or(ttl_ms, |life_ms| ttl_ms.min(life_ms)) }
         }
         Err(error) => {
             counters.errors.fetch_add(1, Ordering::Relaxed);

@@ -176,6 +176,22 @@ impl Node {
         }
     }
 
+    /// Another node has answered a request that may have changed something.
+    #[inline]
+    pub(crate) fn note_changed(&self, place: usize) {
+        if let Some(watch) = &self.watch
+            && !watch.peers.are_well()
+            && let Some(place) = watch.peers.topology().place(place)
+        {
+            watch.peers.changed(place, self.clock.now_ms());
+        }
+    }
+
+    /// How long what is loaded of a key lives at most that is another node's; `None`: it is this node's.
+    pub(crate) fn life_for_another_ms(&self, key: &[u8]) -> Option<u64> {
+        (!self.owns(key)).then_some(self.config.gutter_ttl.as_millis() as u64)
+    }
+
     /// A turn that starts now, with a random stream of its own.
     pub(crate) fn turn(&self) -> Turn {
         // An odd step visits every u64 before it repeats (Weyl sequence).

@@ -49,6 +49,8 @@ pub(crate) struct PeerCounters {
     pub(crate) forwarded: Counter,
     /// Answered with an error as it did not.
     pub(crate) refused: Counter,
+    /// Reads of its keys that were sent to a stand-in.
+    pub(crate) failovers: Counter,
 }
 
 /// The counters of one reactor thread. Aligned so that two threads never write one cache line (or its prefetched pair).
@@ -72,6 +74,8 @@ pub(crate) struct ThreadStats {
     pub(crate) forwarded_here: Counter,
     /// Of those, not executed: too late, too much waits for its client, or unreadable.
     pub(crate) forwarded_here_refused: Counter,
+    /// Of these, for nodes that did not answer.
+    pub(crate) stood_in: Counter,
     /// Answered with an error as the other node did not.
     pub(crate) forwarded_refused: Counter,
     /// By [`Count`].
@@ -100,6 +104,7 @@ impl ThreadStats {
             forwarded: Counter::default(),
             forwarded_here: Counter::default(),
             forwarded_here_refused: Counter::default(),
+            stood_in: Counter::default(),
             forwarded_refused: Counter::default(),
             memcached: Default::default(),
             commands: (0..commands_total()).map(|_| CommandCounters::default()).collect(),
@@ -146,6 +151,7 @@ pub(crate) struct Totals {
     pub(crate) forwarded: u64,
     pub(crate) forwarded_here: u64,
     pub(crate) forwarded_here_refused: u64,
+    pub(crate) stood_in: u64,
     pub(crate) forwarded_refused: u64,
     pub(crate) memcached: [u64; Count::TOTAL],
     pub(crate) commands: Vec<CommandTotals>,
@@ -188,6 +194,7 @@ impl Totals {
             totals.forwarded += stats.forwarded.value();
             totals.forwarded_here += stats.forwarded_here.value();
             totals.forwarded_here_refused += stats.forwarded_here_refused.value();
+            totals.stood_in += stats.stood_in.value();
             totals.forwarded_refused += stats.forwarded_refused.value();
             for (total, counter) in totals.memcached.iter_mut().zip(&stats.memcached) {
                 *total += counter.value();
@@ -254,6 +261,7 @@ impl Totals {
             forwarded: self.forwarded.saturating_sub(before.forwarded),
             forwarded_here: self.forwarded_here.saturating_sub(before.forwarded_here),
             forwarded_here_refused: self.forwarded_here_refused.saturating_sub(before.forwarded_here_refused),
+            stood_in: self.stood_in.saturating_sub(before.stood_in),
             forwarded_refused: self.forwarded_refused.saturating_sub(before.forwarded_refused),
             commands,
             errors,

@@ -4,7 +4,9 @@ use crate::client::Client;
 use crate::client_scripts::users;
 use crate::process::{Directory, free_port};
 use crate::reply::Value;
-use crate::server::{Server, ServerOptions};
+use crate::server::{Server, ServerOptions, binary};
+use std::path::PathBuf;
+use std::process::Command;
 
 /// Their names.
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -12,9 +14,10 @@ pub const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Three nodes with a loader for `user:…` each, over one database.
 #[derive(Debug)]
 pub struct Cluster {
-    /// In the order of [`NAMES`].
+    /// In the order of [`NAMES`]; then the gutter, if there is one.
     pub nodes: Vec<Server>,
-    _files: Directory,
+    conf: String,
+    files: Directory,
 }
 
 impl Cluster {
@@ -38,7 +41,49 @@ impl Cluster {
         let conf = format!("{conf}\n{}\n{}\n{loader}", addresses(ports), users(&files));
         // One after the other: the first makes the database.
         let start = |(name, port)| change(options(name, port).conf(conf.clone())).start();
-        Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), _files: files }
+        Self { nodes: NAMES.into_iter().zip(ports).map(start).collect(), conf, files }
+    }
+
+    /// Starts them and node g, which stands in for them, with this in the conf of all, and this in the table of the loader.
+    #[must_use]
+    pub fn start_with_gutter(conf: &str, loader: &str) -> Self {
+        Self::start_four(conf, loader, "")
+    }
+
+    /// As [`Cluster::start_with_gutter`], where the database has what a journal needs.
+    ///
+    /// # Panics
+    /// If that cannot be printed.
+    #[must_use]
+    pub fn start_with_gutter_and_journal(loader: &str) -> Self {
+        let printed = Command::new(binary()).args(["sql", "journal", "--database", "sqlite"]).output();
+        let printed = String::from_utf8(printed.expect("it runs").stdout).expect("it is a text");
+        Self::start_four("", loader, &printed)
+    }
+
+    fn start_four(conf: &str, loader: &str, sql: &str) -> Self {
+        let files = Directory::new();
+        let (ports, gutter) = (NAMES.map(|_| free_port()), free_port());
+        let gutter_table = format!("[nodes.g]\naddress = \"127.0.0.1:{gutter}\"\npool = \"gutter\"\n");
+        let conf = format!("gutter = \"pool\"\n{conf}\n{}{gutter_table}{}\n{loader}", addresses(ports), users(&files));
+        let script = files.path().join("users.sql");
+        let users = std::fs::read_to_string(&script).expect("it was just written");
+        std::fs::write(&script, format!("{users}\n{sql}")).expect("the directory is ours");
+        let start = |(name, port)| options(name, port).conf(conf.clone()).memcached().start();
+        let names = NAMES.into_iter().zip(ports).chain([("g", gutter)]);
+        Self { nodes: names.map(start).collect(), conf, files }
+    }
+
+    /// Starts a node of [`NAMES`] that was killed anew, where it was.
+    pub fn restart(&mut self, place: usize) {
+        let port = self.nodes[place].port();
+        self.nodes[place] = options(NAMES[place], port).conf(self.conf.clone()).memcached().start();
+    }
+
+    /// The file of the database.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.files.path().join("users.db")
     }
 
     /// A client of each node.

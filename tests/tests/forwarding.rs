@@ -546,8 +546,7 @@ fn a_link_is_for_nodes_of_the_same_list_and_version() {
     for (protocol, name, epoch, words) in [
         ("2", "b", epoch.as_str(), "node a speaks version 1 of the protocol between nodes, not 2"),
         ("1", "b", "7", "node a has another list of nodes"),
-        ("1", "a", &epoch, "node a knows no other node a"),
-        ("1", "x", &epoch, "node a knows no other node x"),
+        ("1", "x", &epoch, "node a knows no node x"),
     ] {
         let refusal = client.command(&["CLUSTER", "LINK", protocol, name, epoch]);
         assert!(refusal.error().contains(words), "{refusal}");

@@ -20,7 +20,7 @@ use crate::health::{Condition, Fault, Health};
 use crate::partition::{Kept, majority};
 use crate::ramp::{Ramp, WHOLE};
 use crate::remembered::{Applied, Bounds, Delivery, Remembered, Removal};
-use crate::rules::{Minority, Rule, Rules, StandIns};
+use crate::rules::{Minority, Rule, Rules, StandIns, TURN_SLACK_MS};
 use crate::topology::{Place, Topology};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,6 +100,8 @@ struct Published {
     posture: AtomicU8,
     since_ms: AtomicU64,
     share: AtomicU32,
+    /// When it last answered a request that may have changed something, as told by [`Peers::changed`].
+    changed_ms: AtomicU64,
     /// Something is remembered for it.
     is_owed: AtomicBool,
 }
@@ -175,6 +177,7 @@ impl Peers {
             posture: AtomicU8::new(Posture::Well as u8),
             since_ms: AtomicU64::new(0),
             share: AtomicU32::new(WHOLE),
+            changed_ms: AtomicU64::new(0),
             is_owed: AtomicBool::new(false),
         };
         Self {
@@ -277,6 +280,26 @@ impl Peers {
         }
     }
 
+    /// Whether a node is out: it is not asked.
+    #[must_use]
+    pub fn is_out(&self, place: Place) -> bool {
+        self.posture(place) == Posture::Out
+    }
+
+    /// Notes that a node answered a request that may have changed entries, and stand-ins were not told. One load while no node is in trouble.
+    pub fn changed(&self, place: Place, now_ms: u64) {
+        if !self.are_well() {
+            // Release, with the acquire in `route.rs`: who is answered after this finds nothing older.
+            self.published[place.index()].changed_ms.fetch_max(now_ms + TURN_SLACK_MS, Ordering::Release);
+        }
+    }
+
+    /// From when on what a stand-in has loaded of a node's keys is as new as what this one has seen of them. To be read after its posture.
+    pub(crate) fn good_since_ms(&self, place: Place) -> u64 {
+        let published = &self.published[place.index()];
+        published.since_ms.load(Ordering::Relaxed).max(published.changed_ms.load(Ordering::Acquire))
+    }
+
     /// Notes that a node answered that it may not answer for its keys now.
     pub fn turned_away(&self, place: Place, now_ms: u64) {
         self.change(place, |peer| peer.health.suspect(now_ms));
@@ -324,12 +347,12 @@ impl Peers {
         books.fence.count(now_ms, &self.rules);
         let mut pings = Vec::new();
         for place in self.topology.places().filter(|place| *place != self.own) {
-            let before = books.peers[place.index()].health.condition();
             if was_stopped {
                 books.peers[place.index()].health.forget_pings(now_ms);
             } else if books.peers[place.index()].health.take_overdue(now_ms, &self.rules) {
                 self.fail(&mut books, place, Fault::Silent, now_ms);
             }
+            let before = books.peers[place.index()].health.condition();
             let applied = books.fence.applied(place.index());
             let peer = &mut books.peers[place.index()];
             peer.try_return(now_ms, &self.rules);
@@ -399,11 +422,6 @@ impl Peers {
     /// Whether something is remembered for it.
     pub(crate) fn is_owed(&self, place: Place) -> bool {
         self.published[place.index()].is_owed.load(Ordering::Acquire)
-    }
-
-    /// Since when deletes of its keys go to stand-ins, too. To be read after its posture.
-    pub(crate) fn trouble_since_ms(&self, place: Place) -> u64 {
-        self.published[place.index()].since_ms.load(Ordering::Relaxed)
     }
 
     /// Which share of reads it gets, in thousandths. To be read after its posture.

@@ -224,7 +224,7 @@ impl Peers {
             // Deletes do not go to stand-ins, so what they have is too old.
             Posture::Well => 0,
             Posture::Suspect | Posture::Out | Posture::Ramp => {
-                shorter(now_ms.saturating_sub(self.trouble_since_ms(owner)))
+                shorter(now_ms.saturating_sub(self.good_since_ms(owner)))
             }
         };
         let no_limit = u64::MAX / 2;

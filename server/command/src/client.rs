@@ -51,6 +51,8 @@ pub enum Routing {
     Shown,
     /// It was sent on by another node already, and is told the address: it goes no further.
     Link,
+    /// As `Link`, and this node stands in for that of the keys, which does not answer.
+    StandIn,
 }
 
 impl Routing {

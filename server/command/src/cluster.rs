@@ -8,8 +8,9 @@ use crate::client::{Routing, is_name};
 use crate::context::{Context, Outcome};
 use crate::error::ReplyError;
 use crate::help;
+use crate::redirect;
 use crate::spec::{Argument, Flags, Group, Handler, Keys, Spec};
-use leasehold_cluster::{Condition, Member, Node, Place, SLOTS, Slot, SlotRange};
+use leasehold_cluster::{Condition, Member, Node, Place, SLOTS, Slot, SlotRange, Standing};
 use leasehold_keyspace::Db;
 use leasehold_protocol::{Reply, Request};
 use std::collections::HashSet;
@@ -166,7 +167,7 @@ fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             format!("node {own} speaks version {LINK_PROTOCOL} of the protocol between nodes, not {protocol}")
         } else if theirs != epoch.to_string() {
             format!("node {own} has another list of nodes (epoch {epoch}, not {theirs})")
-        } else if let Some(place) = member.topology().place_of(&name).filter(|place| *place != member.place()) {
+        } else if let Some(place) = member.topology().place_of(&name) {
             other = Some(place);
             let name = format!("link-{name}");
             // Shown by CLIENT LIST.
@@ -176,7 +177,7 @@ fn link(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             context.reply.ok();
             return Ok(());
         } else {
-            format!("node {own} knows no other node {name}")
+            format!("node {own} knows no node {name}")
         };
         Err(ReplyError::err(refusal))
     });
@@ -194,18 +195,22 @@ fn answer(context: &mut Context<'_>, say: impl FnOnce(&mut Context<'_>, &Member)
 
 fn slots(context: &mut Context<'_>) -> Outcome {
     answer(context, |context, member| {
-        let ranges: Vec<SlotRange<'_>> = member.topology().ranges().collect();
+        // Clients ask anew when a node does not answer: who then comes here has its reads answered by a stand-in.
+        let is_replaced =
+            |range: &SlotRange<'_>| redirect::is_replaced(context, member.topology().owner_place(range.first));
+        let ranges: Vec<_> = member.topology().ranges().map(|range| (range, is_replaced(&range))).collect();
         let reply = &mut *context.reply;
         reply.array(ranges.len());
-        for range in ranges {
-            let address = range.owner.address();
+        for (range, is_replaced) in ranges {
+            let owner = if is_replaced { member.own() } else { range.owner };
+            let address = owner.address();
             reply.array(3);
             reply.integer(range.first.number().into());
             reply.integer(range.last.number().into());
             reply.array(4);
             reply.bulk(address.host.as_bytes());
             reply.integer(address.port.into());
-            reply.bulk(range.owner.id().as_bytes());
+            reply.bulk(owner.id().as_bytes());
             reply.map(0);
         }
         Ok(())
@@ -296,12 +301,15 @@ fn info(context: &mut Context<'_>, _: Request<'_>) -> Outcome {
                 Condition::Out { .. } => out += slots,
             }
         }
+        let hears_majority =
+            context.host.peers().is_none_or(|peers| peers.standing(context.turn.now_ms) == Standing::Proven);
         let (state, well) = (if out == 0 { "ok" } else { "fail" }, SLOTS - suspect - out);
         let text = format!(
             "cluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{well}\r\ncluster_slots_pfail:{suspect}\r\n\
              cluster_slots_fail:{out}\r\ncluster_known_nodes:{nodes}\r\ncluster_size:{size}\r\ncluster_current_epoch:{epoch}\r\n\
              cluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
-             total_cluster_links_buffer_limit_exceeded:0\r\n"
+             total_cluster_links_buffer_limit_exceeded:0\r\nx_cluster_majority:{}\r\n",
+            u8::from(hears_majority)
         );
         context.reply.verbatim(b"txt", text.as_bytes());
         Ok(())

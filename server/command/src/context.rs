@@ -54,6 +54,10 @@ pub struct Forward {
     pub gives_lease: bool,
     /// The reply may be held up for that lease.
     pub waits_for_lease: bool,
+    /// Whether it only reads: then another node may be asked if this one does not answer.
+    pub is_read: bool,
+    /// That node stands in for the one that has the keys: only what was loaded less than so long before, in ms, is an answer.
+    pub age_max_ms: Option<u64>,
 }
 
 /// Growth in bytes that needs no room of its own: a request of some length has been made room for already.

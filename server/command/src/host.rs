@@ -83,6 +83,12 @@ pub trait Host {
         None
     }
 
+    /// Whether changes of a key may be answered before its source has them.
+    fn writes_behind(&self, db: Db, key: &[u8]) -> bool {
+        let _ = (db, key);
+        false
+    }
+
     /// Writes changes of a loader's keys to its source, all or none; once they are committed, or may be, the keys are invalidated
     /// and `waiter` is woken. How long to wait for that, in ms.
     ///

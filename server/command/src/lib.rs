@@ -34,6 +34,7 @@ pub(crate) mod room;
 pub mod server;
 pub mod spec;
 pub mod split;
+pub mod stand_in;
 pub mod string;
 pub mod table;
 #[cfg(test)]
@@ -54,4 +55,5 @@ pub use loader::{WARM_RATE_MAX, load_ahead};
 pub use names::{commands_total, name_by_index};
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};
-pub use split::{Gather, Part, Split};
+pub use split::{Gather, Part, Split, Way};
+pub use stand_in::{Terms, execute_for_another, execute_text_for_another, keys_of_request, keys_of_text};

@@ -5,10 +5,11 @@
 use crate::client::Routing;
 use crate::context::{Context, Forward};
 use crate::error::ReplyError;
+use crate::spec::Flags;
 use crate::spec::Spec;
-use crate::split::{Gather, Split};
+use crate::split::{Gather, Split, Way};
 use crate::table;
-use leasehold_cluster::{Member, Slot};
+use leasehold_cluster::{Ask, Kind, Member, Peers, Place, Route, Slot, StandIns};
 use leasehold_protocol::Request;
 
 /// Said to another node that has sent a command which would be about the connection, or this node. None does.
@@ -26,25 +27,33 @@ pub(crate) enum Away {
 /// [`ReplyError::Moved`], [`ReplyError::CrossSlot`].
 #[inline(never)]
 pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) -> Result<Option<Away>, ReplyError> {
-    let Some(member) = context.host.member() else { return Ok(None) };
+    let Some(member) = context.host.member().filter(|_| context.client.routing != Routing::StandIn) else {
+        return Ok(None);
+    };
     let mut keys = table::keys_of(spec, request);
     let Some(first) = keys.next() else {
         return if context.client.routing == Routing::Link { Err(ReplyError::err(KEYS_ONLY)) } else { Ok(None) };
     };
     let slot = Slot::of_key(first);
     let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
+    let kind = kind_of(spec);
+    let way_to = |slot: Slot, key: &[u8]| match context.client.routing {
+        // It has come as far as it goes.
+        Routing::Link => Way::to(place_of(member, slot)),
+        _ => way_of(context, member, slot, key, kind),
+    };
     match Gather::of(spec).filter(|_| is_sent_on) {
         Some(gather) => {
-            let place = place_of(member, slot);
-            let other = keys.map(Slot::of_key).find(|slot| place_of(member, *slot) != place);
-            match other {
+            let way = way_to(slot, first);
+            let other = keys.map(|key| (Slot::of_key(key), key)).find(|(slot, key)| way_to(*slot, key) != way);
+            match other.map(|(slot, _)| slot) {
                 None => {}
                 // A node is sent its own keys only; one of these two is not.
                 Some(other) if context.client.routing == Routing::Link => {
                     return Err(moved(member, if member.owns(slot) { other } else { slot }));
                 }
                 Some(_) => {
-                    return Ok(Split::of(member, spec, request, gather).map(|split| Away::Parts(Box::new(split))));
+                    return Ok(Split::of(spec, request, gather, way_to).map(|split| Away::Parts(Box::new(split))));
                 }
             }
         }
@@ -52,23 +61,65 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         None if keys.any(|key| Slot::of_key(key) != slot) => return Err(ReplyError::CrossSlot),
         None => {}
     }
-    let Some(place) = place_of(member, slot) else { return Ok(None) };
+    let Way { place: Some(place), age_max_ms } = way_to(slot, first) else { return Ok(None) };
     match context.client.routing {
-        Routing::Alone => Ok(None),
-        Routing::Forward | Routing::Auto => {
-            let gives_lease = spec.name == "getl";
-            let waits_for_lease = gives_lease && request.args_from(2).any(|word| word.eq_ignore_ascii_case(b"wait"));
-            Ok(Some(Away::One(Forward { place, slot, is_silent: false, gives_lease, waits_for_lease })))
+        Routing::Alone | Routing::StandIn => Ok(None),
+        // Who would be told of a node that does not answer could only come back.
+        Routing::Redirect | Routing::Shown if !is_replaced(context, member.topology().owner_place(slot)) => {
+            Err(moved(member, slot))
         }
-        Routing::Redirect | Routing::Shown | Routing::Link => Err(moved(member, slot)),
+        Routing::Forward | Routing::Auto | Routing::Redirect | Routing::Shown => {
+            let (gives_lease, is_read) = (spec.name == "getl", kind == Kind::Read);
+            let waits_for_lease = gives_lease && request.args_from(2).any(|word| word.eq_ignore_ascii_case(b"wait"));
+            let forward = Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
+            Ok(Some(Away::One(forward)))
+        }
+        Routing::Link => Err(moved(member, slot)),
     }
+}
+
+/// What a command does, as far as its way is concerned: a read may be answered by a stand-in, all else is for the owner of its key.
+pub(crate) fn kind_of(spec: &Spec) -> Kind {
+    if spec.flags.has(Flags::READONLY) { Kind::Read } else { Kind::Update }
+}
+
+/// Whether others stand in for a node, as it does not answer.
+pub(crate) fn is_replaced(context: &Context<'_>, place: Place) -> bool {
+    let stands_in = |peers: &&Peers| peers.rules().stand_ins != StandIns::None;
+    context.host.peers().filter(stands_in).is_some_and(|peers| !peers.are_well() && peers.is_out(place))
 }
 
 fn moved(member: &Member, slot: Slot) -> ReplyError {
     ReplyError::Moved { slot, address: member.topology().owner(slot).address().clone() }
 }
 
-/// The one place where it is decided which other node a request for a slot goes to; `None`: it is for this one.
+/// The one place where it is decided where a request for a key goes: to its owner, or to a stand-in if it may.
+pub(crate) fn way_of(context: &Context<'_>, member: &Member, slot: Slot, key: &[u8], kind: Kind) -> Way {
+    let way = Way::to(place_of(member, slot));
+    match context.host.peers() {
+        Some(peers) if way.place.is_some() && kind == Kind::Read && !peers.are_well() => {
+            way_around(context, peers, slot, key).unwrap_or(way)
+        }
+        _ => way,
+    }
+}
+
+/// The way to a stand-in. Where none may be asked the owner is: if it does not answer, its link says so.
+#[cold]
+fn way_around(context: &Context<'_>, peers: &Peers, slot: Slot, key: &[u8]) -> Option<Way> {
+    let now_ms = context.turn.now_ms;
+    if peers.rules().stand_ins == StandIns::None {
+        return None;
+    }
+    match peers.route(&Ask { slot, key, kind: Kind::Read, now_ms, random: now_ms }) {
+        Route::StandIn(stand_in) => {
+            Some(Way { place: Some(stand_in.place.index() as u16), age_max_ms: Some(stand_in.age_max_ms) })
+        }
+        Route::Here | Route::HereStale | Route::Owner(_) | Route::Errand | Route::Refuse(_) => None,
+    }
+}
+
+/// The place of the other node that owns a slot; `None`: this one does.
 pub(crate) fn place_of(member: &Member, slot: Slot) -> Option<u16> {
     let place = member.topology().place_of_owner(slot);
     (place != member.place().index()).then_some(place as u16)
@@ -168,7 +219,10 @@ mod tests {
             let slot = Slot::of_key(foreign.as_bytes());
             let place = node.host.member.as_ref().expect("there are nodes").topology().place_of_owner(slot) as u16;
             for line in ["GET KEY", "SET KEY v", "LOADTHROUGH KEY", "OBJECT ENCODING KEY"] {
-                let expected = Forward { place, slot, is_silent: false, gives_lease: false, waits_for_lease: false };
+                let is_read = !line.starts_with("SET");
+                let (gives_lease, waits_for_lease, age_max_ms) = (false, false, None);
+                let expected =
+                    Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &foreign)), Some(expected), "{line}");
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &own)), None, "{line}");
             }

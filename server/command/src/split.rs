@@ -2,7 +2,7 @@
 
 use crate::spec::{Flags, Keys, Spec};
 use crate::{redirect, table};
-use leasehold_cluster::{Member, Slot};
+use leasehold_cluster::{Kind, Slot};
 use leasehold_protocol::{Reply, Request, RespVersion};
 
 /// How the replies of the parts become one.
@@ -31,13 +31,31 @@ pub struct Split {
     pub gather: Gather,
     /// The client wants no reply.
     pub is_silent: bool,
+    /// As [`crate::Forward::is_read`].
+    pub is_read: bool,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Another node, by its place in the topology; `None`: it is run here.
+    pub place: Option<u16>,
+    /// As [`crate::Forward::age_max_ms`].
+    pub age_max_ms: Option<u64>,
+}
+
+impl Way {
+    /// To the owner of a key.
+    pub(crate) const fn to(place: Option<u16>) -> Self {
+        Self { place, age_max_ms: None }
+    }
 }
 
 /// What one node is to do of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// That node, by its place in the topology; `None`: this one.
-    pub place: Option<u16>,
+    /// Where it is run.
+    pub way: Way,
     /// Of its first key.
     pub slot: Slot,
     /// As a client would send it.
@@ -61,7 +79,12 @@ impl Gather {
 
 impl Split {
     /// The parts of a request; `None` if it is not whole, as an `MSET` without its last value is not.
-    pub(crate) fn of(member: &Member, spec: &Spec, request: Request<'_>, gather: Gather) -> Option<Self> {
+    pub(crate) fn of(
+        spec: &Spec,
+        request: Request<'_>,
+        gather: Gather,
+        way_to: impl Fn(Slot, &[u8]) -> Way,
+    ) -> Option<Self> {
         let step = if let Keys::Range { step, .. } = spec.keys { step as usize } else { 1 };
         let places = || table::key_positions(spec.keys, request.len(), |index| request.arg(index));
         let (first, last) = (places().next()?, places().next_back()?);
@@ -71,7 +94,8 @@ impl Split {
         }
         let mut parts: Vec<Part> = Vec::new();
         for (key, place) in places().enumerate() {
-            part_of(&mut parts, member, Slot::of_key(request.arg(place)), &[]).keys.push(key as u32);
+            let slot = Slot::of_key(request.arg(place));
+            part_of(&mut parts, way_to(slot, request.arg(place)), slot, &[]).keys.push(key as u32);
         }
         for part in &mut parts {
             let mut out = Reply::new(RespVersion::V2);
@@ -84,15 +108,15 @@ impl Split {
             (behind..request.len()).for_each(|index| out.bulk(request.arg(index)));
             part.request = std::mem::take(out.buffer_mut());
         }
-        Some(Self { parts, gather, is_silent: false })
+        let is_read = redirect::kind_of(spec) == Kind::Read;
+        Some(Self { parts, gather, is_silent: false, is_read })
     }
 }
 
-/// The part that a key of this slot belongs to; a new one begins with `head`.
-pub(crate) fn part_of<'p>(parts: &'p mut Vec<Part>, member: &Member, slot: Slot, head: &[u8]) -> &'p mut Part {
-    let place = redirect::place_of(member, slot);
-    let at = parts.iter().position(|part| part.place == place).unwrap_or_else(|| {
-        parts.push(Part { place, slot, request: head.to_vec(), keys: Vec::new() });
+/// The part of a key of this slot that goes this way; a new one begins with `head`.
+pub(crate) fn part_of<'p>(parts: &'p mut Vec<Part>, way: Way, slot: Slot, head: &[u8]) -> &'p mut Part {
+    let at = parts.iter().position(|part| part.way == way).unwrap_or_else(|| {
+        parts.push(Part { way, slot, request: head.to_vec(), keys: Vec::new() });
         parts.len() - 1
     });
     &mut parts[at]
@@ -125,7 +149,7 @@ mod tests {
             let text = String::from_utf8_lossy(request).into_owned();
             text.lines().skip(2).step_by(2).collect::<Vec<_>>().join(" ")
         };
-        split.parts.iter().map(|part| (part.place, text(&part.request), part.keys.clone())).collect()
+        split.parts.iter().map(|part| (part.way.place, text(&part.request), part.keys.clone())).collect()
     }
 
     #[test]

@@ -85,6 +85,11 @@ pub(crate) fn stamp_ms(stamp: u64) -> u64 {
     stamp >> COUNTER_BITS
 }
 
+/// The first stamp of a time.
+pub(crate) fn stamp_at(ms: u64) -> u64 {
+    ms << COUNTER_BITS
+}
+
 /// The clock of a node's bumps, and when each tag was last bumped.
 #[derive(Debug)]
 pub(crate) struct Bumps {
@@ -130,6 +135,14 @@ impl Bumps {
     pub(crate) fn now(&self) -> u64 {
         // Pairs with `next`: who was told of a bump and then asks for a token gets its stamp or a later one.
         self.clock.load(Acquire)
+    }
+
+    /// Lets what is given a stamp from now on know that it is as young as this.
+    pub(crate) fn reach(&self, now_ms: u64) {
+        if self.now() < stamp_at(now_ms) {
+            // As `next`, which makes greater ones.
+            self.clock.fetch_max(stamp_at(now_ms), AcqRel);
+        }
     }
 
     /// The stamp of a bump: larger than all that were given before.

@@ -4,6 +4,7 @@
 //! numbers come in with [`Turn`], what must happen outside (clients to wake, loads to start) goes out with
 //! [`Turn::effects`]. Redis and memcached verbs both end in the methods of [`Keyspace`].
 
+mod age;
 pub mod attribution;
 mod bumps;
 mod cells;

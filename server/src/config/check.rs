@@ -6,7 +6,7 @@ use super::text::{parse_duration, show_bytes, show_duration};
 use super::{Config, FeedConfig, LoaderConfig, NodeConfig, WriteMode};
 use crate::feed::mapping_of;
 use crate::load::LOADER_NAMES_MAX;
-use leasehold_cluster::{Address, Flaw, NODES_MAX, RulesFlaw, Topology};
+use leasehold_cluster::{Address, Flaw, NODES_MAX, Pool, RulesFlaw, StandIns, Topology};
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::SHARD_BYTES_MAX;
 use leasehold_loader_api::BreakerSettings;
@@ -137,6 +137,10 @@ fn node_rules(config: &Config, found: &mut Findings<'_>) {
         let text =
             format!("{} is too long for peer-timeout = {timeout}; allowed: a tenth of that", show_duration(ping));
         found.error(&Section::Server, "peer-ping", text);
+    }
+    if config.gutter == StandIns::Pool && config.nodes.iter().all(|node| node.pool == Pool::Main) {
+        let text = "is pool, and no node is in that; allowed: none, same, or pool = \"gutter\" at a node".to_owned();
+        found.error(&Section::Server, "gutter", text);
     }
     if config.memcached_port != 0 && config.routing == Routing::Redirect {
         let text = "cannot be redirect beside memcached-port: clients of memcached cannot be sent to another node; allowed: auto, forward";

@@ -165,7 +165,15 @@ fn each_mistake_is_told_with_place_reason_and_range() {
         ),
         (
             "node = \"a\"\n[nodes.a]\naddress = \"a:1\"\npool = \"gutter\"",
-            &["x.toml:4:8: nodes.a.pool: is gutter at all nodes, so that nobody owns a key; allowed: main at one node at least"],
+            &[
+                "x.toml:4:8: nodes.a.pool: is gutter at all nodes, so that nobody owns a key; allowed: main at one node at least",
+            ],
+        ),
+        (
+            "node = \"a\"\ngutter = \"pool\"\n[nodes.a]\naddress = \"a:1\"",
+            &[
+                "x.toml:2:10: gutter: is pool, and no node is in that; allowed: none, same, or pool = \"gutter\" at a node",
+            ],
         ),
         (
             "node = \"a\"\npeer-ping = \"300ms\"\n[nodes.a]\naddress = \"a:1\"",

@@ -89,6 +89,14 @@ pub(crate) struct Config {
     pub peer_ping: Option<Duration>,
     /// How long a node is not asked that fails again soon after its return.
     pub flap_out: Duration,
+    /// Who answers reads for a node that is out.
+    pub gutter: StandIns,
+    /// What is loaded for such a node lives no longer.
+    pub gutter_ttl: Duration,
+    /// Share of requests that may go to stand-ins.
+    pub failover_share: f64,
+    /// So many may go at once.
+    pub failover_burst: u32,
 }
 
 impl Config {
@@ -117,8 +125,11 @@ impl Config {
             // A word outlives three pings that are lost.
             vouch_ms: 4 * ping_every_ms,
             flap_out_ms: self.flap_out.as_millis() as u64,
-            stand_ins: StandIns::None,
-            // Nobody else has had its keys, so it gets all of them at once.
+            stand_ins: self.gutter,
+            gutter_ttl_ms: self.gutter_ttl.as_millis() as u64,
+            failover_share: (self.failover_share * 1_000.0) as u32,
+            failover_burst: self.failover_burst,
+            // It gets all of its keys at once: stand-ins are not told of what changes while it is there.
             ramp_start: 1_000,
             ..Rules::default()
         }

@@ -6,10 +6,12 @@ use crate::front::{Front, Lane, Memcached, Protocol, Resp};
 use crate::peer::frame::{self, Sent};
 use crate::peer::gather::Gathering;
 use crate::peer::owed::{Awaited, Delivered, Owed};
+use crate::peer::spare::Spare;
 use crate::peer::under_way::Forwarded;
 use crate::stage::{Span, StageEnd};
 use crate::thread::{Thread, Work};
-use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split};
+use leasehold_cluster::{Slot, StandIns};
+use leasehold_command::{Context, Forward, Outcome, Parked, Part, Split, Way};
 use leasehold_keyspace::PREFETCH_KEYS_MAX;
 use leasehold_protocol::{Parsed, ProtocolError, Reply};
 use std::rc::Rc;
@@ -213,14 +215,34 @@ fn send_on<F: Front>(
     request: F::Request<'_>,
     bytes: &[u8],
 ) {
-    let Forward { place, slot, is_silent, gives_lease, waits_for_lease } = forward;
+    let Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, age_max_ms } = forward;
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let number = owed.wait(Awaited { is_silent, waits_for_lease, sent_bytes: bytes.len() });
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
-    let owed = Rc::clone(owed);
-    let request = Forwarded { owed, number, part: 0, slot, dialect, command: client.last_command, lease_key };
+    let (owed, command) = (Rc::clone(owed), client.last_command);
     let frame = Sent { id: 0, number: client.id, kind: frame::kind_of(dialect, client), bytes };
-    thread.links.forward(thread, place, request, frame);
+    let spare = spare_of(thread, is_read, slot, &frame, age_max_ms);
+    let request = Forwarded { owed, number, part: 0, slot, dialect, command, lease_key, spare };
+    thread.links.forward(thread, usize::from(place), request, frame, age_max_ms);
+}
+
+/// What is kept of a request to ask somebody else, if somebody may be asked. Counts it if a stand-in is asked at once.
+#[inline]
+fn spare_of(
+    thread: &Thread,
+    is_read: bool,
+    slot: Slot,
+    frame: &Sent<'_>,
+    age_max_ms: Option<u64>,
+) -> Option<Box<Spare>> {
+    let peers = &thread.node.watch.as_ref()?.peers;
+    if !is_read || peers.rules().stand_ins == StandIns::None {
+        return None;
+    }
+    if age_max_ms.is_some() {
+        thread.peer(peers.topology().place_of_owner(slot)).failovers.add(1);
+    }
+    Some(Spare::new(frame))
 }
 
 /// Sends the parts of a request to their nodes, and executes this node's own; it is given back if it parks.
@@ -231,21 +253,24 @@ fn send_parts<F: Front>(
     split: Split,
     limits: &F::Limits,
 ) -> Option<Box<Parked>> {
-    let Split { mut parts, gather, is_silent } = split;
-    let sent_bytes = parts.iter().filter(|part| part.place.is_some()).map(|part| part.request.len()).sum();
+    let Split { mut parts, gather, is_silent, is_read } = split;
+    let sent_bytes = parts.iter().filter(|part| part.way.place.is_some()).map(|part| part.request.len()).sum();
     let awaited = Awaited { is_silent, sent_bytes, ..Awaited::default() };
     let number = owed.gather(awaited, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let kind = frame::kind_of(dialect, client);
     let mut own = None;
-    for (part, Part { place, slot, request, .. }) in (0..).zip(parts) {
+    for (part, Part { way: Way { place, age_max_ms }, slot, request, .. }) in (0..).zip(parts) {
         let Some(place) = place else {
             own = Some((part, request));
             continue;
         };
         let owed = Rc::clone(owed);
-        let forwarded = Forwarded { owed, number, part, slot, dialect, command: client.last_command, lease_key: None };
-        thread.links.forward(thread, place, forwarded, Sent { id: 0, number: client.id, kind, bytes: &request });
+        let (command, lease_key) = (client.last_command, None);
+        let frame = Sent { id: 0, number: client.id, kind, bytes: &request };
+        let spare = spare_of(thread, is_read, slot, &frame, age_max_ms);
+        let forwarded = Forwarded { owed, number, part, slot, dialect, command, lease_key, spare };
+        thread.links.forward(thread, usize::from(place), forwarded, frame, age_max_ms);
     }
     let (part, request) = own?;
     let start = context.reply.len();

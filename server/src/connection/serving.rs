@@ -17,7 +17,10 @@ use crate::peer::frame::{self, Dialect, Next, Sent};
 use crate::peer::word;
 use crate::thread::{Slot, Thread, Work};
 use leasehold_cluster::Place;
-use leasehold_command::{Client, Context, Outcome, Parked, execute, give_back, memcached};
+use leasehold_command::{
+    Client, Context, Outcome, Parked, Routing, execute, execute_for_another, execute_text_for_another, give_back,
+    memcached,
+};
 use leasehold_keyspace::{Db, PREFETCH_KEYS_MAX, Turn};
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion, memcached as text};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -260,7 +263,11 @@ impl Serving {
         self.behind_bytes += frame.bytes.len();
         held.behind.push_back(Behind { id: frame.id, kind: frame.kind, request: frame.bytes.into() });
         if self.now_ms <= self.valid_until_ms {
-            self.parsers.load_ahead(hands, frame.kind, frame.bytes, &mut held.keys_left);
+            match frame.request() {
+                Some((None, request)) => self.parsers.load_ahead(hands, frame.kind, request, &mut held.keys_left),
+                // How old what is there may be is known when it is its turn.
+                Some((Some(_), _)) | None => held.keys_left = 0,
+            }
         }
     }
 
@@ -280,22 +287,33 @@ impl Serving {
         if self.now_ms > self.valid_until_ms {
             return refuse(hands, frame, "got this too late, and has not executed it");
         }
+        let Some((age_max_ms, request)) = frame.request() else { return refuse(hands, frame, "cannot read this") };
+        let terms = age_max_ms.map(|age_max_ms| hands.thread.terms(age_max_ms));
         hands.reply.set_version(version_of(dialect));
         let head = frame::begin(hands.reply.buffer_mut(), frame.id);
         let client = &mut *hands.client;
+        client.routing = if terms.is_some() { Routing::StandIn } else { Routing::Link };
         client.no_touch = frame.kind & frame::NO_TOUCH != 0;
         client.ticket = client.ticket.wrapping_add(1);
         client.last_command = None;
         let outcome = match dialect {
-            Dialect::Resp2 | Dialect::Resp3 => match self.parsers.resp.parse(frame.bytes, hands.limits) {
+            Dialect::Resp2 | Dialect::Resp3 => match self.parsers.resp.parse(request, hands.limits) {
                 Ok(Parsed::Complete { .. }) => {
-                    Some(execute(&mut hands.context(), self.parsers.resp.request(frame.bytes)))
+                    let request = self.parsers.resp.request(request);
+                    Some(match terms {
+                        None => execute(&mut hands.context(), request),
+                        Some(terms) => execute_for_another(&mut hands.context(), request, terms),
+                    })
                 }
                 Ok(Parsed::Incomplete) | Err(_) => None,
             },
-            Dialect::Memcached => match self.parsers.text.parse(frame.bytes, hands.text_limits) {
+            Dialect::Memcached => match self.parsers.text.parse(request, hands.text_limits) {
                 Ok(Parsed::Complete { .. }) => {
-                    Some(memcached::execute(&mut hands.context(), self.parsers.text.request(frame.bytes)))
+                    let request = self.parsers.text.request(request);
+                    Some(match terms {
+                        None => memcached::execute(&mut hands.context(), request),
+                        Some(terms) => execute_text_for_another(&mut hands.context(), request, terms),
+                    })
                 }
                 Ok(Parsed::Incomplete) | Err(_) => None,
             },
@@ -447,9 +465,10 @@ impl Parsers {
 
 /// What is a key for nearly all commands.
 fn first_key<'a>(frame: &Sent<'a>) -> Option<&'a [u8]> {
+    let (_, request) = frame.request()?;
     match Dialect::of(frame.kind)? {
-        Dialect::Resp2 | Dialect::Resp3 => leasehold_protocol::first_key(frame.bytes),
-        Dialect::Memcached => text::first_key(frame.bytes),
+        Dialect::Resp2 | Dialect::Resp3 => leasehold_protocol::first_key(request),
+        Dialect::Memcached => text::first_key(request),
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::gate::{Gate, Guard};
 use super::{LoaderDesk, Opened, Queue, no_loader};
+use crate::config::WriteMode;
 use leasehold_command::{LoaderPolicy, RefreshRule, View};
 use leasehold_keyspace::attribution::LoaderOf;
 use leasehold_keyspace::{Db, Load};
@@ -302,6 +303,11 @@ impl Table {
     /// Whether any loader writes.
     pub(crate) fn any_writes(&self) -> bool {
         self.any_writes
+    }
+
+    /// See `Host::writes_behind`.
+    pub(crate) fn writes_behind(&self, db: Db, key: &[u8]) -> bool {
+        self.desk_for(db, key).is_some_and(|desk| desk.config.write == WriteMode::Behind)
     }
 
     /// The loader that writes a key.

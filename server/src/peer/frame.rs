@@ -4,6 +4,7 @@
 //! to the owner      0      4       8          16     17
 //!                   ├──────┼───────┼──────────┼──────┼─────────────────────────────────────────────┐
 //!                   │ len  │ id    │ client   │ kind │ the request as the client sent it           │
+//!                   │ len  │ id    │ client   │ kind │ with STAND_IN: age u64, then the request    │
 //!                   ├──────┼───────┼──────────┼──────┼─────────────────────────────────────────────┤
 //!                   │ len  │ 0     │ time     │ TIME │ nothing: what follows is executed until then │
 //!                   │ len  │ 0     │ time     │ PING │ as TIME; a CLOCK is the answer              │
@@ -39,6 +40,10 @@ pub(crate) const ASK: u8 = 0x83;
 
 /// A client that said `CLIENT NO-TOUCH`.
 pub(crate) const NO_TOUCH: u8 = 0x10;
+/// A request for a stand-in. Before the request stand [`AGE_BYTES`]: how old the answer may be, in ms.
+pub(crate) const STAND_IN: u8 = 0x20;
+
+pub(crate) const AGE_BYTES: usize = 8;
 
 /// Ids of frames to the origin that answer no request.
 pub(crate) const CLOCK: u32 = u32::MAX;
@@ -57,7 +62,7 @@ pub(crate) enum Dialect {
 impl Dialect {
     /// Of the kind of a request's frame.
     pub(crate) fn of(kind: u8) -> Option<Self> {
-        match kind & !NO_TOUCH {
+        match kind & !(NO_TOUCH | STAND_IN) {
             0 => Some(Self::Resp2),
             1 => Some(Self::Resp3),
             2 => Some(Self::Memcached),
@@ -108,6 +113,26 @@ pub(crate) fn put(out: &mut Vec<u8>, frame: Sent<'_>) {
     head[16] = frame.kind;
     out.extend_from_slice(&head);
     out.extend_from_slice(frame.bytes);
+}
+
+/// Adds the frame of a request for a stand-in.
+pub(crate) fn put_for_stand_in(out: &mut Vec<u8>, frame: Sent<'_>, age_max_ms: u64) {
+    let start = out.len();
+    put(out, Sent { kind: frame.kind | STAND_IN, bytes: &age_max_ms.to_le_bytes(), ..frame });
+    out.extend_from_slice(frame.bytes);
+    let len = (REQUEST_HEAD - 4 + AGE_BYTES + frame.bytes.len()) as u32;
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+impl<'a> Sent<'a> {
+    /// The request, and how old its answer may be if it is for a stand-in; `None`: it is none.
+    pub(crate) fn request(&self) -> Option<(Option<u64>, &'a [u8])> {
+        if self.kind & STAND_IN == 0 {
+            return Some((None, self.bytes));
+        }
+        let (age_max_ms, request) = self.bytes.split_first_chunk::<AGE_BYTES>()?;
+        Some((Some(u64::from_le_bytes(*age_max_ms)), request))
+    }
 }
 
 /// Sets the number of the frame to the owner at the front of `frame`.

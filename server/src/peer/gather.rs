@@ -161,13 +161,19 @@ fn error_of(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use leasehold_cluster::Slot;
+    use leasehold_command::Way;
     use leasehold_protocol::{Reply, RespVersion};
     use proptest::prelude::*;
 
     /// A gathering of parts with these keys.
     fn gathering(gather: Gather, keys: &[Vec<u32>]) -> Gathering {
         let slot = Slot::of_key(b"k");
-        let part = |keys: &Vec<u32>| Part { place: None, slot, request: Vec::new(), keys: keys.clone() };
+        let part = |keys: &Vec<u32>| Part {
+            way: Way { place: None, age_max_ms: None },
+            slot,
+            request: Vec::new(),
+            keys: keys.clone(),
+        };
         Gathering::new(gather, &mut keys.iter().map(part).collect::<Vec<_>>(), 10_000)
     }
 
@@ -221,7 +227,7 @@ mod tests {
     fn values_of_memcached_come_in_the_order_of_the_keys() {
         let slot = Slot::of_key(b"k");
         let part = |request: &str, keys: &[u32]| Part {
-            place: None,
+            way: Way { place: None, age_max_ms: None },
             slot,
             request: request.as_bytes().to_vec(),
             keys: keys.to_vec(),

@@ -39,6 +39,9 @@ const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// With so much unsent, bytes that the system takes are a sign of life: they are not those of a few requests that lie in its buffers.
 const BACKLOG_BYTES_MIN: usize = 16 * 1024 * 1024;
 
+/// Bytes of requests under way that are kept to be asked of a stand-in; what is more is answered with an error if its node does not answer.
+const SPARE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Requests under way to one node; over it one is refused.
 const UNDER_WAY_MAX: usize = 1 << 20;
 
@@ -83,6 +86,8 @@ struct State {
     /// Bytes received of a frame that is not whole.
     carried: Vec<u8>,
     under_way: UnderWay,
+    /// Bytes of requests that are kept to be asked of somebody else.
+    spare_bytes: usize,
     /// Server time at which something was heard last, or began to be waited for.
     heard_ms: u64,
     /// Server time of the last ping.
@@ -116,8 +121,14 @@ impl Link {
         Self { place, timeout_ms: timeout.as_millis() as u64, state: RefCell::default() }
     }
 
-    /// Sends a request on; the answer goes to `request.owed`, also if that is an error.
-    pub(super) fn forward(&self, thread: &Rc<Thread>, request: Forwarded, frame: Sent<'_>) {
+    /// Sends a request on; the answer goes to `request.owed`, also if that is an error. For a stand-in with how old it may be.
+    pub(super) fn forward(
+        &self,
+        thread: &Rc<Thread>,
+        mut request: Forwarded,
+        frame: Sent<'_>,
+        age_max_ms: Option<u64>,
+    ) {
         let state = &mut *self.state.borrow_mut();
         let refusal = match state.phase {
             Phase::Closed if state.failures == 0 => {
@@ -130,7 +141,8 @@ impl Link {
             Phase::Opening | Phase::Open(_) => None,
         };
         if refusal.is_some() {
-            return refuse(thread, self.place, request, &state.trouble);
+            let trouble = state.trouble.clone();
+            return fail_over(thread, self.place, request, &trouble);
         }
         let is_full = state.out.unsent() > UNSENT_BYTES_MAX || state.under_way.count >= UNDER_WAY_MAX;
         if is_full || frame.bytes.len() > frame::REQUEST_BYTES_MAX {
@@ -141,15 +153,23 @@ impl Link {
         }
         thread.stats().forwarded.add(1);
         thread.peer(self.place).forwarded.add(1);
+        if let Some(spare) = &request.spare {
+            let bytes = state.spare_bytes + spare.request.len();
+            if bytes <= SPARE_BYTES_MAX {
+                state.spare_bytes = bytes;
+            } else {
+                request.spare = None;
+            }
+        }
         let id = state.under_way.add(request);
-        state.put(Sent { id, ..frame });
+        state.put(Sent { id, ..frame }, age_max_ms);
     }
 
     /// A client is gone: what it has asked for is dropped where it waits.
     pub(super) fn forget(&self, client: u64) {
         let state = &mut *self.state.borrow_mut();
         if matches!(state.phase, Phase::Open(_)) && state.under_way.count > 0 {
-            state.put(Sent { id: 0, number: client, kind: frame::GONE, bytes: &[] });
+            state.put(Sent { id: 0, number: client, kind: frame::GONE, bytes: &[] }, None);
         }
     }
 
@@ -229,12 +249,26 @@ impl Link {
         reason.clone_into(&mut state.trouble);
         state.phase = Phase::Closed;
         state.out = Outgoing::default();
+        state.spare_bytes = 0;
         state.carried = Vec::new();
         state.is_pinged = false;
         state.offset = Offset::default();
         for request in std::mem::take(&mut state.under_way).into_all() {
-            refuse(thread, self.place, request, reason);
+            fail_over(thread, self.place, request, reason);
         }
+    }
+}
+
+/// Has a request that the other node does not answer go to a stand-in, or answers it with an error.
+#[cold]
+fn fail_over(thread: &Rc<Thread>, place: usize, mut request: Forwarded, reason: &str) {
+    match request.spare.take().and_then(|spare| spare.instead(thread, place)) {
+        Some((place, age_max_ms, spare)) => {
+            let bytes = spare.request.clone();
+            let frame = spare.frame(&bytes);
+            thread.links.forward(thread, place, Forwarded { spare: Some(spare), ..request }, frame, Some(age_max_ms));
+        }
+        None => refuse(thread, place, request, reason),
     }
 }
 
@@ -348,13 +382,13 @@ impl State {
 
     /// Adds a frame to what is to be sent, all of it at the next turn of the link's task, which comes behind all tasks woken before.
     #[inline]
-    fn put(&mut self, frame: Sent<'_>) {
+    fn put(&mut self, frame: Sent<'_>, age_max_ms: Option<u64>) {
         if self.out.is_empty()
             && let Some(waker) = &self.waker
         {
             waker.wake_by_ref();
         }
-        self.out.put(frame);
+        self.out.put(frame, age_max_ms);
     }
 
     /// Asks for a sign of life.
@@ -364,7 +398,7 @@ impl State {
         }
         (self.pinged_ms, self.is_pinged) = (now_ms, true);
         let until_ms = self.offset.owners(self.give_up_ms(timeout_ms));
-        self.put(Sent { id: 0, number: until_ms, kind: frame::PING, bytes: &[] });
+        self.put(Sent { id: 0, number: until_ms, kind: frame::PING, bytes: &[] }, None);
     }
 
     /// Reads, then writes. The other way round would send requests of clients that could be answered.
@@ -445,6 +479,10 @@ impl State {
     fn take_one(&mut self, thread: &Rc<Thread>, link: &Link, frame: Answered<'_>) -> Result<(), String> {
         let Answered { id, bytes } = frame;
         if let Some(request) = self.under_way.take(id) {
+            self.spare_bytes -= request.spare.as_ref().map_or(0, |spare| spare.request.len());
+            if request.spare.is_none() {
+                thread.node.note_changed(link.place);
+            }
             if !request.owed.has_room(bytes.len()) {
                 self.give_back(&request, bytes);
                 let reason = format!("has answered, but {OWED_BYTES_MAX} bytes wait for this client to read");
@@ -488,8 +526,9 @@ impl State {
             bytes.extend_from_slice(word);
             bytes.extend_from_slice(b"\r\n");
         }
-        let id = self.under_way.add(Forwarded { owed: request.owed.nobodys(), lease_key: None, ..*request });
-        self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &bytes });
+        let id =
+            self.under_way.add(Forwarded { owed: request.owed.nobodys(), lease_key: None, spare: None, ..*request });
+        self.put(Sent { id, number: 0, kind: Dialect::Resp2 as u8, bytes: &bytes }, None);
     }
 
     /// Writes what is to be sent. A node that leaves gets the end of the stream when it has answered all.

@@ -17,6 +17,8 @@ mod outgoing;
 pub(crate) mod owed;
 pub(crate) mod pulse;
 pub(crate) mod reply;
+pub(crate) mod shown;
+pub(crate) mod spare;
 pub(crate) mod under_way;
 pub(crate) mod watch;
 pub(crate) mod word;
@@ -44,8 +46,15 @@ impl Links {
 
     /// Sends a request on to the node at `place`, in a frame that gets its id there; the answer goes to `request.owed`.
     #[inline]
-    pub(crate) fn forward(&self, thread: &Rc<Thread>, place: u16, request: Forwarded, frame: Sent<'_>) {
-        self.link(usize::from(place)).forward(thread, request, frame);
+    pub(crate) fn forward(
+        &self,
+        thread: &Rc<Thread>,
+        place: usize,
+        request: Forwarded,
+        frame: Sent<'_>,
+        age_max_ms: Option<u64>,
+    ) {
+        self.link(place).forward(thread, request, frame, age_max_ms);
     }
 
     /// A client that waits for answers is gone.

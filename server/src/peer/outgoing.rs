@@ -29,8 +29,8 @@ impl Outgoing {
         self.unsent
     }
 
-    /// Adds a frame.
-    pub(super) fn put(&mut self, frame: Sent<'_>) {
+    /// Adds a frame; with how old the answer may be, if it is for a stand-in.
+    pub(super) fn put(&mut self, frame: Sent<'_>, age_max_ms: Option<u64>) {
         if self.pieces.back().is_none_or(|piece| piece.len() >= PIECE_BYTES) {
             let mut piece = std::mem::take(&mut self.spare);
             frame::put(&mut piece, Sent { id: 0, number: 0, kind: frame::TIME, bytes: &[] });
@@ -39,7 +39,10 @@ impl Outgoing {
         }
         let piece = self.pieces.back_mut().expect("it was just put there");
         let len = piece.len();
-        frame::put(piece, frame);
+        match age_max_ms {
+            None => frame::put(piece, frame),
+            Some(age_max_ms) => frame::put_for_stand_in(piece, frame, age_max_ms),
+        }
         self.unsent += piece.len() - len;
     }
 
@@ -96,7 +99,7 @@ mod tests {
             for _ in 0..2 {
                 if outgoing.unsent() < 1_000_000 {
                     written += 1;
-                    outgoing.put(Sent { id: 7, number: written, kind: 0, bytes: &request });
+                    outgoing.put(Sent { id: 7, number: written, kind: 0, bytes: &request }, None);
                 }
             }
             let part = outgoing.next(now_ms + 1_000).expect("there is always more");

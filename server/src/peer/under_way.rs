@@ -2,6 +2,7 @@
 
 use super::frame::Dialect;
 use super::owed::Owed;
+use super::spare::Spare;
 use leasehold_cluster::Slot;
 use std::rc::Rc;
 
@@ -19,6 +20,8 @@ pub(crate) struct Forwarded {
     pub(crate) command: Option<u16>,
     /// The key, if the reply may be a lease.
     pub(crate) lease_key: Option<Box<[u8]>>,
+    /// What is needed to ask somebody else, if that is possible.
+    pub(crate) spare: Option<Box<Spare>>,
 }
 
 const _: () = assert!(size_of::<Forwarded>() <= 48);

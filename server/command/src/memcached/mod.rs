@@ -19,7 +19,8 @@ pub(crate) mod writing;
 
 pub use dispatch::execute;
 pub use read::load_ahead;
-pub use table::{Handler, VERBS, Verb};
+pub(crate) use routing::{keys, kind_of};
+pub use table::{Handler, VERBS, Verb, find};
 
 pub(crate) use parked::Form;
 

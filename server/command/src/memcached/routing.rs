@@ -5,10 +5,11 @@ use super::{dispatch, meta};
 use crate::client::Routing;
 use crate::context::{Context, Forward, Outcome};
 use crate::host::Count;
-use crate::redirect::{KEYS_ONLY, place_of};
-use crate::split::{Gather, Part, Split, part_of};
+use crate::redirect::{KEYS_ONLY, place_of, way_of};
+use crate::spec::Flags;
+use crate::split::{Gather, Part, Split, Way, part_of};
 use crate::table::key_positions;
-use leasehold_cluster::{Member, Slot};
+use leasehold_cluster::{Kind, Slot};
 use leasehold_protocol::memcached::{Fault, Request};
 use std::borrow::Cow;
 
@@ -23,16 +24,27 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         Some(Fault::TooLarge) => true,
         Some(_) => return None,
     };
-    let member = context.host.member()?;
+    let member = context.host.member().filter(|_| context.client.routing != Routing::StandIn)?;
     let mut places = places(verb, request);
     let Some(first) = places.next() else {
         let is_link = context.client.routing == Routing::Link;
         return is_link.then(|| dispatch::answer(context, format!("SERVER_ERROR {KEYS_ONLY}").as_bytes()));
     };
-    let slot = slot_of(request, first);
+    let first_key = key_at(request, first);
+    let slot = Slot::of_key(&first_key);
     let owner = place_of(member, slot);
-    let is_one_owners = places.all(|place| place_of(member, slot_of(request, place)) == owner);
-    if is_one_owners && owner.is_none() {
+    let kind = kind_of(verb, request);
+    let way_of_key = |slot: Slot, key: &[u8]| match context.client.routing {
+        Routing::Link => Way::to(place_of(member, slot)),
+        _ => way_of(context, member, slot, key, kind),
+    };
+    let way_to = |place: usize| {
+        let key = key_at(request, place);
+        way_of_key(Slot::of_key(&key), &key)
+    };
+    let way = way_of_key(slot, &first_key);
+    let is_one_way = places.all(|place| way_to(place) == way);
+    if is_one_way && way.place.is_none() {
         return None;
     }
     if context.client.routing == Routing::Link {
@@ -42,13 +54,14 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         // It is refused here; but who reads on must not find the value that it was to take the place of.
         let request = outdated(context, verb, request)?;
         context.host.count(Count::StoreTooLarge, 1);
-        let part = Part { place: owner, slot, request, keys: Vec::new() };
-        Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false }
-    } else if let (true, Some(place)) = (is_one_owners, owner) {
-        let forward = Forward { place, slot, is_silent: false, gives_lease: false, waits_for_lease: false };
+        let part = Part { way: Way::to(owner), slot, request, keys: Vec::new() };
+        Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false, is_read: false }
+    } else if let (true, Way { place: Some(place), age_max_ms }) = (is_one_way, way) {
+        let (gives_lease, waits_for_lease, is_read) = (false, false, kind == Kind::Read);
+        let forward = Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
         return Some(Outcome::Forward(forward));
     } else {
-        split(member, verb, request)
+        split(verb, request, kind, way_to)
     };
     Some(Outcome::Split(Box::new(split)))
 }
@@ -60,13 +73,30 @@ fn places<'a>(verb: &Verb, request: Request<'a>) -> impl Iterator<Item = usize> 
 
 /// The slot of the key at a place among the words.
 fn slot_of(request: Request<'_>, place: usize) -> Slot {
+    Slot::of_key(&key_at(request, place))
+}
+
+/// The key at a place among the words.
+fn key_at<'a>(request: Request<'a>, place: usize) -> Cow<'a, [u8]> {
     let word = request.word(place).unwrap_or_default();
-    let key = meta::key_of(request, word).unwrap_or(Cow::Borrowed(word));
-    Slot::of_key(&key)
+    meta::key_of(request, word).unwrap_or(Cow::Borrowed(word))
+}
+
+/// What a request does, as far as its way is concerned; see `redirect::kind_of`.
+pub(crate) fn kind_of(verb: &Verb, request: Request<'_>) -> Kind {
+    // Those make or take a lease, give an entry another time to live, or a version of the caller's.
+    let changes = |flag: &[u8]| matches!(flag.first(), Some(b'N' | b'R' | b'T' | b'E'));
+    let is_read = verb.flags.has(Flags::READONLY) || verb.name == "mg" && !request.words_from(2).any(changes);
+    if is_read { Kind::Read } else { Kind::Update }
+}
+
+/// The keys of a request.
+pub(crate) fn keys<'a>(verb: &Verb, request: Request<'a>) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
+    places(verb, request).map(move |place| key_at(request, place))
 }
 
 /// A part for each node of a verb that reads many keys.
-fn split(member: &Member, verb: &Verb, request: Request<'_>) -> Split {
+fn split(verb: &Verb, request: Request<'_>, kind: Kind, way_to: impl Fn(usize) -> Way) -> Split {
     let mut parts: Vec<Part> = Vec::new();
     let mut head = Vec::new();
     for (key, place) in places(verb, request).enumerate() {
@@ -74,13 +104,13 @@ fn split(member: &Member, verb: &Verb, request: Request<'_>) -> Split {
             let words = request.words_from(0).take(place);
             head = words.collect::<Vec<_>>().join(&b' ');
         }
-        let part = part_of(&mut parts, member, slot_of(request, place), &head);
+        let part = part_of(&mut parts, way_to(place), slot_of(request, place), &head);
         part.keys.push(key as u32);
         part.request.push(b' ');
         part.request.extend_from_slice(request.word(place).unwrap_or_default());
     }
     parts.iter_mut().for_each(|part| part.request.extend_from_slice(b"\r\n"));
-    Split { parts, gather: Gather::Values, is_silent: false }
+    Split { parts, gather: Gather::Values, is_silent: false, is_read: kind == Kind::Read }
 }
 
 /// What removes the value that a `set` or `ms` was to replace, which is too large; `None`: nothing is to be removed.
@@ -189,7 +219,7 @@ mod tests {
         let parts: Vec<_> = split
             .parts
             .iter()
-            .map(|part| (part.place, String::from_utf8_lossy(&part.request).into_owned(), part.keys.clone()))
+            .map(|part| (part.way.place, String::from_utf8_lossy(&part.request).into_owned(), part.keys.clone()))
             .collect();
         let expected = [
             (Some(2), format!("gat 100 {} {}\r\n", one[0], one[1]), vec![0, 2]),

@@ -3,7 +3,7 @@
 use super::super::spec::{Change, Default, Kind, Spec, Unit, Value};
 use super::super::{Config, NodeConfig};
 use super::{integer, ms};
-use leasehold_cluster::{Pool, WEIGHT_MAX};
+use leasehold_cluster::{Pool, StandIns, WEIGHT_MAX};
 use leasehold_command::Routing;
 use std::time::Duration;
 
@@ -74,7 +74,48 @@ pub(super) const NODES: &[Spec<Config>] = &[
         write: |config, value| config.flap_out = value.duration(),
         read: |config| Value::Duration(config.flap_out),
     },
+    Spec {
+        name: "gutter",
+        kind: Kind::Choice(&["none", "pool", "same"]),
+        default: Default::Text("none"),
+        change: Change::Start,
+        doc: "Who answers reads of the keys of a node that is out, by its loaders. none: nobody, they are refused. pool: the nodes with pool = \"gutter\". same: \
+          the other nodes. Only nodes that hear from a majority of the others ask them. Changes of those keys are refused meanwhile.",
+        write: |config, value| config.gutter = value.choice(&GUTTERS),
+        read: |config| Value::from_choice(&GUTTERS, config.gutter),
+    },
+    Spec {
+        name: "gutter-ttl",
+        kind: ms(Duration::from_millis(100), Duration::from_secs(60 * 60)),
+        default: Default::Text("10s"),
+        change: Change::Start,
+        doc: "What a node has loaded for one that is out lives no longer than this, whatever the ttl of its loader. So old may be what it answers after a change \
+          that another node has seen.",
+        write: |config, value| config.gutter_ttl = value.duration(),
+        read: |config| Value::Duration(config.gutter_ttl),
+    },
+    Spec {
+        name: "failover-share",
+        kind: Kind::Ratio { min: 0.0, max: 1.0 },
+        default: Default::Text("0.5"),
+        change: Change::Start,
+        doc: "At most this share of its requests, and failover-burst at once, a node sends to those that stand in for others while one is out. What is more is \
+          answered as without gutter.",
+        write: |config, value| config.failover_share = value.ratio(),
+        read: |config| Value::Ratio(config.failover_share),
+    },
+    Spec {
+        name: "failover-burst",
+        kind: integer(1, 1_000_000),
+        default: Default::Text("10000"),
+        change: Change::Start,
+        doc: "So many requests may go to those that stand in for others before failover-share bounds them.",
+        write: |config, value| config.failover_burst = value.u32(),
+        read: |config| Value::Integer(config.failover_burst.into()),
+    },
 ];
+
+const GUTTERS: [StandIns; 3] = [StandIns::None, StandIns::Pool, StandIns::Same];
 
 const ROUTINGS: [Routing; 3] = [Routing::Auto, Routing::Redirect, Routing::Forward];
 
@@ -106,7 +147,7 @@ pub(crate) const NODE: &[Spec<NodeConfig>] = &[
         kind: Kind::Choice(&["main", "gutter"]),
         default: Default::Text("main"),
         change: Change::Start,
-        doc: "main: it owns a share of the keys. gutter: it owns none.",
+        doc: "main: it owns a share of the keys. gutter: it owns none, and stands in for nodes that are out if gutter = \"pool\".",
         write: |node, value| node.pool = value.choice(&POOLS),
         read: |node| Value::from_choice(&POOLS, node.pool),
     },

@@ -26,7 +26,7 @@ use super::{
     AuditorConfig, BindAddress, Config, FeedConfig, JournalConfig, Live, LoaderConfig, LogFormat, LogLevel, NodeConfig,
     RefreshMode, Secret, WriteMode,
 };
-use leasehold_cluster::Pool;
+use leasehold_cluster::{Pool, StandIns};
 use leasehold_command::{Routing, ServeStale};
 use leasehold_keyspace::{Db, EvictionPolicy, LeaseSettings, Objective};
 use leasehold_loader_api::BreakerSettings;
@@ -136,6 +136,10 @@ impl std::default::Default for Config {
             peer_failures: 0,
             peer_ping: None,
             flap_out: Duration::ZERO,
+            gutter: StandIns::None,
+            gutter_ttl: Duration::ZERO,
+            failover_share: 0.0,
+            failover_burst: 0,
         };
         fill_defaults(server_options(), &mut config);
         config
