@@ -280,6 +280,11 @@ impl Peers {
         }
     }
 
+    /// Counts a request for which [`Peers::route`] is not asked, as it goes to its owner: stand-ins get a share of all.
+    pub fn count(&self) {
+        self.budget.deposit(&self.rules);
+    }
+
     /// Whether a node is out: it is not asked.
     #[must_use]
     pub fn is_out(&self, place: Place) -> bool {

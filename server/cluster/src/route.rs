@@ -294,6 +294,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stand_in_read_before_the_owner_answered_a_change_is_too_old() {
+        let mut cluster = Cluster::new(3, 1, &Rules::default());
+        let two = cluster.place(2);
+        cluster.nodes[0].changed(two, cluster.now_ms);
+        kill(&cluster, 0, 2);
+        cluster.go_on(1_000, &[2]);
+        let age_max_ms = |cluster: &Cluster| match routes(cluster, 0, 2)[0] {
+            Route::StandIn(StandIn { age_max_ms, .. }) => age_max_ms,
+            route => panic!("{route:?}"),
+        };
+        assert!((900..1_000).contains(&age_max_ms(&cluster)), "while all is well nothing is noted");
+        // Over a connection that another thread still has.
+        cluster.nodes[0].changed(two, cluster.now_ms);
+        assert_eq!(age_max_ms(&cluster), 0);
+        cluster.go_on(500, &[2]);
+        assert!((400..500).contains(&age_max_ms(&cluster)));
+        cluster.nodes[0].changed(two, 0);
+        assert!((400..500).contains(&age_max_ms(&cluster)), "an earlier change changes nothing");
+    }
+
+    #[test]
+    fn requests_of_all_kinds_count_for_the_share_of_stand_ins() {
+        let rules = Rules { failover_share: 500, failover_burst: 1, ..Rules::default() };
+        let cluster = Cluster::new(3, 1, &rules);
+        kill(&cluster, 0, 2);
+        let key = cluster.key_of(2);
+        let is_given =
+            |cluster: &Cluster| matches!(cluster.nodes[0].route(&cluster.ask(&key, Kind::Read)), Route::StandIn(_));
+        assert!(is_given(&cluster));
+        assert!(!is_given(&cluster));
+        cluster.nodes[0].count();
+        assert!(is_given(&cluster));
+    }
+
+    #[test]
     fn each_stand_in_is_tried_once_and_those_that_are_out_never() {
         let cluster = Cluster::new(3, 2, &Rules::default());
         kill(&cluster, 0, 2);

@@ -97,18 +97,20 @@ fn moved(member: &Member, slot: Slot) -> ReplyError {
 pub(crate) fn way_of(context: &Context<'_>, member: &Member, slot: Slot, key: &[u8], kind: Kind) -> Way {
     let way = Way::to(place_of(member, slot));
     match context.host.peers() {
-        Some(peers) if way.place.is_some() && kind == Kind::Read && !peers.are_well() => {
-            way_around(context, peers, slot, key).unwrap_or(way)
-        }
+        Some(peers) if !peers.are_well() => way_in_trouble(context, peers, slot, key, kind).unwrap_or(way),
         _ => way,
     }
 }
 
 /// The way to a stand-in. Where none may be asked the owner is: if it does not answer, its link says so.
 #[cold]
-fn way_around(context: &Context<'_>, peers: &Peers, slot: Slot, key: &[u8]) -> Option<Way> {
+fn way_in_trouble(context: &Context<'_>, peers: &Peers, slot: Slot, key: &[u8], kind: Kind) -> Option<Way> {
     let now_ms = context.turn.now_ms;
     if peers.rules().stand_ins == StandIns::None {
+        return None;
+    }
+    if kind != Kind::Read || peers.topology().owner_place(slot) == peers.own() {
+        peers.count();
         return None;
     }
     match peers.route(&Ask { slot, key, kind: Kind::Read, now_ms, random: now_ms }) {
@@ -233,6 +235,41 @@ mod tests {
             assert_eq!(forwarded(&mut node, &format!("GET {foreign} x")), None, "a mistake is told here");
             assert!(node.run(&format!("RENAME {own} {foreign}")).starts_with("-CROSSSLOT "));
             assert_eq!(node.run("DBSIZE"), ":1\r\n");
+        }
+    }
+
+    #[test]
+    fn reads_of_a_dead_node_go_to_a_stand_in_and_changes_to_nobody_else() {
+        for routing in [Routing::Forward, Routing::Auto, Routing::Redirect, Routing::Shown] {
+            let (mut node, dead) = Node::beside_a_dead_one(MEMBERS[0]);
+            node.client.routing = routing;
+            let member = node.host.member.clone().expect("there are nodes");
+            let key_of = |place: usize| {
+                let is_its = |key: &String| member.topology().place_of_owner(Slot::of_key(key.as_bytes())) == place;
+                (0..).map(|number| format!("k{number}")).find(is_its).expect("each has slots")
+            };
+            let lost = key_of(dead.index());
+            let read = forwarded(&mut node, &format!("GET {lost}")).expect("somebody reads it");
+            assert!(read.is_read && read.age_max_ms == Some(0) && usize::from(read.place) != dead.index());
+            for line in ["SET KEY v", "DEL KEY", "GETL KEY", "APPEND KEY x", "EXPIRE KEY 0"] {
+                let change = forwarded(&mut node, &line.replace("KEY", &lost)).expect("its link refuses it");
+                assert!(!change.is_read && change.age_max_ms.is_none(), "{line}");
+                assert_eq!(usize::from(change.place), dead.index(), "{line}");
+            }
+            let third = key_of(3 - dead.index() - member.place().index());
+            let sent_on = forwarded(&mut node, &format!("GET {third}"));
+            let is_told = matches!(routing, Routing::Redirect | Routing::Shown);
+            assert_eq!(sent_on.is_none(), is_told, "{routing:?}: the others are where they were");
+            assert!(sent_on.is_none_or(|forward| forward.age_max_ms.is_none()));
+            let own = key_of(member.place().index());
+            assert!(forwarded(&mut node, &format!("GET {own}")).is_none());
+            if is_told {
+                continue;
+            }
+            node.run(&format!("MGET {lost} {own} {third}"));
+            let Outcome::Split(split) = &node.outcome else { panic!("{:?}", node.outcome) };
+            let ages: Vec<_> = split.parts.iter().map(|part| part.way.age_max_ms).collect();
+            assert!(split.is_read && ages.iter().flatten().count() == 1, "{split:?}");
         }
     }
 

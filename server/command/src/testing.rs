@@ -8,12 +8,13 @@ use crate::host::{
     AuditView, Change, ClientFilter, ClientRow, Host, LoaderOrder, LoaderPolicy, RefreshRule, ServeStale, StatsOf,
     View, ViolationView,
 };
-use leasehold_cluster::{Address, Member, NodeSettings, Pool, Topology};
+use leasehold_cluster::{Address, Fault, Member, NodeSettings, Peers, Place, Pool, Rules, StandIns, Topology};
 use leasehold_keyspace::{Db, EvictionPolicy, HashSeed, Keyspace, LeaseSettings, Load, Settings, Turn, Waiter};
 use leasehold_protocol::memcached;
 use leasehold_protocol::{Limits, Parsed, Parser, Reply, RespVersion};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Server time at which every test begins, in ms.
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
@@ -79,6 +80,31 @@ impl Node {
         node.host.member = Member::new(topology, name);
         node.client.routing = Routing::Redirect;
         node
+    }
+
+    /// As [`Node::among_others`]; another node, whose place this gives, has just died, and the third stands in for it.
+    pub(crate) fn beside_a_dead_one(name: &str) -> (Self, Place) {
+        let mut node = Self::among_others(name);
+        let member = node.host.member.as_ref().expect("there are nodes");
+        let (topology, own) = (Arc::new(member.topology().clone()), member.place());
+        let rules = Rules { stand_ins: StandIns::Same, ramp_start: 1_000, ..Rules::default() };
+        // Long enough ago that all count on each other.
+        let since_ms = node.turn.now_ms - 3_000;
+        let peers = |place| Peers::new(Arc::clone(&topology), place, rules.clone(), 1, since_ms);
+        let mut nodes: Vec<Peers> = topology.places().map(peers).collect();
+        for now_ms in (since_ms..=node.turn.now_ms).step_by(50) {
+            for asking in &nodes {
+                for (place, ping) in asking.tick(now_ms, 0).pings {
+                    let pong = nodes[place.index()].answer(asking.own(), &ping, now_ms);
+                    asking.hear(place, &pong, now_ms);
+                }
+            }
+        }
+        let dead = topology.places().find(|place| *place != own).expect("there are others");
+        let peers = nodes.swap_remove(own.index());
+        peers.failed(dead, Fault::Refused, node.turn.now_ms);
+        node.host.peers = Some(peers);
+        (node, dead)
     }
 
     /// What a command of the client works with.
@@ -186,6 +212,7 @@ pub(crate) struct FakeHost {
     /// Of the user `default`.
     pub(crate) password: Option<Vec<u8>>,
     pub(crate) member: Option<Member>,
+    pub(crate) peers: Option<Peers>,
     pub(crate) options: RefCell<BTreeMap<String, String>>,
     pub(crate) rows: Vec<ClientRow>,
     pub(crate) killed: RefCell<Vec<ClientFilter>>,
@@ -208,6 +235,10 @@ pub(crate) struct FakeHost {
 impl Host for FakeHost {
     fn member(&self) -> Option<&Member> {
         self.member.as_ref()
+    }
+
+    fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
     }
 
     fn loader_for(&self, _: Db, key: &[u8]) -> Option<LoaderPolicy> {

@@ -140,7 +140,7 @@ impl Connection {
             let (mut len, mut end) = (0, None);
             let mut ahead = done;
             while len < PREFETCH_KEYS_MAX && end.is_none() {
-                match frame::next_sent(&input[ahead..], limits.request_bytes_max) {
+                match frame::next_sent(&input[ahead..], limits.request_bytes_max + frame::AGE_BYTES) {
                     Next::Frame(frame, bytes) => {
                         frames[len] = frame;
                         len += 1;
