@@ -8,6 +8,7 @@
 //!
 //! Each thread has a link of its own to each node, opened at the first need; nothing crosses threads. Whether the others are there is asked by `pulse`, on
 //! one connection for each pair of nodes, and what that and the links have found out is in `watch`.
+//! A read that its node does not answer is sent to a stand-in instead (`spare`), over the link to that.
 
 pub(crate) mod frame;
 pub(crate) mod gather;

@@ -18,9 +18,12 @@ pub(crate) struct Watch {
 pub(crate) struct Story {
     /// Server time.
     pub(crate) since_ms: u64,
-    /// The last failure; empty: there was none.
+    /// The last failure; empty: there was none since it was well.
     pub(crate) reason: String,
 }
+
+/// Why a node is in trouble that answers no pings.
+const SILENT: &str = "has not answered in time";
 
 impl Watch {
     /// Of a node that has started; `boot` is a random number.
@@ -55,6 +58,12 @@ impl Watch {
         let mut stories = self.stories();
         let story = &mut stories[change.place.index()];
         let before_ms = now_ms.saturating_sub(std::mem::replace(&mut story.since_ms, now_ms));
+        match change.to {
+            Condition::Well => story.reason.clear(),
+            // No request has told: it was asked by pings alone.
+            _ if story.reason.is_empty() => SILENT.clone_into(&mut story.reason),
+            _ => {}
+        }
         let node = self.peers.topology().all()[change.place.index()].name();
         let (is, was, reason) = (name_of(change.to), name_of(change.from), &story.reason);
         match change.to {
