@@ -4,7 +4,7 @@
     conf/cluster/up.py [CONF]
 
 CONF is conf/cluster/cluster.toml if not given. The program is $LEASEHOLD, else `leasehold` in the PATH. What the nodes say
-goes to leasehold-NAME.log in the working directory. A node that ends by itself, or is killed, is left to whoever did that.
+goes to leasehold-NAME.log in the working directory.
 """
 
 import os
@@ -23,6 +23,12 @@ def main():
     running = []
 
     def end(*_):
+        # Also those that somebody has started anew in the place of one that was killed.
+        for _, port in nodes_of(conf):
+            info = ask(port, "INFO", "server") or ""
+            for line in info.splitlines():
+                if line.startswith("process_id:"):
+                    os.kill(int(line.partition(":")[2]), signal.SIGTERM)
         for process in running:
             process.terminate()
         for process in running:
