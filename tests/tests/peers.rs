@@ -57,6 +57,7 @@ fn a_node_that_stands_still_is_out_and_it_takes_the_others_for_well_when_it_goes
     let cluster = Cluster::start_with("peer-timeout = \"500ms\"", "");
     let (mut client, mut stopped) = (cluster.nodes[0].client(), cluster.nodes[1].client());
     until("it is asked", || told(&mut client, "b", "state") == "well");
+    until("it asks", || ["a", "c"].iter().all(|name| told(&mut stopped, name, "state") == "well"));
     cluster.nodes[1].pause();
     until("it is out", || told(&mut client, "b", "state") == "out");
     cluster.nodes[1].resume();

@@ -246,7 +246,7 @@ impl Serving {
                 put_clock(hands.reply, hands.turn.now_ms);
             }
             frame::GONE => self.forget(hands, frame.number),
-            frame::ASK => self.answer(hands, frame.bytes),
+            frame::ASK => self.answer(hands, frame),
             _ if self.held.is_empty() || !self.held.contains_key(&frame.number) => {
                 self.execute(hands, frame);
             }
@@ -271,9 +271,11 @@ impl Serving {
         }
     }
 
-    /// Answers a ping of the other node; one that is none is not answered.
-    fn answer(&self, hands: &mut Hands<'_>, bytes: &[u8]) {
-        let (Some(watch), Some(ping)) = (&hands.thread.node.watch, word::ping(bytes)) else { return };
+    /// Answers a ping of the other node.
+    fn answer(&self, hands: &mut Hands<'_>, frame: &Sent<'_>) {
+        let (Some(watch), Some(ping)) = (&hands.thread.node.watch, word::ping(frame.bytes)) else {
+            return refuse(hands, frame, "does not know this request");
+        };
         let pong = watch.peers.answer(self.from, &ping, self.now_ms);
         let buffer = hands.reply.buffer_mut();
         let start = frame::begin(buffer, frame::WORD);
