@@ -460,6 +460,7 @@ impl Connection {
         let ready = owed.take_ready();
         if owed.is_done() {
             self.owed = None;
+            self.client.changes_under_way = false;
         }
         self.slot.is_owed.set(self.owed.is_some());
         if ready.is_empty() {

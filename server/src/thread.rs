@@ -14,7 +14,7 @@ use crate::peer::link::SILENCE_MAX;
 use crate::stage::Stage;
 use crate::stats::{PeerCounters, ThreadStats};
 use crate::vital::Vital;
-use leasehold_command::{Client, Routing, Terms, commands_total, finish_effects, give_back, name_by_index};
+use leasehold_command::{Client, Routing, commands_total, finish_effects, give_back, name_by_index};
 use leasehold_keyspace::{Turn, Wake, WakeEvent};
 use leasehold_protocol::{Reply, RespVersion};
 use std::cell::{Cell, RefCell, RefMut};
@@ -229,12 +229,6 @@ impl Thread {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
-    }
-
-    /// How old an answer may be that is given for another node, which is counted.
-    pub(crate) fn terms(&self, age_max_ms: u64) -> Terms {
-        self.stats().stood_in.add(1);
-        Terms { age_max_ms, ttl_max_ms: self.node.config.gutter_ttl.as_millis() as u64 }
     }
 
     fn shown(&self) -> &ThreadDesk {

@@ -32,6 +32,8 @@ pub struct Client {
     pub connected_at_ms: u64,
     /// Index in the command table of the last command, for `CLIENT LIST`.
     pub last_command: Option<u16>,
+    /// Another node owes it the answer to what may be a change.
+    pub changes_under_way: bool,
     /// Number of the command under way, counted per connection; part of its [`leasehold_keyspace::Waiter`]s.
     pub ticket: u32,
 }
@@ -113,6 +115,7 @@ impl Client {
             no_touch: false,
             connected_at_ms: now_ms,
             last_command: None,
+            changes_under_way: false,
             ticket: 0,
         }
     }

@@ -56,4 +56,4 @@ pub use names::{commands_total, name_by_index};
 pub use parked::{Parked, give_back};
 pub use spec::{Flags, Group, Keys, Spec};
 pub use split::{Gather, Part, Split, Way};
-pub use stand_in::{Terms, execute_for_another, execute_text_for_another, keys_of_request, keys_of_text};
+pub use stand_in::{execute_for_another, execute_text_for_another, keys_of_request, keys_of_text};

@@ -5,7 +5,6 @@
 use crate::client::Routing;
 use crate::context::{Context, Forward};
 use crate::error::ReplyError;
-use crate::spec::Flags;
 use crate::spec::Spec;
 use crate::split::{Gather, Split, Way};
 use crate::table;
@@ -78,9 +77,12 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
     }
 }
 
-/// What a command does, as far as its way is concerned: a read may be answered by a stand-in, all else is for the owner of its key.
+/// Commands that load what is missing: what they answer is the same wherever it is loaded.
+const LOADING: [&str; 4] = ["get", "mget", "loadthrough", "mloadthrough"];
+
+/// What a command does, as far as its way is concerned: a read that loads may be answered by a stand-in, all else is for the owner of its key.
 pub(crate) fn kind_of(spec: &Spec) -> Kind {
-    if spec.flags.has(Flags::READONLY) { Kind::Read } else { Kind::Update }
+    if LOADING.contains(&spec.name) { Kind::Read } else { Kind::Update }
 }
 
 /// Whether others stand in for a node, as it does not answer.
@@ -109,7 +111,9 @@ fn way_in_trouble(context: &Context<'_>, peers: &Peers, slot: Slot, key: &[u8], 
     if peers.rules().stand_ins == StandIns::None {
         return None;
     }
-    if kind != Kind::Read || peers.topology().owner_place(slot) == peers.own() {
+    // A read must not overtake a change by the same client that its owner may still answer.
+    let waits = context.client.changes_under_way;
+    if kind != Kind::Read || waits || peers.topology().owner_place(slot) == peers.own() {
         peers.count();
         return None;
     }
@@ -221,7 +225,7 @@ mod tests {
             let slot = Slot::of_key(foreign.as_bytes());
             let place = node.host.member.as_ref().expect("there are nodes").topology().place_of_owner(slot) as u16;
             for line in ["GET KEY", "SET KEY v", "LOADTHROUGH KEY", "OBJECT ENCODING KEY"] {
-                let is_read = !line.starts_with("SET");
+                let is_read = !line.starts_with("SET") && !line.starts_with("OBJECT");
                 let (gives_lease, waits_for_lease, age_max_ms) = (false, false, None);
                 let expected =
                     Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };

@@ -5,58 +5,56 @@
 
 use crate::context::{Context, Outcome};
 use crate::memcached;
-use crate::redirect::kind_of;
+use crate::redirect::{is_own, kind_of};
 use crate::table;
 use leasehold_cluster::Kind;
-use leasehold_protocol::{Limits, Parsed, Parser, Request, memcached as text};
-
-/// How old an answer may be, in ms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// It was loaded less than so long ago.
-    pub age_max_ms: u64,
-    /// What this node loads for others lives for so long.
-    pub ttl_max_ms: u64,
-}
+use leasehold_protocol::{
+    Limits, Parsed, Parser, Request,
+    memcached::{self as text, reply},
+};
 
 /// A change of such a key may wait in the journal of its node: then the source has an older value.
 const IN_JOURNAL: &str = "CLUSTERDOWN the node of this key may have changes of it that its source does not have";
 
+/// What is nobody's row has one place, and that does not answer.
+const NO_LOADER: &str = "CLUSTERDOWN the node of this key does not answer, and no loader has it";
+
+/// Nobody may have this node forget its own.
+const OWN_KEY: &str = "CLUSTERDOWN nobody stands in for the node that is asked";
+
 /// Only reads are sent to a stand-in by nodes of this version.
 const NO_READ: &str = "CLUSTERDOWN a node that stands in for another one is only read from";
 
-/// Executes a request for a node that does not answer; its keys are not this node's.
-pub fn execute_for_another(context: &mut Context<'_>, request: Request<'_>, terms: Terms) -> Outcome {
+/// Executes a request for a node that does not answer, with answers that were loaded less than `age_max_ms` ago.
+pub fn execute_for_another(context: &mut Context<'_>, request: Request<'_>, age_max_ms: u64) -> Outcome {
     if let Ok((_, spec)) = table::find(request) {
-        if kind_of(spec) != Kind::Read || table::keys_of(spec, request).next().is_none() {
-            context.reply.error(&NO_READ);
+        let names_loader = !matches!(spec.name, "get" | "mget");
+        let is_read = kind_of(spec) == Kind::Read && table::keys_of(spec, request).next().is_some();
+        let mut keys = table::keys_of(spec, request);
+        let prepared = match is_read {
+            true => keys.try_for_each(|key| prepare(context, key, names_loader, age_max_ms)),
+            false => Err(NO_READ),
+        };
+        if let Err(refusal) = prepared {
+            context.reply.error(&refusal);
             return Outcome::Replied;
-        }
-        for key in table::keys_of(spec, request) {
-            if !prepare(context, key, terms) {
-                context.reply.error(&IN_JOURNAL);
-                return Outcome::Replied;
-            }
         }
     }
     crate::execute(context, request)
 }
 
 /// As [`execute_for_another`], of a request in memcached's words.
-pub fn execute_text_for_another(context: &mut Context<'_>, request: text::Request<'_>, terms: Terms) -> Outcome {
+pub fn execute_text_for_another(context: &mut Context<'_>, request: text::Request<'_>, age_max_ms: u64) -> Outcome {
     if let Some((_, verb)) = request.word(0).and_then(memcached::find) {
-        let refusal =
-            if memcached::kind_of(verb, request) != Kind::Read || memcached::keys(verb, request).next().is_none() {
-                Some(NO_READ)
-            } else if memcached::keys(verb, request).all(|key| prepare(context, &key, terms)) {
-                None
-            } else {
-                Some(IN_JOURNAL)
-            };
-        if let Some(refusal) = refusal {
-            context.reply.buffer_mut().extend_from_slice(
-                format!("SERVER_ERROR {}\r\n", refusal.trim_start_matches("CLUSTERDOWN ")).as_bytes(),
-            );
+        let is_read =
+            memcached::kind_of(verb, request) == Kind::Read && memcached::keys(verb, request).next().is_some();
+        let prepared = match is_read {
+            true => memcached::keys(verb, request).try_for_each(|key| prepare(context, &key, false, age_max_ms)),
+            false => Err(NO_READ),
+        };
+        if let Err(refusal) = prepared {
+            let text = refusal.trim_start_matches("CLUSTERDOWN ");
+            reply::error(context.reply.buffer_mut(), "SERVER_ERROR", text);
             return Outcome::Replied;
         }
     }
@@ -83,15 +81,23 @@ pub fn keys_of_text(bytes: &[u8], limits: &text::Limits) -> Option<Vec<Vec<u8>>>
     Some(memcached::keys(verb, request).map(std::borrow::Cow::into_owned).collect())
 }
 
-/// Has nothing answer for a key that is too old; whether the source is the last word on it.
-fn prepare(context: &mut Context<'_>, key: &[u8], Terms { age_max_ms, ttl_max_ms }: Terms) -> bool {
+/// Has nothing answer for a key that is too old.
+///
+/// # Errors
+/// Why what would be loaded is not the last word on the key.
+fn prepare(context: &mut Context<'_>, key: &[u8], names_loader: bool, age_max_ms: u64) -> Result<(), &'static str> {
     let (db, now_ms) = (context.client.db, context.turn.now_ms);
-    if context.host.writes_behind(db, key) {
-        return false;
+    if is_own(context, key) {
+        return Err(OWN_KEY);
     }
-    let born_from_ms = now_ms.saturating_sub(age_max_ms);
-    context.keyspace.require_younger(context.turn, db, key, born_from_ms, born_from_ms.saturating_add(ttl_max_ms));
-    true
+    if context.host.writes_behind(db, key) {
+        return Err(IN_JOURNAL);
+    }
+    if context.host.loader_for(db, key).is_none_or(|policy| !policy.transparent && !names_loader) {
+        return Err(NO_LOADER);
+    }
+    context.keyspace.require_younger(context.turn, db, key, now_ms.saturating_sub(age_max_ms));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,14 +108,15 @@ mod tests {
     use leasehold_cluster::Slot;
     use leasehold_protocol::Reply;
 
-    const TERMS: Terms = Terms { age_max_ms: 1_000, ttl_max_ms: 10_000 };
+    const AGE_MAX_MS: u64 = 1_000;
 
     /// A node that is asked for another one, and a key of that.
     fn asked() -> (Node, String) {
         let mut node = Node::among_others(MEMBERS[0]);
+        node.host.loader = Node::with_loader().host.loader;
         node.client.routing = Routing::StandIn;
         let member = node.host.member.clone().expect("there are nodes");
-        let key = (0..).map(|number| format!("k{number}")).find(|key| !member.owns_key(key.as_bytes()));
+        let key = (0..).map(|number| format!("load:{number}")).find(|key| !member.owns_key(key.as_bytes()));
         (node, key.expect("others have slots"))
     }
 
@@ -117,22 +124,45 @@ mod tests {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         let (parser, input) = parse(&words);
         let mut reply = Reply::new(node.version);
-        execute_for_another(&mut node.context(&mut reply), parser.request(&input), TERMS);
+        node.turn.effects.loads.clear();
+        let outcome = execute_for_another(&mut node.context(&mut reply), parser.request(&input), AGE_MAX_MS);
+        node.outcome = outcome;
         String::from_utf8_lossy(reply.as_bytes()).into_owned()
     }
 
     #[test]
     fn a_stand_in_only_reads_and_only_what_it_has_loaded() {
         let (mut node, key) = asked();
-        assert_eq!(ask(&mut node, &format!("GET {key}")), "$-1\r\n");
-        for line in ["SET KEY v", "DEL KEY", "GETL KEY", "SETL KEY 5 v", "INCR KEY", "EXPIRE KEY 5"] {
+        assert_eq!(ask(&mut node, &format!("GET {key}")), "");
+        assert!(matches!(node.outcome, Outcome::Parked(_)) && node.turn.effects.loads.len() == 1);
+        for line in
+            ["SET KEY v", "DEL KEY", "GETL KEY", "SETL KEY 5 v", "INCR KEY", "EXPIRE KEY 5", "EXISTS KEY", "TTL KEY"]
+        {
             let answer = ask(&mut node, &line.replace("KEY", &key));
             assert!(answer.starts_with("-CLUSTERDOWN a node that stands in "), "{line}: {answer}");
         }
         // What was written here when the key was this node's has no birth.
         assert_eq!(node.run(&format!("SET {key} v")), "+OK\r\n");
-        assert_eq!(ask(&mut node, &format!("GET {key}")), "$-1\r\n");
+        assert_eq!(ask(&mut node, &format!("GET {key}")), "");
+        assert!(matches!(node.outcome, Outcome::Parked(_)));
         assert_eq!(ask(&mut node, &format!("GET {key} x")), "-ERR wrong number of arguments for 'get' command\r\n");
+    }
+
+    #[test]
+    fn nobody_stands_in_for_what_no_loader_has_or_for_itself() {
+        let (mut node, key) = asked();
+        let plain = key.strip_prefix("load:").expect("a loader has it");
+        let is_own =
+            |node: &Node, key: &str| node.host.member.as_ref().is_some_and(|member| member.owns_key(key.as_bytes()));
+        let plain =
+            (0..).map(|number| format!("{plain}{number}")).find(|key| !is_own(&node, key)).expect("others have slots");
+        assert!(
+            ask(&mut node, &format!("GET {plain}")).starts_with("-CLUSTERDOWN the node of this key does not answer")
+        );
+        let own = (0..).map(|number| format!("load:{number}")).find(|key| is_own(&node, key)).expect("it has slots");
+        assert_eq!(node.run(&format!("SET {own} v")), "+OK\r\n");
+        assert!(ask(&mut node, &format!("GET {own}")).starts_with("-CLUSTERDOWN nobody stands in"));
+        assert_eq!(node.run(&format!("GET {own}")), "$1\r\nv\r\n");
     }
 
     #[test]

@@ -11,9 +11,8 @@ use crate::turn::Turn;
 
 impl Keyspace {
     /// Has nothing answer for a key, from now on, that was loaded before a time: an entry whose load began before `born_from_ms`, or that knows no birth,
-    /// is removed, and a load that began before fills for nobody who comes after. What is remembered of an absent key goes if it ends before
-    /// `absent_until_ms`.
-    pub fn require_younger(&self, turn: &mut Turn, db: Db, key: &[u8], born_from_ms: u64, absent_until_ms: u64) {
+    /// is removed, and a load that began before fills for nobody who comes after. What is remembered of an absent key goes: it knows no birth.
+    pub fn require_younger(&self, turn: &mut Turn, db: Db, key: &[u8], born_from_ms: u64) {
         let now_ms = turn.now_ms;
         self.bumps().reach(now_ms);
         self.with_shard(db, key, |shard, key| {
@@ -23,10 +22,7 @@ impl Keyspace {
                     shard.remove(location, key.hash);
                 }
             }
-            let absence = shard.absence(key, now_ms);
-            if absence
-                .is_some_and(|absence| absence.kind == AbsenceKind::Negative && absence.until_ms < absent_until_ms)
-            {
+            if shard.absence(key, now_ms).is_some_and(|absence| absence.kind == AbsenceKind::Negative) {
                 shard.end_negative(key, now_ms);
             }
             if !shard.leases.is_empty() {

@@ -8,13 +8,10 @@ mod lease;
 use lease::*;
 use leasehold_keyspace::{Expiry, Fill, Filled};
 
-/// As long as absences live here.
-const ABSENT_MS: u64 = 1_000;
-
 impl Node {
     /// From now on only what was loaded from `born_from_ms` on is an answer.
     fn require(&mut self, born_from_ms: u64) {
-        self.keyspace.require_younger(&mut self.turn, DB, KEY, born_from_ms, born_from_ms + ABSENT_MS);
+        self.keyspace.require_younger(&mut self.turn, DB, KEY, born_from_ms);
     }
 
     /// A load of the server that is given its token now.
@@ -78,13 +75,15 @@ fn a_load_that_began_late_enough_is_shared() {
 }
 
 #[test]
-fn an_absence_goes_if_it_may_be_older() {
-    for (asked_ms, is_left) in [(0, true), (1, false)] {
+fn an_absence_goes_as_it_knows_no_birth() {
+    for is_required in [false, true] {
         let mut node = Node::new();
         let load = node.begin();
-        node.keyspace.fill(&mut node.turn, DB, KEY, load, Fill::Absent { ttl_ms: ABSENT_MS });
-        node.require(START_MS + asked_ms);
+        node.keyspace.fill(&mut node.turn, DB, KEY, load, Fill::Absent { ttl_ms: 1_000 });
+        if is_required {
+            node.require(START_MS);
+        }
         let is_absent = matches!(node.claim(SERVER), leasehold_keyspace::Claimed::Negative { .. });
-        assert_eq!(is_absent, is_left);
+        assert_eq!(is_absent, !is_required);
     }
 }

@@ -222,6 +222,7 @@ fn send_on<F: Front>(
     let (owed, command) = (Rc::clone(owed), client.last_command);
     let frame = Sent { id: 0, number: client.id, kind: frame::kind_of(dialect, client), bytes };
     let spare = spare_of(thread, is_read, slot, &frame, age_max_ms);
+    context.client.changes_under_way |= !is_read;
     let request = Forwarded { owed, number, part: 0, slot, dialect, command, lease_key, spare };
     thread.links.forward(thread, usize::from(place), request, frame, age_max_ms);
 }
@@ -257,6 +258,7 @@ fn send_parts<F: Front>(
     let sent_bytes = parts.iter().filter(|part| part.way.place.is_some()).map(|part| part.request.len()).sum();
     let awaited = Awaited { is_silent, sent_bytes, ..Awaited::default() };
     let number = owed.gather(awaited, Gathering::new(gather, &mut parts, context.reply.bytes_max()));
+    context.client.changes_under_way |= !is_read;
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let kind = frame::kind_of(dialect, client);
     let mut own = None;

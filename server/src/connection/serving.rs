@@ -290,11 +290,11 @@ impl Serving {
             return refuse(hands, frame, "got this too late, and has not executed it");
         }
         let Some((age_max_ms, request)) = frame.request() else { return refuse(hands, frame, "cannot read this") };
-        let terms = age_max_ms.map(|age_max_ms| hands.thread.terms(age_max_ms));
+        hands.thread.stats().stood_in.add(u64::from(age_max_ms.is_some()));
         hands.reply.set_version(version_of(dialect));
         let head = frame::begin(hands.reply.buffer_mut(), frame.id);
         let client = &mut *hands.client;
-        client.routing = if terms.is_some() { Routing::StandIn } else { Routing::Link };
+        client.routing = if age_max_ms.is_some() { Routing::StandIn } else { Routing::Link };
         client.no_touch = frame.kind & frame::NO_TOUCH != 0;
         client.ticket = client.ticket.wrapping_add(1);
         client.last_command = None;
@@ -302,9 +302,9 @@ impl Serving {
             Dialect::Resp2 | Dialect::Resp3 => match self.parsers.resp.parse(request, hands.limits) {
                 Ok(Parsed::Complete { .. }) => {
                     let request = self.parsers.resp.request(request);
-                    Some(match terms {
+                    Some(match age_max_ms {
                         None => execute(&mut hands.context(), request),
-                        Some(terms) => execute_for_another(&mut hands.context(), request, terms),
+                        Some(age_max_ms) => execute_for_another(&mut hands.context(), request, age_max_ms),
                     })
                 }
                 Ok(Parsed::Incomplete) | Err(_) => None,
@@ -312,9 +312,9 @@ impl Serving {
             Dialect::Memcached => match self.parsers.text.parse(request, hands.text_limits) {
                 Ok(Parsed::Complete { .. }) => {
                     let request = self.parsers.text.request(request);
-                    Some(match terms {
+                    Some(match age_max_ms {
                         None => memcached::execute(&mut hands.context(), request),
-                        Some(terms) => execute_text_for_another(&mut hands.context(), request, terms),
+                        Some(age_max_ms) => execute_text_for_another(&mut hands.context(), request, age_max_ms),
                     })
                 }
                 Ok(Parsed::Incomplete) | Err(_) => None,
@@ -380,8 +380,14 @@ impl Serving {
             self.now_ms = hands.thread.node.clock.now_ms();
             self.execute(hands, &Sent { id, number: client, kind, bytes: &request });
             if let Some(held) = self.held.get_mut(&client) {
+                // As in `put_behind`.
                 for Behind { kind, request, .. } in &behind {
-                    self.parsers.load_ahead(hands, *kind, request, &mut held.keys_left);
+                    match (Sent { id, number: client, kind: *kind, bytes: request }).request() {
+                        Some((None, request)) => {
+                            self.parsers.load_ahead(hands, *kind, request, &mut held.keys_left);
+                        }
+                        Some((Some(_), _)) | None => held.keys_left = 0,
+                    }
                 }
                 held.behind = behind;
                 return;

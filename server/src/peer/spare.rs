@@ -29,8 +29,7 @@ impl Spare {
         Sent { id: 0, number: self.client, kind: self.kind, bytes: request }
     }
 
-    /// Where the request goes next, as the node at `place` did not answer, and how old the answer may be, in ms; `None`: nowhere. All of its keys must
-    /// have one stand-in.
+    /// Where the request goes next, as the node at `place` did not answer, and how old the answer may be, in ms; `None`: nowhere.
     pub(super) fn instead(mut self: Box<Self>, thread: &Thread, place: usize) -> Option<(usize, u64, Box<Self>)> {
         let peers = &thread.node.watch.as_ref()?.peers;
         let failed = peers.topology().place(place)?;
@@ -40,14 +39,12 @@ impl Spare {
             self.tried.insert(failed);
         }
         let now_ms = thread.node.clock.now_ms();
+        // Any stand-in can load any key: that of the first is asked for all.
         let mut next: Option<(Place, u64)> = None;
         for key in &keys {
             let ask = Ask { slot: Slot::of_key(key), key, kind: Kind::Read, now_ms, random: now_ms };
             let Route::StandIn(stand_in) = peers.instead(&ask, self.tried) else { return None };
             let (place, age_max_ms) = next.unwrap_or((stand_in.place, stand_in.age_max_ms));
-            if place != stand_in.place {
-                return None;
-            }
             next = Some((place, age_max_ms.min(stand_in.age_max_ms)));
         }
         let (place, age_max_ms) = next?;

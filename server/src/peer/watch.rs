@@ -51,7 +51,11 @@ impl Watch {
 
     /// What operators are shown of a node.
     pub(crate) fn view(&self, place: Place) -> (PeerView, Story) {
-        (self.peers.view(place), self.stories()[place.index()].clone())
+        let (view, mut story) = (self.peers.view(place), self.stories()[place.index()].clone());
+        if matches!(view.condition, Condition::Well) {
+            story.reason.clear();
+        }
+        (view, story)
     }
 
     fn tell(&self, change: &Change, now_ms: u64) {
