@@ -89,6 +89,7 @@ fn changes_and_leases_wait_for_their_node() {
     let mut cluster = Cluster::start_with_gutter("", "");
     until_ready(&cluster);
     let key = users_of(&cluster, 1, 1)[0].1.clone();
+    let plain = cluster.key_of(1, "plain:");
     let mut client = cluster.nodes[0].client();
     cluster.nodes[1].kill();
     until("it is out", || sees(&mut client, "b", "out"));
@@ -112,7 +113,6 @@ fn changes_and_leases_wait_for_their_node() {
     }
     assert!(client.command(&["GET", &key]).text().contains("name"));
     // What no loader has, only the node could have.
-    let plain = cluster.key_of(1, "plain:");
     let answer = client.command(&["GET", &plain]);
     assert_eq!(answer.error(), "CLUSTERDOWN the node of this key does not answer, and no loader has it");
     let mut text = cluster.nodes[2].memcached();

@@ -29,13 +29,17 @@ fn lines(node: &Server, text: &str) -> usize {
 #[test]
 fn a_node_that_is_killed_is_out_at_the_others_and_returns_when_it_is_back() {
     let ports = [free_port(), free_port(), free_port()];
-    let start = |place: usize| options(["a", "b", "c"][place], ports[place]).conf(addresses(ports)).start();
+    let start = |place: usize| {
+        options(["a", "b", "c"][place], ports[place]).conf(format!("flap-out = \"0s\"\n{}", addresses(ports))).start()
+    };
     let mut nodes: Vec<Server> = (0..3).map(start).collect();
     let mut client = nodes[0].client();
     until("all are well", || ["b", "c"].iter().all(|name| told(&mut client, name, "state") == "well"));
     assert_eq!(flags(&mut client, ports[1]), ("master".to_owned(), "connected".to_owned()));
-    // It may have been there later than this one.
-    let before = (lines(&nodes[0], "another node is out"), lines(&nodes[0], "another node is well again"));
+    // It may have been there later than this one, and the log tells of it a moment after INFO does.
+    let all = |node: &Server| (lines(node, "another node is out"), lines(node, "another node is well again"));
+    until("all is told", || all(&nodes[0]).0 == all(&nodes[0]).1);
+    let before = all(&nodes[0]);
     nodes[1].kill();
     // Nobody asks for its keys: its pulse alone tells.
     until("it is out", || told(&mut client, "b", "state") == "out");
