@@ -9,8 +9,6 @@
 //! transcript::run(file, Setting)                    one file on either, RESP2 or RESP3, one shard or many
 //! ```
 
-#![forbid(unsafe_code)]
-
 pub mod certificates;
 pub mod choices;
 pub mod client;
@@ -19,6 +17,7 @@ pub mod cluster;
 pub mod database;
 pub mod fed;
 pub mod groups;
+pub mod hosts;
 pub mod loading;
 pub mod memcached;
 pub mod mysql;

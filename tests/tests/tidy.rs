@@ -79,6 +79,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("server/src/main.rs", "settings of the allocator"),
     ("server/src/pages.rs", "a setting of the process, about huge pages"),
     ("server/tests/size_class.rs", "asks the allocator what a block costs"),
+    ("tests/src/hosts.rs", "a thread gets a network of its own, and a device in it"),
     ("benches/src/system.rs", "epoll for the floor that servers are measured against"),
 ];
 
