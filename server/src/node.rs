@@ -161,8 +161,6 @@ impl Node {
     pub(crate) fn note_failed(&self, place: usize, fault: Fault, reason: &str, now_ms: u64) {
         if let Some(watch) = &self.watch
             && let Some(place) = watch.peers.topology().place(place)
-            // A link to itself, as its own stand-in, that breaks says nothing about others.
-            && place != watch.peers.own()
         {
             watch.failed(place, fault, reason, now_ms);
         }

@@ -126,13 +126,21 @@ impl Cluster {
 /// If it is none's.
 #[must_use]
 pub fn port_of_owner(node: &Server, key: &str) -> u16 {
-    let mut client = node.client();
+    address_of_owner(&mut node.client(), key).1
+}
+
+/// Host and port of the node whose key this is, as the node of this client tells.
+///
+/// # Panics
+/// If it is none's.
+#[must_use]
+pub fn address_of_owner(client: &mut Client, key: &str) -> (String, u16) {
     let slot = client.command(&["CLUSTER", "KEYSLOT", key]).integer();
     let ranges = client.command(&["CLUSTER", "SLOTS"]);
     let mut ranges = ranges.elements().iter().map(Value::elements);
     let range = ranges.find(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
-    let port = range.expect("every slot is somebody's")[2].elements()[1].integer();
-    u16::try_from(port).expect("a port")
+    let address = range.expect("every slot is somebody's")[2].elements();
+    (address[0].text(), u16::try_from(address[1].integer()).expect("a port"))
 }
 
 /// `[nodes.NAME]` of all, as every node must have them.

@@ -1,6 +1,7 @@
 //! Reads of a node that does not answer go to nodes that stand in for it: a gutter node, or the others. Changes wait for the node.
 
 use leasehold_tests::client_scripts::{python, run_on};
+use leasehold_tests::cluster::address_of_owner;
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::until;
 use leasehold_tests::{Client, Cluster, SqliteFile};
@@ -208,14 +209,8 @@ fn clients_that_know_the_slots_are_led_to_who_reads_for_the_dead_node() {
     until_ready(&cluster);
     let (id, key) = users_of(&cluster, 1, 1).remove(0);
     let mut client = cluster.nodes[0].client();
-    let owner = |client: &mut Client| {
-        let slot = client.command(&["CLUSTER", "KEYSLOT", &key]).integer();
-        let slots = client.command(&["CLUSTER", "SLOTS"]);
-        let mut ranges = slots.elements().iter().map(Value::elements);
-        let range = ranges.find(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
-        range.expect("every slot is somebody's")[2].elements()[1].integer()
-    };
-    let (here, there) = (i64::from(cluster.nodes[0].port()), i64::from(cluster.nodes[1].port()));
+    let owner = |client: &mut Client| address_of_owner(client, &key).1;
+    let (here, there) = (cluster.nodes[0].port(), cluster.nodes[1].port());
     assert_eq!(owner(&mut client), there);
     assert!(client.command(&["GET", &key]).error().starts_with("MOVED "));
     cluster.nodes[1].kill();

@@ -2,7 +2,7 @@
 //! answer is wrong.
 
 use leasehold_tests::client_scripts::users;
-use leasehold_tests::cluster::NAMES;
+use leasehold_tests::cluster::{NAMES, address_of_owner};
 use leasehold_tests::hosts::{Hosts, address};
 use leasehold_tests::process::Directory;
 use leasehold_tests::random::Random;
@@ -53,12 +53,8 @@ impl Network {
     /// A key of each node, made of `prefix` and a number.
     fn keys(&self, prefix: &str) -> [String; 3] {
         let mut client = self.client(0);
-        let slots = client.command(&["CLUSTER", "SLOTS"]);
         let mut owner = |key: &str| {
-            let slot = client.command(&["CLUSTER", "KEYSLOT", key]).integer();
-            let mut ranges = slots.elements().iter().map(Value::elements);
-            let range = ranges.find(|range| (range[0].integer()..=range[1].integer()).contains(&slot));
-            let ip = range.expect("every slot is somebody's")[2].elements()[0].text();
+            let (ip, _) = address_of_owner(&mut client, key);
             (0..NAMES.len()).find(|&host| address(host).to_string() == ip).expect("it is one of the three")
         };
         std::array::from_fn(|host| {

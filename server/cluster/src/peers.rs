@@ -310,8 +310,11 @@ impl Peers {
         self.change(place, |peer| peer.health.suspect(now_ms));
     }
 
-    /// Notes that a request failed.
+    /// Notes that a request failed. One to this node itself, as its own stand-in, says nothing of others, and nobody would ever take that back.
     pub fn failed(&self, place: Place, fault: Fault, now_ms: u64) {
+        if place == self.own {
+            return;
+        }
         let mut books = self.lock();
         self.fail(&mut books, place, fault, now_ms);
     }
@@ -530,6 +533,16 @@ mod tests {
     fn conditions(cluster: &Cluster, node: usize) -> Vec<Condition> {
         let others = cluster.nodes[node].topology().places().filter(|place| place.index() != node);
         others.map(|place| cluster.nodes[node].view(place).condition).collect()
+    }
+
+    #[test]
+    fn a_node_puts_others_out_and_never_itself() {
+        let cluster = Cluster::new(3, 0, &Rules::default());
+        let node = &cluster.nodes[0];
+        node.failed(cluster.place(0), Fault::Refused, cluster.now_ms);
+        assert!(node.are_well() && !node.is_out(cluster.place(0)));
+        node.failed(cluster.place(1), Fault::Refused, cluster.now_ms);
+        assert!(!node.are_well() && node.is_out(cluster.place(1)));
     }
 
     #[test]

@@ -36,17 +36,13 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
     let slot = Slot::of_key(first);
     let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
     let kind = kind_of(spec);
-    let way_to = |slot: Slot, key: &[u8]| match context.client.routing {
-        // It has come as far as it goes.
-        Routing::Link => Way::to(place_of(member, slot)),
-        _ => way_of(context, member, slot, key, kind),
-    };
-    match Gather::of(spec).filter(|_| is_sent_on) {
+    let way_to = |slot: Slot, key: &[u8]| way_of(context, member, slot, key, kind);
+    let way = match Gather::of(spec).filter(|_| is_sent_on) {
         Some(gather) => {
             let way = way_to(slot, first);
             let other = keys.map(|key| (Slot::of_key(key), key)).find(|(slot, key)| way_to(*slot, key) != way);
             match other.map(|(slot, _)| slot) {
-                None => {}
+                None => way,
                 // A node is sent its own keys only; one of these two is not.
                 Some(other) if context.client.routing == Routing::Link => {
                     return Err(moved(member, if member.owns(slot) { other } else { slot }));
@@ -58,9 +54,9 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         }
         // Also where one node has them all: with another node in the list it might not have them any more.
         None if keys.any(|key| Slot::of_key(key) != slot) => return Err(ReplyError::CrossSlot),
-        None => {}
-    }
-    let Way { place: Some(place), age_max_ms } = way_to(slot, first) else { return Ok(None) };
+        None => way_to(slot, first),
+    };
+    let Way { place: Some(place), age_max_ms } = way else { return Ok(None) };
     match context.client.routing {
         Routing::Alone | Routing::StandIn => Ok(None),
         // Who would be told of a node that does not answer could only come back.
@@ -99,7 +95,10 @@ fn moved(member: &Member, slot: Slot) -> ReplyError {
 pub(crate) fn way_of(context: &Context<'_>, member: &Member, slot: Slot, key: &[u8], kind: Kind) -> Way {
     let way = Way::to(place_of(member, slot));
     match context.host.peers() {
-        Some(peers) if !peers.are_well() => way_in_trouble(context, peers, slot, key, kind).unwrap_or(way),
+        // What came over a link has come as far as it goes.
+        Some(peers) if !peers.are_well() && context.client.routing != Routing::Link => {
+            way_in_trouble(context, peers, slot, key, kind).unwrap_or(way)
+        }
         _ => way,
     }
 }
@@ -253,6 +252,10 @@ mod tests {
                 (0..).map(|number| format!("k{number}")).find(is_its).expect("each has slots")
             };
             let lost = key_of(dead.index());
+            node.client.changes_under_way = true;
+            let behind = forwarded(&mut node, &format!("GET {lost}")).expect("its owner is asked");
+            assert_eq!((usize::from(behind.place), behind.age_max_ms), (dead.index(), None), "it overtakes no change");
+            node.client.changes_under_way = false;
             let read = forwarded(&mut node, &format!("GET {lost}")).expect("somebody reads it");
             assert!(read.is_read && read.age_max_ms == Some(0) && usize::from(read.place) != dead.index());
             for line in ["SET KEY v", "DEL KEY", "GETL KEY", "APPEND KEY x", "EXPIRE KEY 0"] {

@@ -158,14 +158,7 @@ impl Plan {
         let gutters = if stand_ins == StandIns::Pool { random.between(1, 2) as usize } else { 0 };
         let nodes = mains + gutters;
         let rules = Rules {
-            peer_timeout_ms: 250,
             failures_max: random.between(1, 3) as u32,
-            ping_every_ms: 60,
-            ping_rarest_ms: 200,
-            vouch_ms: 130,
-            flap_out_ms: 80,
-            flap_out_longest_ms: 300,
-            flap_ms: 500,
             stand_ins,
             gutter_ttl_ms: random.between(200, 600),
             failover_share: [200, 500, 1_000][random.below(3) as usize],
@@ -173,10 +166,8 @@ impl Plan {
             remembered_max: if random.percent(25) { 1 } else { 1_000 },
             delivery_max: random.between(1, 3) as usize,
             minority: if random.percent(50) { Minority::Refuse } else { Minority::ServeStale },
-            ramp_reads: 4,
-            ramp_longest_ms: 300,
             without: variant.without,
-            ..Rules::default()
+            ..quick()
         };
         assert_eq!(rules.flaw(), None);
         let skew = |random: &mut Random| Skew {
@@ -294,6 +285,23 @@ pub(crate) fn key(number: usize) -> [u8; 2] {
 
 pub(crate) fn slot(number: usize) -> Slot {
     Slot::of_key(&key(number))
+}
+
+/// Times of all worlds: short, so that much happens in each.
+pub(crate) fn quick() -> Rules {
+    Rules {
+        peer_timeout_ms: 250,
+        ping_every_ms: 60,
+        ping_rarest_ms: 200,
+        vouch_ms: 130,
+        flap_out_ms: 80,
+        flap_out_longest_ms: 300,
+        flap_ms: 500,
+        gutter_ttl_ms: 400,
+        ramp_reads: 4,
+        ramp_longest_ms: 300,
+        ..Rules::default()
+    }
 }
 
 /// One for each size: they take a while to make. Named so that the keys have several owners.

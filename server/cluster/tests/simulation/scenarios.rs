@@ -1,26 +1,9 @@
 //! Worlds with a story: what users of other gutters have reported, and what the seeds meet too seldom.
 
-use crate::plan::{Act, Fault, HEALED_MS, Plan, Step, Trouble};
+use crate::plan::{Act, Fault, HEALED_MS, Plan, Step, Trouble, quick};
 use crate::server::Outcome;
 use crate::world::World;
 use leasehold_cluster::{Minority, Rule, Rules};
-
-/// As in worlds from a seed.
-fn quick() -> Rules {
-    Rules {
-        peer_timeout_ms: 250,
-        ping_every_ms: 60,
-        ping_rarest_ms: 200,
-        vouch_ms: 130,
-        flap_out_ms: 80,
-        flap_out_longest_ms: 300,
-        flap_ms: 500,
-        gutter_ttl_ms: 400,
-        ramp_reads: 4,
-        ramp_longest_ms: 300,
-        ..Rules::default()
-    }
-}
 
 /// What happens to one key of the node `owner`.
 struct Story {

@@ -34,10 +34,7 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
     let slot = Slot::of_key(&first_key);
     let owner = place_of(member, slot);
     let kind = kind_of(verb, request);
-    let way_of_key = |slot: Slot, key: &[u8]| match context.client.routing {
-        Routing::Link => Way::to(place_of(member, slot)),
-        _ => way_of(context, member, slot, key, kind),
-    };
+    let way_of_key = |slot: Slot, key: &[u8]| way_of(context, member, slot, key, kind);
     let way_to = |place: usize| {
         let key = key_at(request, place);
         way_of_key(Slot::of_key(&key), &key)
