@@ -111,6 +111,16 @@ pub fn pin_current_thread(cores: &[usize]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets all others go before the calling thread.
+///
+/// # Errors
+/// What `setpriority` reports.
+pub fn give_way() -> io::Result<()> {
+    // SAFETY: takes no pointers; 0 is the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes the kernel kill the child when the thread that starts it ends, however it ends: no server survives its bench.
 pub fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe and allocates nothing, as code between fork and exec must.

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::cluster::Asking;
 use crate::config::parse::{Argument, Given};
 use crate::simulate::Simulation;
 use crate::sql::Printing;
@@ -56,6 +57,7 @@ pub(crate) enum Task {
     Simulate(Simulation),
     Trace(Recording),
     Sql(Printing),
+    Cluster(Asking),
 }
 
 impl Arguments {

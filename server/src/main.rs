@@ -1,7 +1,7 @@
 //! Leasehold, the cache server: the command line, and the way from there to a running server.
 //!
-//! Ends with 0 when all went well, 1 when the configuration is wrong (or `--ping` got no answer), 2 when the server could
-//! not start or failed. Wrong arguments end with 2 as well, as clap has it.
+//! Ends with 0 when all went well, 1 when the configuration is wrong (or `--ping` got no answer, or not all nodes are well), 2 when the
+//! server could not start or failed. Wrong arguments end with 2 as well, as clap has it.
 
 mod audit;
 mod batch;
@@ -9,6 +9,7 @@ mod behind;
 mod cli;
 mod clients;
 mod clock;
+mod cluster;
 mod config;
 mod connection;
 mod feed;
@@ -18,6 +19,7 @@ mod front;
 mod holds;
 mod host;
 mod info;
+mod inquiry;
 mod listener;
 mod load;
 mod log;
@@ -54,6 +56,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG_CONFIG: u8 = 1;
 /// `--ping` got no answer; the number a container's health check wants.
 const NO_ANSWER: u8 = 1;
+/// `cluster status` has found something.
+const NOT_WELL: u8 = 1;
 /// The server could not start, or failed.
 const FAILED: u8 = 2;
 
@@ -62,12 +66,14 @@ fn main() -> ExitCode {
     if let Some(task) = &arguments.task {
         let out = &mut std::io::stdout().lock();
         let result = match task {
-            cli::Task::Simulate(simulation) => simulate::run(simulation, out),
-            cli::Task::Trace(recording) => trace::run(recording, out),
-            cli::Task::Sql(printing) => sql::run(printing, out),
+            cli::Task::Simulate(simulation) => simulate::run(simulation, out).map(|()| true),
+            cli::Task::Trace(recording) => trace::run(recording, out).map(|()| true),
+            cli::Task::Sql(printing) => sql::run(printing, out).map(|()| true),
+            cli::Task::Cluster(asking) => cluster::run(asking, out),
         };
         return match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(NOT_WELL),
             Err(error) => fail(&error, FAILED),
         };
     }

@@ -80,6 +80,12 @@ impl Cluster {
         self.nodes[place] = options(NAMES[place], port).conf(self.conf.clone()).memcached().start();
     }
 
+    /// What all nodes are configured with.
+    #[must_use]
+    pub fn conf(&self) -> &str {
+        &self.conf
+    }
+
     /// The file of the database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

@@ -4,6 +4,10 @@
 //! Meanwhile one thing after the other is asked of the server: to grow, to change its policy, to delete a huge value, to drop
 //! everything, to grow again, to shrink, to let all entries expire. Every batch and every hold counts, and what the machine does
 //! by itself with them: the calm run shows it, and the bench `holds` does without it.
+//!
+//! Of each batch two times are kept: how long the client waited, and how long the server worked from the request to the reply. The
+//! second is what the server does to its clients on any machine; the first has the machine in it, so run it under `nice -n -20`: what
+//! fills the server shares the probe's core and gives way to it.
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser as _;
@@ -14,7 +18,7 @@ use leasehold_benches::wire::{Protocol, Shape};
 use leasehold_benches::{preload::Preload, system, workload::Rival};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -53,9 +57,18 @@ const EXPIRY_SPREAD_MS: u64 = 10_000;
 struct Step {
     what: String,
     seconds: f64,
+    seen: Seen,
+    holds: Holds,
+}
+
+/// Of the probe's batches.
+#[derive(Default)]
+struct Seen {
     batches: Histogram,
     longest_ns: u64,
-    holds: Holds,
+    /// CPU time of the server while a batch waits.
+    worked: Histogram,
+    worked_longest_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +81,7 @@ struct Holds {
 #[derive(Default)]
 struct Probe {
     stop: AtomicBool,
-    seen: Mutex<(Histogram, u64)>,
+    seen: Mutex<Seen>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -97,7 +110,8 @@ fn main() -> anyhow::Result<()> {
     system::pin_current_thread(&[*rival::all_cores().last().context("no cores")?])?;
     let probe = Probe::default();
     let steps = std::thread::scope(|scope| {
-        let runner = scope.spawn(|| probe.run(server.address, arguments.entries));
+        let runner = scope.spawn(|| probe.run(&server, arguments.entries));
+        system::give_way()?;
         let steps = Driver::new(&server, &probe).and_then(|mut driver| driver.steps(&arguments));
         probe.stop.store(true, Relaxed);
         let probed = runner.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?;
@@ -128,8 +142,8 @@ fn build() -> anyhow::Result<()> {
 }
 
 impl Probe {
-    fn run(&self, address: SocketAddr, keys: u64) -> anyhow::Result<()> {
-        let mut socket = TcpStream::connect(address)?;
+    fn run(&self, server: &Server, keys: u64) -> anyhow::Result<()> {
+        let mut socket = TcpStream::connect(server.address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut replies = BufReader::new(socket.try_clone()?);
@@ -140,7 +154,7 @@ impl Probe {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 write!(request, "*2\r\n$3\r\nGET\r\n$16\r\nkey:{:012}\r\n", (random >> 16) % keys.max(1))?;
             }
-            let sent = Instant::now();
+            let (sent, worked_ns) = (Instant::now(), server.cpu_ns()?);
             socket.write_all(&request)?;
             for _ in 0..PROBE_BATCH {
                 line.clear();
@@ -155,9 +169,12 @@ impl Probe {
                 }
             }
             let took_ns = sent.elapsed().as_nanos() as u64;
+            let worked_ns = server.cpu_ns()?.saturating_sub(worked_ns);
             let mut seen = self.seen.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
-            seen.0.record(took_ns, 1);
-            seen.1 = seen.1.max(took_ns);
+            seen.batches.record(took_ns, 1);
+            seen.longest_ns = seen.longest_ns.max(took_ns);
+            seen.worked.record(worked_ns, 1);
+            seen.worked_longest_ns = seen.worked_longest_ns.max(worked_ns);
         }
         Ok(())
     }
@@ -228,11 +245,11 @@ impl<'p> Driver<'p> {
         let seconds = started.elapsed().as_secs_f64();
         std::thread::sleep(AFTER);
         writeln!(std::io::stderr(), "{what}: {seconds:.2} s")?;
-        let (batches, longest_ns, holds) = self.take()?;
-        Ok(Step { what: what.to_owned(), seconds, batches, longest_ns, holds })
+        let (seen, holds) = self.take()?;
+        Ok(Step { what: what.to_owned(), seconds, seen, holds })
     }
 
-    fn take(&mut self) -> anyhow::Result<(Histogram, u64, Holds)> {
+    fn take(&mut self) -> anyhow::Result<(Seen, Holds)> {
         let info = self.ask(&[b"INFO", b"stats"])?;
         let number = |name: &str| field(&info, name).map(|number| number as u64);
         let holds = Holds {
@@ -240,9 +257,8 @@ impl<'p> Driver<'p> {
             over_1ms: number("x_lock_holds_over_1ms")?,
             longest_us: number("x_lock_hold_longest_us")?,
         };
-        let (batches, longest_ns) =
-            std::mem::take(&mut *self.probe.seen.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
-        Ok((batches, longest_ns, holds))
+        let seen = std::mem::take(&mut *self.probe.seen.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
+        Ok((seen, holds))
     }
 
     /// Entries one after the other; with a time, all expire within [`EXPIRY_SPREAD_MS`] from half a minute after it on.
@@ -320,9 +336,11 @@ fn field(info: &str, name: &str) -> anyhow::Result<usize> {
 
 fn json(steps: &[Step]) -> serde_json::Value {
     let step = |step: &Step| {
+        let seen = &step.seen;
         serde_json::json!({
-            "step": step.what, "seconds": step.seconds, "batches": step.batches.count(),
-            "p50_ns": step.batches.quantile_ns(0.5), "p999_ns": step.batches.quantile_ns(0.999), "longest_pause_ns": step.longest_ns,
+            "step": step.what, "seconds": step.seconds, "batches": seen.batches.count(),
+            "p50_ns": seen.batches.quantile_ns(0.5), "p999_ns": seen.batches.quantile_ns(0.999), "longest_pause_ns": seen.longest_ns,
+            "worked_p999_ns": seen.worked.quantile_ns(0.999), "worked_longest_ns": seen.worked_longest_ns,
             "holds": step.holds.count, "holds_over_1ms": step.holds.over_1ms, "longest_hold_us": step.holds.longest_us,
         })
     };
@@ -331,19 +349,21 @@ fn json(steps: &[Step]) -> serde_json::Value {
 
 fn table(steps: &[Step]) -> String {
     let mut text = String::from(
-        "### stalls\n\nBatches of 16 reads beside each step, and the holds of shards' locks.\n\n\
-         | step | s | batches | p50 µs | p99.9 µs | longest pause µs | holds | over 1 ms | longest hold µs |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        "### stalls\n\nBatches of 16 reads beside each step: how long the client waited, how long the server worked meanwhile, and the holds of shards' locks.\n\n\
+         | step | s | batches | p50 µs | p99.9 µs | longest pause µs | worked p99.9 µs | worked longest µs | holds | over 1 ms | longest hold µs |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
-    for Step { what, seconds, batches, longest_ns, holds } in steps {
-        let us = |quantile| batches.quantile_ns(quantile) / 1000;
+    for Step { what, seconds, seen, holds } in steps {
+        let us = |histogram: &Histogram, quantile| histogram.quantile_ns(quantile) / 1000;
         let _ = writeln!(
             text,
-            "| {what} | {seconds:.2} | {} | {} | {} | {} | {} | {} | {} |",
-            batches.count(),
-            us(0.5),
-            us(0.999),
-            longest_ns / 1000,
+            "| {what} | {seconds:.2} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            seen.batches.count(),
+            us(&seen.batches, 0.5),
+            us(&seen.batches, 0.999),
+            seen.longest_ns / 1000,
+            us(&seen.worked, 0.999),
+            seen.worked_longest_ns / 1000,
             holds.count,
             holds.over_1ms,
             holds.longest_us,

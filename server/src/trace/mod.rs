@@ -4,11 +4,9 @@
 //! a hit has the size of its entry, a miss that of the value that is stored after it. A miss that nobody stores has no size
 //! and is left out, and so is a write without a read.
 
-mod connection;
-
+use crate::inquiry::Connection;
 use anyhow::{Context, bail};
 use clap::Args;
-use connection::Connection;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -49,6 +47,9 @@ pub(crate) struct Recording {
 /// How the first line of a file begins. The rate follows.
 pub(crate) const HEADER: &str = "# leasehold trace, 1 key in ";
 
+/// A server that needs longer for an answer is not well.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The length of a key in the file. Sizes are what key and value have beyond that, so that an entry of a simulation is as large
 /// as the real one.
 const KEY_LEN: u64 = 16;
@@ -72,10 +73,9 @@ struct Recorded {
 /// # Errors
 /// The server does not answer, or refuses; the file exists, or cannot be written.
 pub(crate) fn run(recording: &Recording, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut server = Connection::open(&recording.host, recording.port)?;
+    let mut server = Connection::open(&recording.host, recording.port, PATIENCE)?;
     if let Some(file) = &recording.password_file {
-        let password = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-        server.ask(&["AUTH", password.trim_end_matches(['\r', '\n'])])?;
+        server.authenticate(file)?;
     }
     let file =
         File::create_new(&recording.out).with_context(|| format!("{} cannot be made", recording.out.display()))?;

@@ -1,22 +1,20 @@
-//! One connection to a server: a question, its answer. The few shapes of replies that `TRACE` has, and no other.
+//! One connection to a running server: a question, its answer. The few shapes of replies that are asked for, and no other.
 
 use anyhow::{Context, bail};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
-
-/// A server that needs longer is not well.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// More than any reply that is asked for.
 const BULK_BYTES_MAX: usize = 16 << 20;
 
 /// See the module.
-pub(super) struct Connection(BufReader<TcpStream>);
+pub(crate) struct Connection(BufReader<TcpStream>);
 
 /// An answer.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Simple,
     Integer(i64),
     Bulk(String),
@@ -24,16 +22,39 @@ pub(super) enum Answer {
 }
 
 impl Connection {
-    pub(super) fn open(host: &str, port: u16) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect((host, port)).with_context(|| format!("no answer from {host}:{port}"))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+    /// To a server that is not well if an answer takes it longer than `patience`.
+    ///
+    /// # Errors
+    /// Nobody answers at any of the addresses of `host`.
+    pub(crate) fn open(host: &str, port: u16, patience: Duration) -> anyhow::Result<Self> {
+        let connect = || -> std::io::Result<TcpStream> {
+            let mut result = Err(std::io::Error::other("the name has no address"));
+            for address in (host, port).to_socket_addrs()? {
+                result = TcpStream::connect_timeout(&address, patience);
+                if result.is_ok() {
+                    break;
+                }
+            }
+            result
+        };
+        let stream = connect().with_context(|| format!("no answer from {host}:{port}"))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Logs in with the password that a file holds.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the server refuses.
+    pub(crate) fn authenticate(&mut self, file: &Path) -> anyhow::Result<()> {
+        let password = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        self.ask(&["AUTH", password.trim_end_matches(['\r', '\n'])]).map(drop)
     }
 
     /// # Errors
     /// The server refuses, or is gone.
-    pub(super) fn ask(&mut self, words: &[&str]) -> anyhow::Result<Answer> {
+    pub(crate) fn ask(&mut self, words: &[&str]) -> anyhow::Result<Answer> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
@@ -73,15 +94,15 @@ impl Connection {
 }
 
 impl Answer {
-    pub(super) fn integer(&self) -> anyhow::Result<i64> {
+    pub(crate) fn integer(&self) -> anyhow::Result<i64> {
         if let Self::Integer(number) = self { Ok(*number) } else { bail!("the server answers {self:?}") }
     }
 
-    pub(super) fn text(&self) -> anyhow::Result<&str> {
+    pub(crate) fn text(&self) -> anyhow::Result<&str> {
         if let Self::Bulk(text) = self { Ok(text) } else { bail!("the server answers {self:?}") }
     }
 
-    pub(super) fn three(self) -> anyhow::Result<[Self; 3]> {
+    pub(crate) fn three(self) -> anyhow::Result<[Self; 3]> {
         match self {
             Self::Array(answers) => {
                 answers.try_into().map_err(|answers| anyhow::anyhow!("the server answers {answers:?}"))
