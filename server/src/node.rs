@@ -166,6 +166,14 @@ impl Node {
         }
     }
 
+    /// Whether another node has answered since it last failed. This node's own failures, as its own stand-in, are not noted.
+    #[cold]
+    pub(crate) fn is_well(&self, place: usize) -> bool {
+        let Some(watch) = &self.watch else { return false };
+        let place = watch.peers.topology().place(place);
+        place.is_some_and(|place| place != watch.peers.own() && watch.peers.is_well(place))
+    }
+
     /// Another node has answered a request.
     #[inline]
     pub(crate) fn note_answered(&self, place: usize) {

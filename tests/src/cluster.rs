@@ -86,6 +86,12 @@ impl Cluster {
         &self.conf
     }
 
+    /// Starts the gutter anew, where it was.
+    pub fn restart_gutter(&mut self) {
+        let port = self.nodes[3].port();
+        self.nodes[3] = options("g", port).conf(self.conf.clone()).memcached().start();
+    }
+
     /// The file of the database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

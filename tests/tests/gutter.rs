@@ -183,6 +183,31 @@ fn without_a_majority_or_a_stand_in_reads_are_refused() {
 }
 
 #[test]
+fn a_stand_in_that_is_back_is_asked_at_once() {
+    let mut cluster = Cluster::start_with_gutter("peer-timeout = \"500ms\"\nflap-out = \"0s\"", "");
+    until_ready(&cluster);
+    let (id, key) = users_of(&cluster, 1, 1).remove(0);
+    let mut client = cluster.nodes[0].client();
+    cluster.nodes[1].kill();
+    until("it is out", || sees(&mut client, "b", "out"));
+    assert_eq!(client.command(&["GET", &key]), Value::bulk(row(id)));
+    // A request that it leaves without an answer has its connection tried again and again; when it is gone, more and more rarely.
+    cluster.nodes[3].pause();
+    assert!(matches!(client.command(&["GET", &key]), Value::Error(_)));
+    cluster.nodes[3].kill();
+    until("the gutter has been tried in vain, again and again", || {
+        assert!(matches!(client.command(&["GET", &key]), Value::Error(_)));
+        let info = client.command(&["INFO", "cluster"]).text();
+        let line = info.lines().find(|line| line.starts_with("x_peer_g:")).expect("each other node is told of");
+        let failures = line.split(',').find_map(|field| field.strip_prefix("failures="));
+        failures.and_then(|failures| failures.parse::<u32>().ok()).is_some_and(|failures| failures >= 30)
+    });
+    cluster.restart_gutter();
+    until("it has returned", || sees(&mut client, "g", "well"));
+    assert_eq!(client.command(&["GET", &key]), Value::bulk(row(id)));
+}
+
+#[test]
 fn the_other_nodes_may_stand_in_themselves() {
     let mut cluster = Cluster::start_with("gutter = \"same\"", "");
     until_ready(&cluster);

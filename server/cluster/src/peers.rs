@@ -291,6 +291,12 @@ impl Peers {
         self.posture(place) == Posture::Out
     }
 
+    /// Whether a node is well as far as this one knows: it has answered since it last failed.
+    #[must_use]
+    pub fn is_well(&self, place: Place) -> bool {
+        self.posture(place) == Posture::Well
+    }
+
     /// Notes that a node answered a request that may have changed entries, and stand-ins were not told. One load while no node is in trouble.
     pub fn changed(&self, place: Place, now_ms: u64) {
         if !self.are_well() {

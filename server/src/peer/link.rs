@@ -131,13 +131,14 @@ impl Link {
     ) {
         let state = &mut *self.state.borrow_mut();
         let refusal = match state.phase {
-            Phase::Closed if state.failures == 0 => {
+            // Its pause is for a node that is silent: one that is there again is asked at once.
+            Phase::Closed if state.failures == 0 || thread.node.is_well(self.place) => {
                 self.open(thread, state);
                 None
             }
             // It is tried, and not waited for.
             Phase::Closed | Phase::Leaving(_) => Some(()),
-            Phase::Opening if state.failures > 0 => Some(()),
+            Phase::Opening if state.failures > 0 && !thread.node.is_well(self.place) => Some(()),
             Phase::Opening | Phase::Open(_) => None,
         };
         if refusal.is_some() {
