@@ -272,11 +272,72 @@ fn what_may_wait_in_a_journal_is_not_read_from_the_source() {
 }
 
 #[test]
+fn an_absence_that_a_stand_in_has_seen_is_not_told_after_a_change() {
+    let conf = "gutter-ttl = \"1h\"\nflap-out = \"0s\"";
+    let mut cluster = Cluster::start_with_gutter(conf, "negative_ttl = \"1h\"");
+    until_ready(&cluster);
+    let absent = (1001..).map(|id| (id, format!("user:{id}"))).filter(|(_, key)| cluster.owner(key) == 1);
+    let rows: Vec<(usize, String)> = absent.take(2).collect();
+    let mut client = cluster.nodes[0].client();
+    cluster.nodes[1].kill();
+    until("it is out", || sees(&mut client, "b", "out"));
+    // Nobody has asked for these before the outage.
+    assert!(rows.iter().all(|(_, key)| client.command(&["GET", key]).is_null()));
+    cluster.restart(1);
+    until("it has returned", || sees(&mut client, "b", "well"));
+    let mut database = SqliteFile::open(&cluster.database());
+    for (id, key) in &rows {
+        assert!(client.command(&["GET", key]).is_null(), "the node remembers that there is none");
+        database.run(&format!("INSERT INTO users VALUES ({id}, 'user {id}')"));
+    }
+    assert_eq!(client.command(&["SET", &rows[0].1, &row(rows[0].0)]), ok());
+    assert!(!matches!(client.command(&["INVAL", &rows[1].1]), Value::Error(_)));
+    cluster.nodes[1].kill();
+    until("it is out again", || sees(&mut client, "b", "out"));
+    for (id, key) in &rows {
+        assert_eq!(client.command(&["GET", key]), Value::bulk(row(*id)));
+    }
+}
+
+#[test]
+fn a_read_behind_a_change_that_nobody_answers_is_answered_after_it() {
+    let mut cluster = Cluster::start_with_gutter("", "");
+    until_ready(&cluster);
+    let users = users_of(&cluster, 1, 2);
+    let mut client = cluster.nodes[0].client();
+    assert_eq!(client.command(&["GET", &users[0].1]), Value::bulk(row(users[0].0)));
+    cluster.nodes[1].pause();
+    for (_, key) in &users {
+        client.send(&["SET", key, "late"]);
+        client.send(&["GET", key]);
+    }
+    cluster.nodes[1].kill();
+    for (id, _) in &users {
+        let answer = client.receive();
+        assert!(is_refused(&answer, "b"), "{answer}");
+        assert_eq!(client.receive(), Value::bulk(row(*id)));
+    }
+}
+
+#[test]
 fn redis_py_reads_on_when_a_node_is_killed() {
     let Some(mut python) = python("redis-py and a dead node", "redis") else { return };
     let mut cluster = Cluster::start_with_gutter("", "");
     until_ready(&cluster);
     python.env("VICTIM", cluster.nodes[1].port().to_string());
     run_on(&cluster.nodes, cluster.nodes[0].port(), "redis-py and a dead node", python, "redis_py_gutter.py");
+    cluster.nodes[1].kill();
+}
+
+#[test]
+fn a_ring_of_pymemcache_reads_on_when_a_node_is_killed() {
+    let Some(mut python) = python("pymemcache and a dead node", "pymemcache") else { return };
+    let mut cluster = Cluster::start_with_gutter("", "");
+    until_ready(&cluster);
+    let ports: Vec<String> = cluster.nodes[..3].iter().map(|node| node.memcached_port().to_string()).collect();
+    python.env("PORTS", ports.join(" "));
+    let victim = cluster.nodes[1].memcached_port();
+    run_on(&cluster.nodes, victim, "pymemcache and a dead node", python, "memcached_pymemcache_gutter.py");
+    assert!(cluster.nodes[3].client().info("x_stood_in") > 0);
     cluster.nodes[1].kill();
 }
