@@ -35,6 +35,15 @@ impl Memcached {
     #[must_use]
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts connections");
+        Self::over(stream)
+    }
+
+    /// Speaks over a connection that exists already.
+    ///
+    /// # Panics
+    /// If the socket is broken.
+    #[must_use]
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket has nodelay");
         Self { stream, input: Vec::new() }
     }

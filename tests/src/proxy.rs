@@ -62,10 +62,18 @@ impl Proxy {
     /// If no thread can be started.
     #[must_use]
     pub fn before(upstream: u16) -> Self {
+        Self::on(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("some port is free"), upstream)
+    }
+
+    /// A proxy in front of `upstream` that listens here: on another host, if the listener was made there.
+    ///
+    /// # Panics
+    /// If no thread can be started.
+    #[must_use]
+    pub fn on(listener: std::net::TcpListener, upstream: u16) -> Self {
         let (weather, forecast) = watch::channel(Weather { trouble: Trouble::None, cuts: 0 });
         let (end, ended) = oneshot::channel();
         let counts = Arc::new(Counts::default());
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("some port is free");
         listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("it is bound").port();
         let counted = Arc::clone(&counts);
