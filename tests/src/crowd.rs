@@ -111,7 +111,7 @@ impl Crowd {
             .checkers
             .drain(..)
             .map(|checker| {
-                let cycles = reads / READS_PER_CYCLE;
+                let cycles = reads.div_ceil(READS_PER_CYCLE);
                 hosted.hosts().on(CLIENTS, move || std::thread::spawn(move || checker.run(cycles)))
             })
             .collect();

@@ -26,9 +26,9 @@ fn until_read(ended: &AtomicUsize, reads: usize) {
     until("clients read", || ended.load(Ordering::Relaxed) >= reads);
 }
 
-fn tell(what: &str, tally: &Tally) {
-    say(&format!("{what}: {}", tally.shown()));
-    tally.failed.iter().take(5).for_each(|failed| say(&format!("    {failed}")));
+/// A line for who looks for why it failed.
+fn told(what: &str, tally: &Tally) -> String {
+    format!("{what}: {} {:?}", tally.shown(), &tally.failed[..tally.failed.len().min(5)])
 }
 
 fn assert_few_failed(tally: &Tally) {
@@ -40,9 +40,9 @@ fn reads_go_on_through_the_loss_of_a_node() {
     let Some(mut hosted) = Hosted::start("outages under load", "flap-out = \"0s\"") else { return };
     let mut crowd = Crowd::of(&hosted, GUTTER_TTL);
     let early = crowd.reads_of(READS) / 10;
-    tell("warming up", &crowd.read(&mut hosted, READS, |_, _| {}));
+    println!("{}", told("warming up", &crowd.read(&mut hosted, READS, |_, _| {})));
     let steady = crowd.read(&mut hosted, READS, |_, _| {});
-    tell("steady", &steady);
+    println!("{}", told("steady", &steady));
     assert!(steady.failed.is_empty(), "{:#?}", steady.failed);
 
     let mut lost = Tally::default();
@@ -51,13 +51,13 @@ fn reads_go_on_through_the_loss_of_a_node() {
             until_read(ended, early);
             lose(hosted);
         });
-        tell(what, &outage);
+        println!("{}", told(what, &outage));
         hosted.until_seen(VICTIM, "out");
         let back = crowd.read(&mut hosted, READS, |hosted, ended| {
             until_read(ended, early);
             find(hosted);
         });
-        tell("back", &back);
+        println!("{}", told("back", &back));
         outage.add(back);
         hosted.until_well();
         assert!(outage.stale.is_empty(), "{what}: {:#?}", outage.stale);
@@ -65,6 +65,7 @@ fn reads_go_on_through_the_loss_of_a_node() {
         assert!(during <= 2.0 * before, "{what}: {during:.0} queries per 1,000 reads, {before:.0} before");
         lost.add(outage);
     }
+    say(&format!("through the loss of a node: {}; {:.0} queries before", lost.shown(), steady.queries_per_1000()));
     assert_few_failed(&lost);
     assert!(lost.deletes > 100 && lost.checked > 1000, "{}", lost.shown());
     assert!(hosted.client(3).info("x_stood_in") > 0);
@@ -97,13 +98,15 @@ fn restarts_one_by_one_and_a_flapping_node_lose_no_reads_and_without_a_gutter_it
             assert!(hosted.node(host).terminate().is_some_and(|status| status.success()));
             hosted.restart(host);
         });
-        tell("restart", &tally);
+        println!("{}", told("restart", &tally));
         restarts.add(tally);
         hosted.until_well();
     }
     assert_few_failed(&restarts);
     assert!(restarts.stale.is_empty(), "{:#?}", restarts.stale);
 
+    // How often the database is asked is told and not judged: each change that the node answers while it is held out makes all that was loaded in its
+    // place too old, and the checkers change something all the time.
     let mut flaps = Tally::default();
     for _ in 0..FLAPS {
         for change in
@@ -111,11 +114,12 @@ fn restarts_one_by_one_and_a_flapping_node_lose_no_reads_and_without_a_gutter_it
         {
             let begun = Instant::now();
             let tally = crowd.read(&mut hosted, READS / 2, |hosted, _| change(hosted));
-            tell("flapping", &tally);
+            println!("{}", told("flapping", &tally));
             flaps.add(tally);
             until("its time is up", || begun.elapsed() >= FLAP);
         }
     }
+    say(&format!("restarts: {}; flapping each 2 s: {}", restarts.shown(), flaps.shown()));
     assert_few_failed(&flaps);
     assert!(flaps.stale.is_empty(), "{:#?}", flaps.stale);
     hosted.until_well();
@@ -129,7 +133,7 @@ fn restarts_one_by_one_and_a_flapping_node_lose_no_reads_and_without_a_gutter_it
     }
     // Few: clients that know the slots ask again and again.
     let tally = crowd.read(&mut hosted, READS / 20, |_, _| {});
-    tell("without a gutter", &tally);
+    println!("{}", told("without a gutter", &tally));
     let is_refused =
         |failed: &String| failed.contains("CLUSTERDOWN node b ") || failed.contains("SERVER_ERROR node b ");
     assert!(tally.failed.iter().all(is_refused), "{:#?}", tally.failed);
@@ -140,13 +144,13 @@ fn restarts_one_by_one_and_a_flapping_node_lose_no_reads_and_without_a_gutter_it
         until("the gutter is back", || hosted.sees(host, GUTTER, "well"));
     }
     let tally = crowd.read(&mut hosted, READS, |_, _| {});
-    tell("with a gutter again", &tally);
+    println!("{}", told("with a gutter again", &tally));
     assert_few_failed(&tally);
     assert!(tally.stale.is_empty(), "{:#?}", tally.stale);
 }
 
 /// Reads of each reader while so many of a hundred packets are lost, which takes its time.
-const LOSSES: [(u32, usize); 3] = [(1, 200), (10, 40), (30, 10)];
+const LOSSES: [(u32, usize); 3] = [(1, 150), (10, 30), (30, 8)];
 
 #[test]
 fn nothing_too_old_is_read_where_packets_are_lost_and_lines_are_cut() {
@@ -163,25 +167,26 @@ fn nothing_too_old_is_read_where_packets_are_lost_and_lines_are_cut() {
         hosted.hosts().lose(percent);
         let tally = crowd.read(&mut hosted, reads, |_, _| {});
         hosted.hosts().heal();
-        tell(&format!("{percent} % of packets lost"), &tally);
-        assert!(tally.stale.is_empty(), "{:#?}", tally.stale);
+        println!("{}", told(&format!("{percent} % of packets lost"), &tally));
+        assert!(tally.stale.is_empty() && tally.checked + tally.unchecked > 0, "{:#?}", tally.stale);
         hosted.until_well();
     }
     let mut cuts = Tally::default();
     for (from, to) in [(0, VICTIM), (VICTIM, 0)] {
         let tally = crowd.read(&mut hosted, READS / 2, |hosted, _| hosted.hosts().cut(from, to));
-        tell("a line cut one way", &tally);
+        println!("{}", told("a line cut one way", &tally));
         cuts.add(tally);
         hosted.hosts().heal();
         hosted.until_well();
     }
     let tally = crowd.read(&mut hosted, READS, |hosted, _| hosted.hosts().isolate(VICTIM));
-    tell("a node alone with clients", &tally);
+    println!("{}", told("a node alone with clients", &tally));
     cuts.add(tally);
     hosted.hosts().heal();
     let tally = crowd.read(&mut hosted, READS / 2, |_, _| {});
-    tell("healed", &tally);
+    println!("{}", told("healed", &tally));
     cuts.add(tally);
+    say(&format!("lines cut and healed: {}", cuts.shown()));
     assert_few_failed(&cuts);
     assert!(cuts.stale.is_empty(), "{:#?}", cuts.stale);
 }
