@@ -8,6 +8,7 @@
 
 mod assignment;
 mod budget;
+mod cell;
 mod errand;
 mod fence;
 mod hash;
@@ -25,6 +26,7 @@ pub mod slot;
 mod testing;
 pub mod topology;
 
+pub use cell::{CELLS, Cell, Many, Touched};
 pub use errand::{Call, Errand, Verdict};
 pub use health::{Condition, Fault};
 pub use member::Member;

@@ -236,6 +236,7 @@ impl Keyspace {
     pub fn invalidate_tag(&self, turn: &mut Turn, tag: &[u8]) {
         let count = |bytes| self.memory.count_table(bytes);
         self.bumps().bump(self.tag(tag), turn.now_ms, self.memory.bytes_allowed(), count);
+        self.recall_all(turn.now_ms);
     }
 
     /// Makes every entry of `db` whose key starts with `prefix` stale, as [`Keyspace::invalidate`] softly does, ends what is
@@ -254,6 +255,7 @@ impl Keyspace {
                 shard = self.lock(index);
             }
         }
+        self.recall_all(turn.now_ms);
     }
 
     /// Memory for the table of bumps in bytes, from its first use on; rounded down to a power of two.

@@ -81,6 +81,7 @@ impl Keyspace {
                 Some(db) => self.flush_database(turn, index, db),
             }
         }
+        self.recall_all(turn.now_ms);
     }
 
     fn flush_shard(&self, turn: &mut Turn, index: usize) {

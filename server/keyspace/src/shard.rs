@@ -380,6 +380,8 @@ impl Shard {
         change: impl FnOnce(Fields) -> Fields,
         now_ms: u64,
     ) -> Location {
+        // It may live shorter.
+        self.recall(key);
         let tags = self.entry(location).tag_set();
         let before = self.entry(location).layout(&tags);
         self.lay_out(location, key, Layout { fields: change(before.fields), ..before }, now_ms)

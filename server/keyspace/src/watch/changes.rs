@@ -103,9 +103,11 @@ impl Changes {
 }
 
 impl Shard {
-    /// Tells the auditor of a change other than a fill, if it asked for this key. Under the lock, before any token is given after it.
+    /// Tells the auditor of a change other than a fill, if it asked for this key, and who holds copies of it. Under the lock, before any token is given
+    /// after it.
     #[inline]
-    pub(crate) fn note_change(&self, key: &Key<'_>, kind: ChangeKind, actor: Actor, at_ms: u64) {
+    pub(crate) fn note_change(&mut self, key: &Key<'_>, kind: ChangeKind, actor: Actor, at_ms: u64) {
+        self.recall(key);
         if self.watch.audited.holds(key.hash) {
             self.tell_change(key, kind, actor, at_ms, self.versions.last());
         }
@@ -113,7 +115,8 @@ impl Shard {
 
     /// As [`Shard::note_change`], for the fill of a token.
     #[inline]
-    pub(crate) fn note_filled(&self, key: &Key<'_>, token: u64, actor: Actor, at_ms: u64) {
+    pub(crate) fn note_filled(&mut self, key: &Key<'_>, token: u64, actor: Actor, at_ms: u64) {
+        self.recall(key);
         if self.watch.audited.holds(key.hash) {
             self.tell_change(key, ChangeKind::Filled, actor, at_ms, token);
         }

@@ -19,6 +19,7 @@ pub mod stream;
 pub mod whatif;
 
 use crate::attribution::Attribution;
+use crate::lending::{Lent, Recalls};
 use changes::{Changes, HashWindow};
 use hot::HotKeys;
 use sampling::Sampling;
@@ -37,6 +38,7 @@ pub(crate) struct Observers {
     pub(crate) attribution: Attribution,
     pub(crate) streams: Streams,
     pub(crate) changes: Changes,
+    pub(crate) recalls: Recalls,
 }
 
 /// What one shard has noted.
@@ -50,6 +52,8 @@ pub(crate) struct Watch {
     pub(crate) streamed_below: u64,
     /// Keys whose changes are told.
     pub(crate) audited: HashWindow,
+    /// Keys of which others hold copies.
+    pub(crate) lent: Lent,
     pub(crate) observers: Arc<Observers>,
 }
 
@@ -64,6 +68,7 @@ impl Watch {
             sizes: Sizes::new(places),
             streamed_below: 0,
             audited: HashWindow::NONE,
+            lent: Lent::default(),
             observers: Arc::clone(observers),
         }
     }
