@@ -78,7 +78,7 @@ pub(crate) async fn serve(thread: Rc<Thread>) {
 }
 
 /// Executes what is staged, and sends the replies.
-pub(crate) fn execute(thread: &Thread, desk: &mut Desk) {
+pub(crate) fn execute(thread: &Rc<Thread>, desk: &mut Desk) {
     if desk.batch.staged.is_empty() {
         return;
     }

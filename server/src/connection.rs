@@ -15,6 +15,7 @@
 //! Fairness: a turn ends after `COMMANDS_PER_TURN` commands, [`REPLY_BYTES_PER_TURN`] bytes of replies or one full read.
 //! Backpressure: with [`OUTPUT_PAUSE_BYTES`] unsent nothing more is read or executed until the client has taken them.
 
+mod lending;
 mod output;
 mod running;
 mod serving;

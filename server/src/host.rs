@@ -72,6 +72,24 @@ impl Host for NodeHost {
         self.node.watch.as_ref().map(|watch| &watch.peers)
     }
 
+    fn keeps_copies(&self) -> bool {
+        self.node.hot.is_some()
+    }
+
+    #[inline]
+    fn may_have_copies(&self) -> bool {
+        self.node.hot.as_ref().is_some_and(|hot| hot.copies.may_be_any(self.node.clock.now_ms()))
+    }
+
+    fn read_copy(&self, key: &[u8], read: &mut dyn FnMut(&[u8], u32)) -> bool {
+        let Some(hot) = &self.node.hot else { return false };
+        let is_read = hot.copies.read(key, self.node.clock.now_ms(), read);
+        if is_read && let Some(desk) = self.thread.and_then(|thread| self.node.threads.get(usize::from(thread))) {
+            desk.stats.copy_hits.add(1);
+        }
+        is_read
+    }
+
     fn loader_for(&self, db: Db, key: &[u8]) -> Option<LoaderPolicy> {
         self.table().policy_for(db, key)
     }

@@ -11,6 +11,7 @@ use crate::freeing::Freeing;
 use crate::load::Loaders;
 use crate::log::LogControl;
 use crate::mailbox::{Mailbox, Message};
+use crate::peer::hot::Hot;
 use crate::peer::watch::Watch;
 use crate::reload::Reloader;
 use crate::stats::{PeerCounters, Rate, ThreadStats, Totals};
@@ -33,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) member: Option<Member>,
     /// The other nodes as they are; `None` where there is none.
     pub(crate) watch: Option<Watch>,
+    /// Of hot keys; `None` where there is no other node, or `hot-key-rate` is 0.
+    pub(crate) hot: Option<Hot>,
     pub(crate) loaders: Loaders,
     pub(crate) feeds: Feeds,
     /// `None` without `[auditor]`.
@@ -114,6 +117,7 @@ impl Node {
             .as_ref()
             .filter(|_| nodes > 1)
             .map(|member| Watch::new(member, config.peer_rules(), run[1], clock.now_ms()));
+        let hot = watch.as_ref().and_then(|_| Hot::new(&config));
         let threads = (0..config.threads).map(|_| ThreadDesk {
             mailbox: Mailbox::default(),
             stats: ThreadStats::new(),
@@ -131,6 +135,7 @@ impl Node {
             behind: OnceLock::new(),
             member,
             watch,
+            hot,
             config,
             live,
             loaders,

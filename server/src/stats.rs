@@ -78,6 +78,14 @@ pub(crate) struct ThreadStats {
     pub(crate) stood_in: Counter,
     /// Answered with an error as the other node did not.
     pub(crate) forwarded_refused: Counter,
+    /// Words to other nodes that a key is hot.
+    pub(crate) hot_told: Counter,
+    /// Copies of entries given to other nodes.
+    pub(crate) copies_lent: Counter,
+    /// Reads answered from copies of other nodes' entries.
+    pub(crate) copy_hits: Counter,
+    /// Words of other nodes that copies of theirs are wrong.
+    pub(crate) copy_drops: Counter,
     /// By [`Count`].
     pub(crate) memcached: [Counter; Count::TOTAL],
     /// By the index that `table::find` gives.
@@ -106,6 +114,10 @@ impl ThreadStats {
             forwarded_here_refused: Counter::default(),
             stood_in: Counter::default(),
             forwarded_refused: Counter::default(),
+            hot_told: Counter::default(),
+            copies_lent: Counter::default(),
+            copy_hits: Counter::default(),
+            copy_drops: Counter::default(),
             memcached: Default::default(),
             commands: (0..commands_total()).map(|_| CommandCounters::default()).collect(),
             errors: Mutex::default(),
@@ -153,6 +165,10 @@ pub(crate) struct Totals {
     pub(crate) forwarded_here_refused: u64,
     pub(crate) stood_in: u64,
     pub(crate) forwarded_refused: u64,
+    pub(crate) hot_told: u64,
+    pub(crate) copies_lent: u64,
+    pub(crate) copy_hits: u64,
+    pub(crate) copy_drops: u64,
     pub(crate) memcached: [u64; Count::TOTAL],
     pub(crate) commands: Vec<CommandTotals>,
     pub(crate) errors: BTreeMap<String, u64>,
@@ -196,6 +212,10 @@ impl Totals {
             totals.forwarded_here_refused += stats.forwarded_here_refused.value();
             totals.stood_in += stats.stood_in.value();
             totals.forwarded_refused += stats.forwarded_refused.value();
+            totals.hot_told += stats.hot_told.value();
+            totals.copies_lent += stats.copies_lent.value();
+            totals.copy_hits += stats.copy_hits.value();
+            totals.copy_drops += stats.copy_drops.value();
             for (total, counter) in totals.memcached.iter_mut().zip(&stats.memcached) {
                 *total += counter.value();
             }
@@ -263,6 +283,10 @@ impl Totals {
             forwarded_here_refused: self.forwarded_here_refused.saturating_sub(before.forwarded_here_refused),
             stood_in: self.stood_in.saturating_sub(before.stood_in),
             forwarded_refused: self.forwarded_refused.saturating_sub(before.forwarded_refused),
+            hot_told: self.hot_told.saturating_sub(before.hot_told),
+            copies_lent: self.copies_lent.saturating_sub(before.copies_lent),
+            copy_hits: self.copy_hits.saturating_sub(before.copy_hits),
+            copy_drops: self.copy_drops.saturating_sub(before.copy_drops),
             commands,
             errors,
             peers,

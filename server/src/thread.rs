@@ -9,8 +9,8 @@ use crate::front::{Lane, Lanes, Protocol};
 use crate::host::NodeHost;
 use crate::mailbox::{Mailbox, Message};
 use crate::node::{Node, ThreadDesk};
-use crate::peer::Links;
 use crate::peer::link::SILENCE_MAX;
+use crate::peer::{Links, hot};
 use crate::stage::Stage;
 use crate::stats::{PeerCounters, ThreadStats};
 use crate::vital::Vital;
@@ -265,12 +265,15 @@ impl Thread {
 
     /// Does what the keyspace asked for: starts loads, delivers wakes. Called with no lock held.
     #[inline]
-    pub(crate) fn settle(&self, turn: &mut Turn) {
+    pub(crate) fn settle(self: &Rc<Self>, turn: &mut Turn) {
         if !turn.effects.loads.is_empty() || !turn.effects.wakes.is_empty() {
             self.settle_effects(turn);
         }
         if !turn.effects.flushed.is_empty() {
             self.node.freeing.free(std::mem::take(&mut turn.effects.flushed));
+        }
+        if self.node.keyspace.has_recalls() {
+            hot::send_recalls(self);
         }
     }
 
@@ -424,6 +427,9 @@ impl Thread {
         if desk.work.swept_at_ms + SWEEP_CONNECTIONS_EVERY_MS <= now_ms {
             desk.work.swept_at_ms = now_ms;
             self.sweep_connections(now_ms, &desk.work.live);
+            if self.id == 0 {
+                hot::sweep(self, now_ms);
+            }
         }
     }
 
@@ -434,7 +440,7 @@ impl Thread {
     }
 
     /// The next cycle of a thread that is behind.
-    fn catch_up(&self) {
+    fn catch_up(self: &Rc<Self>) {
         let mut desk = self.desk();
         desk.work.begin_turn(self);
         self.expire(&mut desk);

@@ -289,9 +289,17 @@ fn requests_on_a_link_that_no_node_sends_are_refused_and_harm_nothing() {
     let (mut link, key) = (RawLink::open(&cluster), cluster.key_of(0, "key"));
     let get = request(&["GET", &key]);
     assert_eq!(link.ask(0, &request(&["SET", &key, "1"])), "+OK\r\n");
-    for kind in (0x03..0x10).chain(0x83..=0xFF) {
+    for kind in (0x03..0x10).chain([0x83]).chain(0x86..=0xFF) {
         assert_eq!(link.ask(kind, &get), "-CLUSTERDOWN node a does not know this request\r\n", "{kind:#x}");
     }
+    // Whoever asks for a copy here is given nothing, and what is said of copies or cannot be read is not answered.
+    link.send(0, 5, 0x84, &[&[1; 8], key.as_bytes()].concat());
+    let (id, copy) = link.receive();
+    assert!(id == u32::MAX - 4 && copy.ends_with(&key), "{copy:?}");
+    [(0x84, &b"short"[..]), (0x85, b""), (0x85, key.as_bytes())]
+        .iter()
+        .for_each(|(kind, bytes)| link.send(0, 0, *kind, bytes));
+    assert_eq!(link.ask(0, &get), "$1\r\n1\r\n");
     for half in [&b""[..], b"*2\r\n$3\r\nGET\r\n", b"*1\r\n$1000000000000\r\n", b"GET"] {
         for kind in 0..=1 {
             let reply = link.ask(kind, half);

@@ -6,7 +6,7 @@ use crate::error::ReplyError;
 use crate::host::Host;
 use crate::parked::Parked;
 use crate::split::Split;
-use leasehold_cluster::{Place, Slot};
+use leasehold_cluster::{Place, Slot, Touched};
 use leasehold_keyspace::{Access, Keyspace, Turn};
 use leasehold_protocol::Reply;
 
@@ -56,6 +56,8 @@ pub struct Forward {
     pub waits_for_lease: bool,
     /// Whether it only reads: then another node may be asked if this one does not answer.
     pub is_read: bool,
+    /// What it may change: copies of that are not to be used any more.
+    pub touched: Touched,
     /// That node stands in for the one that has the keys: only what was loaded less than so long before, in ms, is an answer.
     pub age_max_ms: Option<u64>,
 }

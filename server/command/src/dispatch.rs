@@ -2,6 +2,7 @@
 
 use crate::client::{ReplyMode, Routing};
 use crate::context::{Context, Forward, Outcome};
+use crate::copies;
 use crate::error::ReplyError;
 use crate::redirect::{self, Away};
 use crate::spec::{Flags, Spec};
@@ -35,7 +36,12 @@ fn admit_and_run(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
             context.reply.error(&error);
             Outcome::Replied
         }
-        Err(Refusal::Away(Away::One(forward))) => Outcome::Forward(forward),
+        Err(Refusal::Away(Away::One(forward))) => {
+            if forward.is_read && copies::answer(context, request) {
+                return Outcome::Replied;
+            }
+            Outcome::Forward(forward)
+        }
         Err(Refusal::Away(Away::Parts(split))) => Outcome::Split(split),
     }
 }

@@ -224,6 +224,22 @@ pub trait Host {
         None
     }
 
+    /// Whether copies of other nodes' entries are kept here at all.
+    fn keeps_copies(&self) -> bool {
+        false
+    }
+
+    /// Whether there may be some now: cheap.
+    fn may_have_copies(&self) -> bool {
+        false
+    }
+
+    /// Reads the copy of another node's entry that this one may answer with, now: its value, and the client flags of memcached. `false`: there is none.
+    fn read_copy(&self, key: &[u8], read: &mut dyn FnMut(&[u8], u32)) -> bool {
+        let _ = (key, read);
+        false
+    }
+
     /// The text of `INFO` for these sections (lower case; empty: the default set).
     fn info(&self, sections: &[&[u8]]) -> String;
 

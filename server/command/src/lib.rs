@@ -14,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod connection;
 pub mod context;
+pub mod copies;
 pub mod dispatch;
 pub mod error;
 pub mod feed;
@@ -45,6 +46,7 @@ pub(crate) mod writing;
 pub use client::{Client, Names, ReplyMode, Routing};
 pub use cluster::LINK_PROTOCOL;
 pub use context::{Context, Forward, Outcome};
+pub use copies::{read_keys_of_request, read_keys_of_text};
 pub use dispatch::{execute, finish_effects};
 pub use error::ReplyError;
 pub use host::{

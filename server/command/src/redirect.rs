@@ -4,11 +4,12 @@
 
 use crate::client::Routing;
 use crate::context::{Context, Forward};
+use crate::copies;
 use crate::error::ReplyError;
-use crate::spec::Spec;
+use crate::spec::{Flags, Spec};
 use crate::split::{Gather, Split, Way};
 use crate::table;
-use leasehold_cluster::{Ask, Kind, Member, Peers, Place, Route, Slot, StandIns};
+use leasehold_cluster::{Ask, Kind, Member, Peers, Place, Route, Slot, StandIns, Touched};
 use leasehold_protocol::Request;
 
 /// Said to another node that has sent a command which would be about the connection, or this node. None does.
@@ -48,7 +49,12 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
                     return Err(moved(member, if member.owns(slot) { other } else { slot }));
                 }
                 Some(_) => {
-                    return Ok(Split::of(spec, request, gather, way_to).map(|split| Away::Parts(Box::new(split))));
+                    let split = Split::of(spec, request, gather, way_to);
+                    return Ok(split.map(|mut split| {
+                        // Of MGET alone, whose keys stand behind its name.
+                        copies::answer_parts(context, &mut split, |key| request.arg(key + 1));
+                        Away::Parts(Box::new(split))
+                    }));
                 }
             }
         }
@@ -66,7 +72,13 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         Routing::Forward | Routing::Auto | Routing::Redirect | Routing::Shown => {
             let (gives_lease, is_read) = (spec.name == "getl", kind == Kind::Read);
             let waits_for_lease = gives_lease && request.args_from(2).any(|word| word.eq_ignore_ascii_case(b"wait"));
-            let forward = Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
+            let touched = match context.host.keeps_copies() && touches(spec) {
+                true => Touched::of_keys(table::keys_of(spec, request)),
+                false => Touched::NOTHING,
+            };
+            let is_silent = false;
+            let forward =
+                Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, touched, age_max_ms };
             Ok(Some(Away::One(forward)))
         }
         Routing::Link => Err(moved(member, slot)),
@@ -79,6 +91,11 @@ const LOADING: [&str; 4] = ["get", "mget", "loadthrough", "mloadthrough"];
 /// What a command does, as far as its way is concerned: a read that loads may be answered by a stand-in, all else is for the owner of its key.
 pub(crate) fn kind_of(spec: &Spec) -> Kind {
     if LOADING.contains(&spec.name) { Kind::Read } else { Kind::Update }
+}
+
+/// Whether a command may change what others read, or show its client something newer than a copy.
+pub(crate) fn touches(spec: &Spec) -> bool {
+    !spec.flags.has(Flags::READONLY) || matches!(spec.name, "loadthrough" | "mloadthrough")
 }
 
 /// Whether others stand in for a node, as it does not answer.
@@ -140,7 +157,7 @@ mod tests {
     use crate::client::Routing;
     use crate::context::{Forward, Outcome};
     use crate::testing::{MEMBERS, Node};
-    use leasehold_cluster::Slot;
+    use leasehold_cluster::{Slot, Touched};
 
     /// A key of the node itself, and one of another with its slot and address.
     fn keys(node: &Node) -> (String, String, String) {
@@ -226,8 +243,11 @@ mod tests {
             for line in ["GET KEY", "SET KEY v", "LOADTHROUGH KEY", "OBJECT ENCODING KEY"] {
                 let is_read = !line.starts_with("SET") && !line.starts_with("OBJECT");
                 let (gives_lease, waits_for_lease, age_max_ms) = (false, false, None);
+                let changes = line.starts_with("SET") || line.starts_with("LOADTHROUGH");
+                let touched = if changes { Touched::of_keys([&foreign].into_iter()) } else { Touched::NOTHING };
+                let is_silent = false;
                 let expected =
-                    Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
+                    Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, touched, age_max_ms };
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &foreign)), Some(expected), "{line}");
                 assert_eq!(forwarded(&mut node, &line.replace("KEY", &own)), None, "{line}");
             }

@@ -2,7 +2,7 @@
 
 use crate::spec::{Flags, Keys, Spec};
 use crate::{redirect, table};
-use leasehold_cluster::{Kind, Slot};
+use leasehold_cluster::{Kind, Slot, Touched};
 use leasehold_protocol::{Reply, Request, RespVersion};
 
 /// How the replies of the parts become one.
@@ -62,6 +62,10 @@ pub struct Part {
     pub request: Vec<u8>,
     /// Where its keys stand among all.
     pub keys: Vec<u32>,
+    /// As [`crate::Forward::touched`].
+    pub touched: Touched,
+    /// The reply, where copies have given it: then it goes nowhere.
+    pub answer: Option<Vec<u8>>,
 }
 
 impl Gather {
@@ -107,6 +111,10 @@ impl Split {
             }
             (behind..request.len()).for_each(|index| out.bulk(request.arg(index)));
             part.request = std::mem::take(out.buffer_mut());
+            if redirect::touches(spec) {
+                let keys = part.keys.iter().map(|key| request.arg(first + *key as usize * step));
+                part.touched = Touched::of_keys(keys);
+            }
         }
         let is_read = redirect::kind_of(spec) == Kind::Read;
         Some(Self { parts, gather, is_silent: false, is_read })
@@ -116,7 +124,8 @@ impl Split {
 /// The part of a key of this slot that goes this way; a new one begins with `head`.
 pub(crate) fn part_of<'p>(parts: &'p mut Vec<Part>, way: Way, slot: Slot, head: &[u8]) -> &'p mut Part {
     let at = parts.iter().position(|part| part.way == way).unwrap_or_else(|| {
-        parts.push(Part { way, slot, request: head.to_vec(), keys: Vec::new() });
+        let request = head.to_vec();
+        parts.push(Part { way, slot, request, keys: Vec::new(), touched: Touched::NOTHING, answer: None });
         parts.len() - 1
     });
     &mut parts[at]

@@ -230,6 +230,8 @@ pub(crate) struct FakeHost {
     pub(crate) may_shut_down: bool,
     pub(crate) has_shut_down: Cell<bool>,
     pub(crate) audited: RefCell<Option<(Vec<AuditView>, Vec<ViolationView>)>>,
+    /// Of other nodes' entries: value and client flags.
+    pub(crate) copies: BTreeMap<Vec<u8>, (Vec<u8>, u32)>,
 }
 
 impl Host for FakeHost {
@@ -239,6 +241,20 @@ impl Host for FakeHost {
 
     fn peers(&self) -> Option<&Peers> {
         self.peers.as_ref()
+    }
+
+    fn keeps_copies(&self) -> bool {
+        true
+    }
+
+    fn may_have_copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    fn read_copy(&self, key: &[u8], read: &mut dyn FnMut(&[u8], u32)) -> bool {
+        let copy = self.copies.get(key);
+        copy.iter().for_each(|(value, client_flags)| read(value, *client_flags));
+        copy.is_some()
     }
 
     fn loader_for(&self, _: Db, key: &[u8]) -> Option<LoaderPolicy> {

@@ -93,6 +93,10 @@ pub(crate) struct Config {
     pub gutter: StandIns,
     /// What is loaded for such a node lives no longer.
     pub gutter_ttl: Duration,
+    /// Reads a second that make a key hot; 0: none is.
+    pub hot_key_rate: u64,
+    /// Longest life of a copy.
+    pub hot_key_ttl: Duration,
     /// Share of requests that may go to stand-ins.
     pub failover_share: f64,
     /// So many may go at once.

@@ -5,6 +5,7 @@ use crate::clients::Card;
 use crate::front::{Front, Lane, Memcached, Protocol, Resp};
 use crate::peer::frame::{self, Sent};
 use crate::peer::gather::Gathering;
+use crate::peer::hot::note_touched;
 use crate::peer::owed::{Awaited, Delivered, Owed};
 use crate::peer::spare::Spare;
 use crate::peer::under_way::Forwarded;
@@ -215,7 +216,8 @@ fn send_on<F: Front>(
     request: F::Request<'_>,
     bytes: &[u8],
 ) {
-    let Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, age_max_ms } = forward;
+    let Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, touched, age_max_ms } = forward;
+    note_touched(thread, touched);
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let number = owed.wait(Awaited { is_silent, waits_for_lease, sent_bytes: bytes.len() });
     let lease_key = if gives_lease { F::key(&request).map(Box::from) } else { None };
@@ -223,7 +225,7 @@ fn send_on<F: Front>(
     let frame = Sent { id: 0, number: client.id, kind: frame::kind_of(dialect, client), bytes };
     let spare = spare_of(thread, is_read, slot, &frame, age_max_ms);
     context.client.changes_under_way |= !is_read;
-    let request = Forwarded { owed, number, part: 0, slot, dialect, command, lease_key, spare };
+    let request = Forwarded { owed, number, part: 0, slot, dialect, touched, command, lease_key, spare };
     thread.links.forward(thread, usize::from(place), request, frame, age_max_ms);
 }
 
@@ -262,16 +264,22 @@ fn send_parts<F: Front>(
     let (client, dialect) = (&*context.client, F::dialect(context.reply.version()));
     let kind = frame::kind_of(dialect, client);
     let mut own = None;
-    for (part, Part { way: Way { place, age_max_ms }, slot, request, .. }) in (0..).zip(parts) {
+    for (part, Part { way: Way { place, age_max_ms }, slot, request, touched, answer, .. }) in (0..).zip(parts) {
         let Some(place) = place else {
             own = Some((part, request));
             continue;
         };
+        if let Some(answer) = answer {
+            // Values, and no error that were to be counted.
+            owed.deliver(number, part, &answer);
+            continue;
+        }
+        note_touched(thread, touched);
         let owed = Rc::clone(owed);
         let (command, lease_key) = (client.last_command, None);
         let frame = Sent { id: 0, number: client.id, kind, bytes: &request };
         let spare = spare_of(thread, is_read, slot, &frame, age_max_ms);
-        let forwarded = Forwarded { owed, number, part, slot, dialect, command, lease_key, spare };
+        let forwarded = Forwarded { owed, number, part, slot, dialect, touched, command, lease_key, spare };
         thread.links.forward(thread, usize::from(place), forwarded, frame, age_max_ms);
     }
     let (part, request) = own?;

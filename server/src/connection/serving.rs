@@ -14,9 +14,11 @@ use super::running::{KEYS_AHEAD_MAX, load_ahead_one};
 use super::{Connection, REPLY_BYTES_PER_TURN, Stop};
 use crate::front::{Memcached, Protocol, Resp};
 use crate::peer::frame::{self, Dialect, Next, Sent};
+use crate::peer::heat::READS_PER_SAMPLE;
+use crate::peer::hot;
 use crate::peer::word;
 use crate::thread::{Slot, Thread, Work};
-use leasehold_cluster::Place;
+use leasehold_cluster::{Cell, Place};
 use leasehold_command::{
     Client, Context, Outcome, Parked, Routing, execute, execute_for_another, execute_text_for_another, give_back,
     memcached,
@@ -35,12 +37,12 @@ const REPLY_BYTES_MAX: usize = u32::MAX as usize - 64;
 /// What a link has under way here.
 pub(crate) struct Serving {
     /// The other node.
-    from: Place,
+    pub(super) from: Place,
     parsers: Parsers,
     /// Server time until which requests are executed.
     valid_until_ms: u64,
     /// Server time that this is compared with: not the turn's, which may have begun long ago.
-    now_ms: u64,
+    pub(super) now_ms: u64,
     /// By the ticket of their waiters.
     parked: HashMap<u32, ParkedFrame>,
     /// Time and ticket of each of them.
@@ -50,6 +52,8 @@ pub(crate) struct Serving {
     /// Clients whose parked request has ended, with more behind it than fits into a turn.
     next: VecDeque<u64>,
     behind_bytes: usize,
+    /// When the other node was last told that a key is hot, by the cell of the key.
+    pub(super) told: HashMap<Cell, u64>,
     /// The other node knows that this one ends.
     has_left: bool,
 }
@@ -83,13 +87,13 @@ struct Behind {
 }
 
 /// What a link executes with.
-struct Hands<'a> {
-    thread: &'a Thread,
+pub(super) struct Hands<'a> {
+    pub(super) thread: &'a Thread,
     client: &'a mut Client,
-    reply: &'a mut Reply,
-    turn: &'a mut Turn,
-    limits: &'a Limits,
-    text_limits: &'a text::Limits,
+    pub(super) reply: &'a mut Reply,
+    pub(super) turn: &'a mut Turn,
+    pub(super) limits: &'a Limits,
+    pub(super) text_limits: &'a text::Limits,
 }
 
 impl Hands<'_> {
@@ -120,6 +124,7 @@ impl Connection {
             held: HashMap::new(),
             next: VecDeque::new(),
             behind_bytes: 0,
+            told: HashMap::new(),
             has_left: false,
         }));
         put_clock(reply, now_ms);
@@ -247,6 +252,8 @@ impl Serving {
             }
             frame::GONE => self.forget(hands, frame.number),
             frame::ASK => self.answer(hands, frame),
+            frame::LEND => self.lend(hands, frame),
+            frame::RECALL => hot::hear_recall(hands.thread, frame.bytes),
             _ if self.held.is_empty() || !self.held.contains_key(&frame.number) => {
                 self.execute(hands, frame);
             }
@@ -335,7 +342,11 @@ impl Serving {
                 self.held.insert(frame.number, held);
             }
             Some(Outcome::Replied | Outcome::Close | Outcome::Forward(_) | Outcome::Split(_) | Outcome::Link(_)) => {
-                end(hands, head)
+                end(hands, head);
+                let is_counted = hands.thread.node.hot.is_some() && age_max_ms.is_none();
+                if is_counted && hands.turn.random().is_multiple_of(READS_PER_SAMPLE) {
+                    self.note_read(hands, dialect, request);
+                }
             }
         }
     }

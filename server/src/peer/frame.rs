@@ -10,6 +10,8 @@
 //!                   │ len  │ 0     │ time     │ PING │ as TIME; a CLOCK is the answer              │
 //!                   │ len  │ 0     │ client   │ GONE │ nothing: the client is gone                 │
 //!                   │ len  │ 0     │ 0        │ ASK  │ a ping of `word`; a WORD is the answer      │
+//!                   │ len  │ 0     │ stamp    │ LEND │ time u64, key: a COPY is the answer         │
+//!                   │ len  │ 0     │ 0        │ RECALL │ a key, or nothing: copies are wrong       │
 //!                   └──────┴───────┴──────────┴──────┴─────────────────────────────────────────────┘
 //! to the origin     ┌──────┬───────┬─────────────────────────────────────────────┐
 //!                   │ len  │ id    │ the reply as the client is to get it        │
@@ -17,6 +19,8 @@
 //!                   │ len  │ CLOCK │ u64: the owner's time                       │
 //!                   │ len  │ LEAVE │ nothing: the owner ends, and takes no more  │
 //!                   │ len  │ WORD  │ a pong of `word`                            │
+//!                   │ len  │ HOT   │ a key that is hot                           │
+//!                   │ len  │ COPY  │ a copy of an entry, see `hot`               │
 //!                   └──────┴───────┴─────────────────────────────────────────────┘
 //! ```
 //!
@@ -37,6 +41,8 @@ pub(crate) const TIME: u8 = 0x80;
 pub(crate) const PING: u8 = 0x81;
 pub(crate) const GONE: u8 = 0x82;
 pub(crate) const ASK: u8 = 0x83;
+pub(crate) const LEND: u8 = 0x84;
+pub(crate) const RECALL: u8 = 0x85;
 
 /// A client that said `CLIENT NO-TOUCH`.
 pub(crate) const NO_TOUCH: u8 = 0x10;
@@ -49,6 +55,8 @@ pub(crate) const AGE_BYTES: usize = 8;
 pub(crate) const CLOCK: u32 = u32::MAX;
 pub(crate) const LEAVE: u32 = u32::MAX - 1;
 pub(crate) const WORD: u32 = u32::MAX - 2;
+pub(crate) const HOT: u32 = u32::MAX - 3;
+pub(crate) const COPY: u32 = u32::MAX - 4;
 
 /// What a request is written in, and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -173,6 +173,8 @@ mod tests {
             slot,
             request: Vec::new(),
             keys: keys.clone(),
+            touched: leasehold_cluster::Touched::NOTHING,
+            answer: None,
         };
         Gathering::new(gather, &mut keys.iter().map(part).collect::<Vec<_>>(), 10_000)
     }
@@ -231,6 +233,8 @@ mod tests {
             slot,
             request: request.as_bytes().to_vec(),
             keys: keys.to_vec(),
+            touched: leasehold_cluster::Touched::NOTHING,
+            answer: None,
         };
         let gather = |replies: [&str; 2]| {
             let parts = &mut [part("gat 100 a c a\r\n", &[0, 2, 4]), part("gat 100 b d\r\n", &[1, 3])];

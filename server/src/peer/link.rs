@@ -12,6 +12,7 @@
 //! link breaks before, what is on its way may be executed until that time, and no later.
 
 use super::frame::{self, Answered, Dialect, Next, Sent};
+use super::hot;
 use super::offset::Offset;
 use super::outgoing::Outgoing;
 use super::owed::{Delivered, OWED_BYTES_MAX};
@@ -166,6 +167,17 @@ impl Link {
         state.put(Sent { id, ..frame }, age_max_ms);
     }
 
+    /// Tells the other node something, if the link is open or can be tried at once.
+    pub(super) fn tell(&self, thread: &Rc<Thread>, frame: Sent<'_>) {
+        let state = &mut *self.state.borrow_mut();
+        if matches!(state.phase, Phase::Closed) && state.failures == 0 {
+            self.open(thread, state);
+        }
+        if matches!(state.phase, Phase::Opening | Phase::Open(_)) && state.out.unsent() <= UNSENT_BYTES_MAX {
+            state.put(frame, None);
+        }
+    }
+
     /// A client is gone: what it has asked for is dropped where it waits.
     pub(super) fn forget(&self, client: u64) {
         let state = &mut *self.state.borrow_mut();
@@ -288,6 +300,8 @@ fn refuse(thread: &Rc<Thread>, place: usize, request: Forwarded, reason: &str) {
 
 /// Gives an answer to the client that waits for it, and counts it if it is an error, or makes the whole reply one.
 fn deliver(thread: &Thread, request: &Forwarded, reply: &[u8]) -> Delivered {
+    // Before the client can know of it.
+    hot::note_touched(thread, request.touched);
     let delivered = request.owed.deliver(request.number, request.part, reply);
     let told = match &delivered {
         Delivered::Part => return delivered,
@@ -505,6 +519,13 @@ impl State {
                 }
                 Ok(())
             }
+            (frame::HOT, _) => {
+                if let Some((question, bytes)) = hot::hear_hot(thread, bytes) {
+                    self.put(Sent { id: 0, number: question.stamp, kind: frame::LEND, bytes: &bytes }, None);
+                }
+                Ok(())
+            }
+            (frame::COPY, _) => hot::hear_copy(thread, bytes).ok_or_else(|| "does not speak this protocol".to_owned()),
             (frame::LEAVE, _) => {
                 match std::mem::take(&mut self.phase) {
                     Phase::Open(stream) | Phase::Leaving(stream) => self.phase = Phase::Leaving(stream),

@@ -10,8 +10,11 @@
 //! one connection for each pair of nodes, and what that and the links have found out is in `watch`.
 //! A read that its node does not answer is sent to a stand-in instead (`spare`), over the link to that.
 
+pub(crate) mod copies;
 pub(crate) mod frame;
 pub(crate) mod gather;
+pub(crate) mod heat;
+pub(crate) mod hot;
 pub(crate) mod link;
 mod offset;
 mod outgoing;
@@ -56,6 +59,12 @@ impl Links {
         age_max_ms: Option<u64>,
     ) {
         self.link(place).forward(thread, request, frame, age_max_ms);
+    }
+
+    /// Tells the node at `place` something that has no answer. A node that cannot be reached is told nothing.
+    #[cold]
+    pub(crate) fn tell(&self, thread: &Rc<Thread>, place: usize, frame: Sent<'_>) {
+        self.link(place).tell(thread, frame);
     }
 
     /// A client that waits for answers is gone.

@@ -20,6 +20,15 @@ pub(crate) fn cluster(text: &mut String, node: &Node) {
     line(format_args!("x_forwarded_here:{}", totals.forwarded_here));
     line(format_args!("x_forwarded_here_refused:{}", totals.forwarded_here_refused));
     line(format_args!("x_stood_in:{}", totals.stood_in));
+    if let Some(hot) = &node.hot {
+        let (copies, bytes) = hot.copies.count(node.clock.now_ms());
+        line(format_args!("x_hot_told:{}", totals.hot_told));
+        line(format_args!("x_copies_lent:{}", totals.copies_lent));
+        line(format_args!("x_copies:{copies}"));
+        line(format_args!("x_copies_bytes:{bytes}"));
+        line(format_args!("x_copy_hits:{}", totals.copy_hits));
+        line(format_args!("x_copy_drops:{}", totals.copy_drops));
+    }
     for place in member.topology().places().filter(|place| *place != member.place()) {
         let sum = |of: fn(&PeerCounters) -> &Counter| -> u64 {
             node.threads.iter().map(|desk| of(&desk.peers[place.index()]).value()).sum()

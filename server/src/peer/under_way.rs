@@ -3,7 +3,7 @@
 use super::frame::Dialect;
 use super::owed::Owed;
 use super::spare::Spare;
-use leasehold_cluster::Slot;
+use leasehold_cluster::{Slot, Touched};
 use std::rc::Rc;
 
 /// One request on its way. 48 bytes at most, as there may be a million of them.
@@ -16,6 +16,8 @@ pub(crate) struct Forwarded {
     pub(crate) part: u16,
     pub(crate) slot: Slot,
     pub(crate) dialect: Dialect,
+    /// What it may change.
+    pub(crate) touched: Touched,
     /// For the statistics.
     pub(crate) command: Option<u16>,
     /// The key, if the reply may be a lease.

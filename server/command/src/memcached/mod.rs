@@ -18,6 +18,7 @@ mod upkeep;
 pub(crate) mod writing;
 
 pub use dispatch::execute;
+pub(crate) use meta::{answer_copy as answer_meta, is_copied};
 pub use read::load_ahead;
 pub(crate) use routing::{keys, kind_of};
 pub use table::{Handler, VERBS, Verb, find};

@@ -4,12 +4,13 @@ use super::table::Verb;
 use super::{dispatch, meta};
 use crate::client::Routing;
 use crate::context::{Context, Forward, Outcome};
+use crate::copies;
 use crate::host::Count;
 use crate::redirect::{KEYS_ONLY, place_of, way_of};
 use crate::spec::Flags;
 use crate::split::{Gather, Part, Split, Way, part_of};
 use crate::table::key_positions;
-use leasehold_cluster::{Kind, Slot};
+use leasehold_cluster::{Kind, Slot, Touched};
 use leasehold_protocol::memcached::{Fault, Request};
 use std::borrow::Cow;
 
@@ -51,14 +52,24 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         // It is refused here; but who reads on must not find the value that it was to take the place of.
         let request = outdated(context, verb, request)?;
         context.host.count(Count::StoreTooLarge, 1);
-        let part = Part { way: Way::to(owner), slot, request, keys: Vec::new() };
+        let touched = Touched::of_keys([&first_key].into_iter());
+        let part = Part { way: Way::to(owner), slot, request, keys: Vec::new(), touched, answer: None };
         Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false, is_read: false }
     } else if let (true, Way { place: Some(place), age_max_ms }) = (is_one_way, way) {
         let (gives_lease, waits_for_lease, is_read) = (false, false, kind == Kind::Read);
-        let forward = Forward { place, slot, is_silent: false, gives_lease, waits_for_lease, is_read, age_max_ms };
+        let touched = if context.host.keeps_copies() { touched(kind, keys(verb, request)) } else { Touched::NOTHING };
+        if is_read && copies::answer_text(context, request) {
+            return Some(Outcome::Replied);
+        }
+        let is_silent = false;
+        let forward = Forward { place, slot, is_silent, gives_lease, waits_for_lease, is_read, touched, age_max_ms };
         return Some(Outcome::Forward(forward));
     } else {
-        split(verb, request, kind, way_to)
+        let mut split = split(verb, request, kind, way_to);
+        if verb.name == "get" {
+            copies::answer_parts(context, &mut split, |key| request.word(key + 1).unwrap_or_default());
+        }
+        split
     };
     Some(Outcome::Split(Box::new(split)))
 }
@@ -87,6 +98,11 @@ pub(crate) fn kind_of(verb: &Verb, request: Request<'_>) -> Kind {
     if is_read { Kind::Read } else { Kind::Update }
 }
 
+/// What a request with these keys may change.
+fn touched<'a>(kind: Kind, keys: impl Iterator<Item = Cow<'a, [u8]>>) -> Touched {
+    if kind == Kind::Read { Touched::NOTHING } else { Touched::of_keys(keys) }
+}
+
 /// The keys of a request.
 pub(crate) fn keys<'a>(verb: &Verb, request: Request<'a>) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
     places(verb, request).map(move |place| key_at(request, place))
@@ -106,7 +122,11 @@ fn split(verb: &Verb, request: Request<'_>, kind: Kind, way_to: impl Fn(usize) -
         part.request.push(b' ');
         part.request.extend_from_slice(request.word(place).unwrap_or_default());
     }
-    parts.iter_mut().for_each(|part| part.request.extend_from_slice(b"\r\n"));
+    let places: Vec<usize> = places(verb, request).collect();
+    for part in &mut parts {
+        part.request.extend_from_slice(b"\r\n");
+        part.touched = touched(kind, part.keys.iter().map(|key| key_at(request, places[*key as usize])));
+    }
     Split { parts, gather: Gather::Values, is_silent: false, is_read: kind == Kind::Read }
 }
 

@@ -113,6 +113,27 @@ pub(super) const NODES: &[Spec<Config>] = &[
         write: |config, value| config.failover_burst = value.u32(),
         read: |config| Value::Integer(config.failover_burst.into()),
     },
+    Spec {
+        name: "hot-key-rate",
+        kind: integer(0, 1_000_000_000),
+        default: Default::Text("0"),
+        change: Change::Start,
+        doc: "A key that other nodes' clients read more often than about so many times a second is hot: those nodes get copies, and answer GET, MGET, get and mg \
+              from them. 0 = none is. Off by default, as a read may then miss a change that was answered by another node: until that node's word \
+              comes, at most for hot-key-ttl. 10000 is a good start.",
+        write: |config, value| config.hot_key_rate = value.integer(),
+        read: |config| Value::Integer(config.hot_key_rate),
+    },
+    Spec {
+        name: "hot-key-ttl",
+        kind: ms(Duration::from_millis(10), Duration::from_secs(60)),
+        default: Default::Text("1s"),
+        change: Change::Start,
+        doc: "A copy of a hot key is used for so long at most, and no longer than the key lives. A change recalls it at once; where that word is lost, \
+              so old may a read be. Copies take up to a 32nd of maxmemory and 64mb.",
+        write: |config, value| config.hot_key_ttl = value.duration(),
+        read: |config| Value::Duration(config.hot_key_ttl),
+    },
 ];
 
 const GUTTERS: [StandIns; 3] = [StandIns::None, StandIns::Pool, StandIns::Same];

@@ -138,6 +138,8 @@ impl std::default::Default for Config {
             flap_out: Duration::ZERO,
             gutter: StandIns::None,
             gutter_ttl: Duration::ZERO,
+            hot_key_rate: 0,
+            hot_key_ttl: Duration::ZERO,
             failover_share: 0.0,
             failover_burst: 0,
         };

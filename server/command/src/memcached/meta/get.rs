@@ -54,6 +54,27 @@ fn glance(context: &mut Context<'_>, request: Request<'_>, plain: Plain) -> Opti
     Some(Outcome::Replied)
 }
 
+/// Whether an `mg` asks for nothing that a copy of another node's entry does not have.
+pub(crate) fn is_copied(request: Request<'_>) -> bool {
+    Plain::of(request).is_some_and(|plain| !plain.has(b't') && !plain.has(b'h'))
+}
+
+/// Answers an `mg` from a copy of another node's entry. `false`: there is none, or more is asked for.
+pub(crate) fn answer_copy(context: &mut Context<'_>, request: Request<'_>) -> bool {
+    let (Some(key), Some(plain)) = (request.word(1), Plain::of(request).filter(|_| is_copied(request))) else {
+        return false;
+    };
+    let buffer = context.reply.buffer_mut();
+    context.host.read_copy(key, &mut |value, client_flags| {
+        write_code(buffer, plain.has(b'v'), value.len());
+        if plain.has_words() {
+            let told = Told { value_len: Some(value.len()), client_flags: Some(client_flags), ..Told::default() };
+            answer::flags(buffer, Name { key, is_binary: false }, request.words_from(2), &told);
+        }
+        write_end(buffer, plain.has(b'v'), value);
+    })
+}
+
 /// Answers whatever is asked.
 fn look(context: &mut Context<'_>, request: Request<'_>) -> Outcome {
     let words = request.words_from(2);

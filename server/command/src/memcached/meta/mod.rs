@@ -53,6 +53,7 @@ use crate::host::Count;
 use crate::spec::{Flags, Keys};
 pub(super) use arithmetic::BAD_FLAG;
 pub(super) use get::loaded;
+pub(crate) use get::{answer_copy, is_copied};
 use leasehold_keyspace::Sight;
 use leasehold_protocol::memcached::{Request, reply};
 pub(super) use set::remove_outdated;
