@@ -29,7 +29,16 @@ impl Served {
     /// The file cannot be written, or the server does not start.
     pub fn start(program: &Path, folder: &Path, text: &str) -> anyhow::Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let port = address.port().to_string();
+        Self::start_at(program, folder, text, address.port())
+    }
+
+    /// As [`Served::start`], on a port that others know.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_at(program: &Path, folder: &Path, text: &str, port: u16) -> anyhow::Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let port = port.to_string();
         let conf = folder.join(format!("leasehold-{port}.toml"));
         std::fs::write(&conf, text)?;
         let mut command = Command::new(program);
@@ -52,6 +61,14 @@ impl Served {
     /// Of the system.
     pub fn connect(&self) -> anyhow::Result<Socket> {
         connect(self.address)
+    }
+
+    /// CPU time used so far in ns.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn cpu_ns(&self) -> anyhow::Result<u64> {
+        Ok(system::process_cpu_ns(self.process.id())?)
     }
 
     /// See [`counter`].
