@@ -150,7 +150,8 @@ impl Copies {
     pub(crate) fn keep(&self, given: &Given<'_>, bytes_max: usize, now_ms: u64) -> i64 {
         let Given { question: Question { stamp, at_ms }, key, value, client_flags, life_ms } = *given;
         let cell = Cell::of_key(key);
-        let until_ms = at_ms + life_ms.min(self.ttl_ms);
+        // The time has come back as it was sent, if the other node is what it should be.
+        let until_ms = at_ms.min(now_ms).saturating_add(life_ms.min(self.ttl_ms));
         let mut stripe = self.stripe(cell);
         let is_late = life_ms > 0 && (until_ms <= now_ms || stamp != self.stamp(cell));
         if is_late && matches!(stripe.get(key), Some(Held::Copy { .. })) {
