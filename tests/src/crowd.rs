@@ -21,7 +21,7 @@ const HOT_ROWS: u64 = 240;
 const RARE: u64 = 5;
 
 /// How long a plain client waits for an answer before it turns to another node: longer than nodes wait for each other.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long a client waits that knows the slots, and so talks to the node itself that may be gone.
 const SLOTS_PATIENCE: Duration = Duration::from_secs(1);

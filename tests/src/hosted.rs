@@ -28,6 +28,9 @@ pub const GUTTER: usize = 3;
 /// The host of the clients.
 pub const CLIENTS: usize = 4;
 
+/// A machine that stands still for half a second makes no node doubt another.
+const PATIENT: &str = "peer-timeout = \"2s\"\npeer-ping = \"200ms\"";
+
 /// Rows of the table, with ids from 1 on.
 pub const ROWS: u64 = 200_000;
 
@@ -68,6 +71,7 @@ impl Hosted {
         let conf = format!(
             r#"
             gutter = "pool"
+            {PATIENT}
             {conf}
             {}
             [sources.main]
