@@ -323,8 +323,10 @@ struct Answers {
 
 /// Reads a key until the gutter answers.
 fn until_gutter(key: String, mut socket: Socket, reads: &AtomicUsize) -> anyhow::Result<Answers> {
-    let (mut last_of_node, mut refused) = (Instant::now(), 0);
+    let begun = Instant::now();
+    let (mut last_of_node, mut refused) = (begun, 0);
     loop {
+        ensure!(begun.elapsed() < PATIENCE, "node b answers on, or nobody does");
         let answer = match text(&mut socket, &format!("GET {key}")) {
             // Its line has been read.
             Err(error) if error.to_string().contains("-CLUSTERDOWN ") => {
