@@ -9,6 +9,7 @@
 //! transcript::run(file, Setting)                    one file on either, RESP2 or RESP3, one shard or many
 //! ```
 
+pub mod board;
 pub mod certificates;
 pub mod choices;
 pub mod client;
@@ -38,6 +39,7 @@ pub mod sqlite_file;
 pub mod transcript;
 pub mod watch;
 
+pub use board::Board;
 pub use certificates::Certificates;
 pub use client::{Client, NoReply};
 pub use cluster::Cluster;

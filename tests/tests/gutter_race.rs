@@ -2,41 +2,15 @@
 
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Cluster, SqliteFile};
+use leasehold_tests::{Board, Client, Cluster, SqliteFile};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Keys of each client: others' deletes say nothing of what it may read.
 const KEYS: usize = 3;
 
 /// How often the owner is killed, and stopped.
 const TROUBLES: usize = 3;
-
-/// What both actors together have done so far, and whether they may end.
-#[derive(Default)]
-struct Board {
-    ends: AtomicBool,
-    /// By actor: answered deletes, and reads.
-    deletes: [AtomicUsize; 2],
-    reads: [AtomicUsize; 2],
-}
-
-impl Board {
-    /// Waits until both have done more of it than now.
-    fn more(&self, what: &str, done: &[AtomicUsize; 2]) {
-        let before = done.each_ref().map(|done| done.load(Ordering::Relaxed));
-        until(what, || done.iter().zip(before).all(|(done, before)| done.load(Ordering::Relaxed) > before));
-    }
-}
-
-/// Ends the actors, also where the test fails: else it would wait for them for ever.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Changes rows, deletes their keys, and reads them, always through one node.
 struct Actor<'a> {
@@ -65,14 +39,14 @@ impl Actor<'_> {
         // By row: the version that was there when its key was last deleted.
         let mut deleted = vec![0; self.ids.len()];
         let mut version = 0_u64;
-        while !self.board.ends.load(Ordering::Relaxed) {
+        while !self.board.has_ended() {
             version += 1;
             for (id, deleted) in self.ids.iter().zip(&mut deleted) {
                 database.run(&format!("UPDATE users SET name = '{version}' WHERE id = {id}"));
                 let key = format!("user:{id}");
                 if !matches!(self.client.command(&["DEL", &key]), Value::Error(_)) {
                     *deleted = version;
-                    self.board.deletes[self.number].fetch_add(1, Ordering::Relaxed);
+                    self.board.changes[self.number].fetch_add(1, Ordering::Relaxed);
                 }
                 for _ in 0..3 {
                     let answer = self.client.command(&["GET", &key]);
@@ -123,23 +97,23 @@ fn what_was_deleted_through_a_node_is_not_read_there_again() {
         info.lines().any(|line| line.starts_with(&format!("x_peer_b:state={state},")))
     };
     std::thread::scope(|scope| {
-        let end = End(&board.ends);
+        let end = board.end();
         let running = actors.map(|actor| scope.spawn(move || actor.run()));
         for _ in 0..TROUBLES {
-            board.more("they delete while all is well", &board.deletes);
+            board.more("they delete while all is well", &board.changes, 1);
             cluster.nodes[1].kill();
             until("it is out", || is("out"));
-            board.more("they read of a dead node", &board.reads);
+            board.more("they read of a dead node", &board.reads, 1);
             cluster.restart(1);
             until("it has returned", || is("well"));
-            board.more("they delete at the node that is back", &board.deletes);
+            board.more("they delete at the node that is back", &board.changes, 1);
             cluster.nodes[1].pause();
             until("it is out again", || is("out"));
-            board.more("they read of a node that stands still", &board.reads);
+            board.more("they read of a node that stands still", &board.reads, 1);
             cluster.nodes[1].resume();
             until("it has returned again", || is("well"));
         }
-        board.more("they delete at the end", &board.deletes);
+        board.more("they delete at the end", &board.changes, 1);
         drop(end);
         for actor in running {
             let seen = actor.join().expect("the actor ends");

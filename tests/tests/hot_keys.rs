@@ -2,8 +2,8 @@
 
 use leasehold_tests::reply::Value;
 use leasehold_tests::watch::until;
-use leasehold_tests::{Client, Cluster, Server, ServerOptions};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use leasehold_tests::{Board, Client, Cluster, Server, ServerOptions};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Any key is hot, and its copies would outlive each test. A machine that stands still for a moment loses nothing.
 const HOT: &str = "hot-key-rate = 1\nhot-key-ttl = \"1m\"\npeer-timeout = \"10s\"";
@@ -161,30 +161,8 @@ fn nothing_is_copied_unless_it_is_asked_for() {
     assert!(!here.command(&["INFO", "cluster"]).text().contains("x_copies"));
 }
 
-/// What all actors have done so far, and whether they may end.
-#[derive(Default)]
-struct Board {
-    ends: AtomicBool,
-    changes: [AtomicUsize; 2],
-    reads: [AtomicUsize; 2],
-}
-
-impl Board {
-    /// Waits until both actors have done more of it than now.
-    fn more(&self, what: &str, done: &[AtomicUsize; 2]) {
-        let before = done.each_ref().map(|done| done.load(Ordering::Relaxed));
-        until(what, || done.iter().zip(&before).all(|(done, before)| done.load(Ordering::Relaxed) > before + 20));
-    }
-}
-
-/// Ends the actors, also where the test fails: else it would wait for them for ever.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
+/// So many changes, or reads, of each client are waited for.
+const MORE: usize = 21;
 
 /// Writes and deletes a key, and reads it over several connections, always through one node. Nobody else changes the key.
 struct Actor<'a> {
@@ -201,7 +179,7 @@ impl Actor<'_> {
         let (mut stale, mut version) = (Vec::new(), 0_u64);
         // The oldest version that may be read: after the deletion of one, the next.
         let oldest = AtomicU64::new(0);
-        while !self.board.ends.load(Ordering::Relaxed) {
+        while !self.board.has_ended() {
             version += 1;
             let text = version.to_string();
             let [writer, ..] = &mut clients;
@@ -248,7 +226,7 @@ fn what_was_changed_through_a_node_is_not_read_there_again() {
     };
     let mut observers: Vec<Client> = actors_at.iter().map(Server::client).collect();
     std::thread::scope(|scope| {
-        let end = End(&board.ends);
+        let end = board.end();
         let running = [0, 1].map(|number| {
             let actor = Actor { board: &board, number, node: &actors_at[number], key: keys[number].clone() };
             scope.spawn(move || actor.run())
@@ -258,7 +236,7 @@ fn what_was_changed_through_a_node_is_not_read_there_again() {
             until("copies answer", || {
                 observers.iter_mut().zip(&hits).all(|(observer, hits)| observer.info("x_copy_hits") > hits + 20)
             });
-            board.more("they change their keys", &board.changes);
+            board.more("they change their keys", &board.changes, MORE);
             owner.pause();
             let refused: Vec<u64> = observers.iter_mut().map(|observer| observer.info("x_forwarded_refused")).collect();
             until("the owner is missed", || {
@@ -268,8 +246,8 @@ fn what_was_changed_through_a_node_is_not_read_there_again() {
                     .all(|(observer, refused)| observer.info("x_forwarded_refused") > *refused)
             });
             owner.resume();
-            board.more("they change their keys again", &board.changes);
-            board.more("they read them", &board.reads);
+            board.more("they change their keys again", &board.changes, MORE);
+            board.more("they read them", &board.reads, MORE);
         }
         drop(end);
         for actor in running {

@@ -4,6 +4,7 @@
 //! are read together from copies are not of one moment, but each is as young as any other read of it may be here.
 
 use crate::context::Context;
+use crate::host::Host;
 use crate::memcached;
 use crate::room::Room;
 use crate::split::{Gather, Split};
@@ -37,16 +38,7 @@ fn answer_known(context: &mut Context<'_>, request: Request<'_>) -> bool {
     }
     let (start, mut room) = (reply.len(), Room::of(reply));
     reply.array(request.len() - 1);
-    let has_all = request.args_from(1).all(|key| {
-        let mut has_room = true;
-        let is_read = host.read_copy(key, &mut |value, _| {
-            has_room = room.take(value.len());
-            if has_room {
-                reply.bulk(value);
-            }
-        });
-        is_read && has_room
-    });
+    let has_all = request.args_from(1).all(|key| read_within(*host, &mut room, key, |value, _| reply.bulk(value)));
     if !has_all {
         reply.truncate(start);
     }
@@ -67,14 +59,7 @@ fn answer_known_text(context: &mut Context<'_>, request: text::Request<'_>) -> b
             let (start, mut room) = (reply.len(), Room::of(reply));
             let buffer = reply.buffer_mut();
             let has_all = request.words_from(1).all(|key| {
-                let mut has_room = true;
-                let is_read = host.read_copy(key, &mut |value, flags| {
-                    has_room = room.take(value.len());
-                    if has_room {
-                        reply::value(buffer, key, flags, value, None);
-                    }
-                });
-                is_read && has_room
+                read_within(*host, &mut room, key, |value, flags| reply::value(buffer, key, flags, value, None))
             });
             if has_all {
                 buffer.extend_from_slice(END);
@@ -86,6 +71,18 @@ fn answer_known_text(context: &mut Context<'_>, request: text::Request<'_>) -> b
         Some(b"mg") => memcached::answer_meta(context, request),
         _ => false,
     }
+}
+
+/// Reads a copy, one of several, if there is one and room for its value.
+fn read_within(host: &dyn Host, room: &mut Room, key: &[u8], mut read: impl FnMut(&[u8], u32)) -> bool {
+    let mut has_room = true;
+    let is_read = host.read_copy(key, &mut |value, flags| {
+        has_room = room.take(value.len());
+        if has_room {
+            read(value, flags);
+        }
+    });
+    is_read && has_room
 }
 
 /// Answers the parts of a read that have copies of all of their keys.
@@ -100,15 +97,11 @@ pub(crate) fn answer_parts<'k>(context: &Context<'_>, split: &mut Split, key_at:
             out.array(part.keys.len());
         }
         let has_all = part.keys.iter().all(|number| {
-            let (key, mut has_room) = (key_at(*number as usize), true);
-            let is_read = context.host.read_copy(key, &mut |value, flags| {
-                has_room = room.take(value.len());
-                match split.gather {
-                    Gather::List => out.bulk(value),
-                    _ => reply::value(out.buffer_mut(), key, flags, value, None),
-                }
-            });
-            is_read && has_room
+            let key = key_at(*number as usize);
+            read_within(context.host, &mut room, key, |value, flags| match split.gather {
+                Gather::List => out.bulk(value),
+                _ => reply::value(out.buffer_mut(), key, flags, value, None),
+            })
         });
         if split.gather == Gather::Values {
             out.buffer_mut().extend_from_slice(END);

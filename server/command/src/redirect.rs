@@ -37,6 +37,7 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
     let slot = Slot::of_key(first);
     let is_sent_on = matches!(context.client.routing, Routing::Forward | Routing::Auto | Routing::Link);
     let kind = kind_of(spec);
+    let is_touching = || context.host.keeps_copies() && touches(spec);
     let way_to = |slot: Slot, key: &[u8]| way_of(context, member, slot, key, kind);
     let way = match Gather::of(spec).filter(|_| is_sent_on) {
         Some(gather) => {
@@ -51,6 +52,10 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
                 Some(_) => {
                     let split = Split::of(spec, request, gather, way_to);
                     return Ok(split.map(|mut split| {
+                        if is_touching() {
+                            let keys: Vec<&[u8]> = table::keys_of(spec, request).collect();
+                            split.touch(|key| keys[key]);
+                        }
                         // Of MGET alone, whose keys stand behind its name.
                         copies::answer_parts(context, &mut split, |key| request.arg(key + 1));
                         Away::Parts(Box::new(split))
@@ -72,7 +77,7 @@ pub(crate) fn check(context: &Context<'_>, spec: &Spec, request: Request<'_>) ->
         Routing::Forward | Routing::Auto | Routing::Redirect | Routing::Shown => {
             let (gives_lease, is_read) = (spec.name == "getl", kind == Kind::Read);
             let waits_for_lease = gives_lease && request.args_from(2).any(|word| word.eq_ignore_ascii_case(b"wait"));
-            let touched = match context.host.keeps_copies() && touches(spec) {
+            let touched = match is_touching() {
                 true => Touched::of_keys(table::keys_of(spec, request)),
                 false => Touched::NOTHING,
             };

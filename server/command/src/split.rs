@@ -111,13 +111,16 @@ impl Split {
             }
             (behind..request.len()).for_each(|index| out.bulk(request.arg(index)));
             part.request = std::mem::take(out.buffer_mut());
-            if redirect::touches(spec) {
-                let keys = part.keys.iter().map(|key| request.arg(first + *key as usize * step));
-                part.touched = Touched::of_keys(keys);
-            }
         }
         let is_read = redirect::kind_of(spec) == Kind::Read;
         Some(Self { parts, gather, is_silent: false, is_read })
+    }
+
+    /// Notes that each part may change its keys, which `key_at` gives by their number.
+    pub(crate) fn touch<K: AsRef<[u8]>>(&mut self, key_at: impl Fn(usize) -> K) {
+        for part in &mut self.parts {
+            part.touched = Touched::of_keys(part.keys.iter().map(|key| key_at(*key as usize)));
+        }
     }
 }
 

@@ -100,8 +100,12 @@ fn parts_of_which_all_keys_have_copies_go_nowhere() {
     assert!(split.parts.iter().all(|part| part.answer.is_none()), "a copy has no version");
     node.run(&format!("DEL {} {}", one[0], two[0]));
     let Outcome::Split(split) = &node.outcome else { panic!("{:?}", node.outcome) };
-    let touched: Vec<Touched> = split.parts.iter().map(|part| part.touched).collect();
-    assert_eq!(touched, [&one[0], &two[0]].map(|key| Touched::of_keys([key].into_iter())));
+    let of_parts = |split: &Split| split.parts.iter().map(|part| part.touched).collect::<Vec<_>>();
+    let of_keys = [&one[0], &two[0]].map(|key| Touched::of_keys([key].into_iter()));
+    assert_eq!(of_parts(split), of_keys);
+    node.talk(format!("gat 9 {} {}\r\n", one[0], two[0]));
+    let Outcome::Split(split) = &node.outcome else { panic!("{:?}", node.outcome) };
+    assert_eq!(of_parts(split), of_keys, "it changes TTLs");
 }
 
 #[test]

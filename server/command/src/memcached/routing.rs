@@ -35,6 +35,7 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
     let slot = Slot::of_key(&first_key);
     let owner = place_of(member, slot);
     let kind = kind_of(verb, request);
+    let is_touching = kind != Kind::Read && context.host.keeps_copies();
     let way_of_key = |slot: Slot, key: &[u8]| way_of(context, member, slot, key, kind);
     let way_to = |place: usize| {
         let key = key_at(request, place);
@@ -57,7 +58,7 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         Split { parts: vec![part], gather: Gather::Told(dispatch::TOO_LARGE), is_silent: false, is_read: false }
     } else if let (true, Way { place: Some(place), age_max_ms }) = (is_one_way, way) {
         let (gives_lease, waits_for_lease, is_read) = (false, false, kind == Kind::Read);
-        let touched = if context.host.keeps_copies() { touched(kind, keys(verb, request)) } else { Touched::NOTHING };
+        let touched = if is_touching { Touched::of_keys(keys(verb, request)) } else { Touched::NOTHING };
         if is_read && copies::answer_text(context, request) {
             return Some(Outcome::Replied);
         }
@@ -66,6 +67,10 @@ pub(super) fn send_on(context: &mut Context<'_>, verb: &Verb, request: Request<'
         return Some(Outcome::Forward(forward));
     } else {
         let mut split = split(verb, request, kind, way_to);
+        if is_touching {
+            let keys: Vec<Cow<'_, [u8]>> = keys(verb, request).collect();
+            split.touch(|key| &keys[key]);
+        }
         if verb.name == "get" {
             copies::answer_parts(context, &mut split, |key| request.word(key + 1).unwrap_or_default());
         }
@@ -98,11 +103,6 @@ pub(crate) fn kind_of(verb: &Verb, request: Request<'_>) -> Kind {
     if is_read { Kind::Read } else { Kind::Update }
 }
 
-/// What a request with these keys may change.
-fn touched<'a>(kind: Kind, keys: impl Iterator<Item = Cow<'a, [u8]>>) -> Touched {
-    if kind == Kind::Read { Touched::NOTHING } else { Touched::of_keys(keys) }
-}
-
 /// The keys of a request.
 pub(crate) fn keys<'a>(verb: &Verb, request: Request<'a>) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
     places(verb, request).map(move |place| key_at(request, place))
@@ -122,11 +122,7 @@ fn split(verb: &Verb, request: Request<'_>, kind: Kind, way_to: impl Fn(usize) -
         part.request.push(b' ');
         part.request.extend_from_slice(request.word(place).unwrap_or_default());
     }
-    let places: Vec<usize> = places(verb, request).collect();
-    for part in &mut parts {
-        part.request.extend_from_slice(b"\r\n");
-        part.touched = touched(kind, part.keys.iter().map(|key| key_at(request, places[*key as usize])));
-    }
+    parts.iter_mut().for_each(|part| part.request.extend_from_slice(b"\r\n"));
     Split { parts, gather: Gather::Values, is_silent: false, is_read: kind == Kind::Read }
 }
 
